@@ -1,0 +1,1 @@
+"""savekit: the command line."""

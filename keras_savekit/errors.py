@@ -1,0 +1,102 @@
+"""Every error this package raises on purpose.
+
+    SavekitError                 what happened, where, what to do        exit code 2
+    ├── PolicyError              a policy cannot be used: all its problems at once
+    ├── DirectoryError           a run's directory cannot be used
+    │   └── DirectoryInUseError  another live process writes into it
+    ├── ModelError               this model cannot be saved as asked
+    ├── MismatchError            the model and a checkpoint do not fit together
+    ├── CheckpointError          a checkpoint is damaged or cannot be read   exit code 1
+    ├── ResumeError              `resume: required` and nothing to resume from
+    └── SaveError                a save in the background failed
+
+Foreign exceptions are translated into these once, where they enter, and kept
+as the cause.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class SavekitError(Exception):
+    """What happened, where, and what to do about it.
+
+    All fields travel by position, so that an error survives pickling between
+    processes.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, where: str = "", remedy: str = "") -> None:
+        super().__init__(what, where, remedy)
+        self.what = what
+        self.where = where
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        place = f" [{self.where}]" if self.where else ""
+        remedy = f"\n  {self.remedy}" if self.remedy else ""
+        return f"{self.what}{place}{remedy}"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with a policy.
+
+    `line` and `column` count from 1; both are 0 where the policy did not come
+    from a text.
+    """
+
+    path: str
+    message: str
+    line: int = 0
+    column: int = 0
+
+    def __str__(self) -> str:
+        place = f"line {self.line}, column {self.column}: " if self.line else ""
+        path = f"{self.path}: " if self.path else ""
+        return f"{place}{path}{self.message}"
+
+
+class PolicyError(SavekitError):
+    """A policy cannot be used; `problems` names every reason, in reading order."""
+
+    def __init__(self, source: str, problems: tuple[Problem, ...]) -> None:
+        Exception.__init__(self, source, problems)
+        self.source = source
+        self.problems = problems
+        count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
+        self.what = f"{source} cannot be used ({count})"
+        self.where = ""
+        self.remedy = "\n  ".join(str(problem) for problem in problems)
+
+
+class DirectoryError(SavekitError):
+    """A run's directory cannot be used; nothing in it was changed."""
+
+
+class DirectoryInUseError(DirectoryError):
+    """Another live process holds this run's directory."""
+
+
+class ModelError(SavekitError):
+    """This model cannot be saved as the policy asks; training has not started."""
+
+
+class MismatchError(SavekitError):
+    """The model and a checkpoint do not fit together; the model is unchanged."""
+
+
+class CheckpointError(SavekitError):
+    """A checkpoint is damaged or cannot be read."""
+
+    exit_code = 1
+
+
+class ResumeError(SavekitError):
+    """The policy says `resume: required` and there is nothing to resume from."""
+
+
+class SaveError(SavekitError):
+    """A save in the background failed; every checkpoint listed before still stands."""

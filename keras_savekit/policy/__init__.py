@@ -1,0 +1,1 @@
+"""DECIDE: when to save and what to keep. Pure values and functions."""

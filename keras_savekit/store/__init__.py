@@ -1,0 +1,1 @@
+"""KEEP: a run's directory on disk. Knows neither Keras nor TensorFlow."""

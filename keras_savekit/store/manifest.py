@@ -1,0 +1,169 @@
+"""What a checkpoint promises: its files, their digests, and why it exists.
+
+A manifest is written last into a checkpoint's directory and read before
+anything else there is. It knows no Keras and no TensorFlow. Checking its
+promises is the business of `verify`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from keras_savekit.errors import CheckpointError
+from keras_savekit.policy.moment import Moment
+
+MANIFEST = "manifest.json"
+VERIFICATION = "verification.json"
+FORMAT_VERSION = 1
+MAX_MANIFEST_BYTES = 256 * 2**20
+
+T = TypeVar("T")
+
+Role = Literal["weight", "optimizer", "metric", "seed"]
+Depth = Literal["bytes", "structure", "load", "predict"]
+DEPTHS: tuple[Depth, ...] = ("bytes", "structure", "load", "predict")
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One file of a checkpoint: size in bytes, xxh3_128 of its content in hex."""
+
+    name: str
+    size: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """One tensor of a snapshot and every place it is stored.
+
+    role, index: position among the model's tensors of that role
+        (`model.weights`, `optimizer.variables`, ...).
+    name: the variable's Keras path; not necessarily unique.
+    dtype: of the variable. A file may store a wider one (bfloat16 as float32).
+    digest: xxh3_128, in hex, of the variable's bytes in C order, taken from memory.
+    places: each `file:/path/of/dataset`.
+    """
+
+    role: Role
+    index: int
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    digest: str
+    places: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What one checkpoint promises.
+
+    created: seconds since 1970, for people; order is by step, never by time.
+    model_file: the file stock Keras reads.
+    """
+
+    run: str
+    plan: str
+    save: Literal["model", "weights"]
+    reasons: tuple[str, ...]
+    moment: Moment
+    created: float
+    model_file: str
+    files: tuple[FileEntry, ...]
+    tensors: tuple[TensorEntry, ...]
+    versions: Mapping[str, str] = field(default_factory=dict)
+    format: int = FORMAT_VERSION
+
+    @property
+    def bytes(self) -> int:
+        """Size of all files, in bytes."""
+        return sum(entry.size for entry in self.files)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong with a checkpoint.
+
+    kind: a short stable word: missing, extra, size, digest, unreadable,
+        tensor, load, ...
+    where: file, tensor or dataset, relative to the checkpoint.
+    what: a sentence.
+    """
+
+    kind: str
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.what} [{self.where}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """The outcome of a check: no findings means the checkpoint is good.
+
+    depth: the depth that was reached.
+    note: why the depth asked for was not reached, if it was not.
+    """
+
+    depth: Depth
+    when: float
+    findings: tuple[Finding, ...] = ()
+    note: str = ""
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing wrong was found."""
+        return not self.findings
+
+
+_MANIFEST = TypeAdapter(Manifest)
+_VERIFICATION = TypeAdapter(Verification)
+
+
+def to_json(value: Manifest | Verification) -> bytes:
+    """`value` as JSON, indented by two spaces, for people to read."""
+    adapter = _MANIFEST if isinstance(value, Manifest) else _VERIFICATION
+    return adapter.dump_json(value, indent=2)  # type: ignore[arg-type]
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of the checkpoint in `directory`.
+
+    Raises CheckpointError if it is missing, too large, malformed, or of a
+    format this version does not know.
+    """
+    manifest = _read(directory / MANIFEST, _MANIFEST)
+    if manifest.format != FORMAT_VERSION:
+        raise CheckpointError(
+            f"checkpoint format {manifest.format} is not known",
+            str(directory / MANIFEST),
+            "a newer keras_savekit wrote it; update this one",
+        )
+    return manifest
+
+
+def read_verification(directory: Path) -> Verification | None:
+    """The last verification of the checkpoint in `directory`, None if there is none."""
+    path = directory / VERIFICATION
+    return _read(path, _VERIFICATION) if path.exists() else None
+
+
+def _read(path: Path, adapter: TypeAdapter[T]) -> T:
+    try:
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise CheckpointError("larger than any manifest this package writes", str(path))
+        text = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot be read: {error.strerror}", str(path)) from error
+    try:
+        return adapter.validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise CheckpointError(f"malformed: {where}: {first['msg']}", str(path)) from error

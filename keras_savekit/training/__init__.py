@@ -1,0 +1,1 @@
+"""The live side: the only rooms that touch Keras objects."""

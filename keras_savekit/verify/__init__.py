@@ -1,0 +1,1 @@
+"""CHECK: findings about a checkpoint, at a depth."""
