@@ -3,6 +3,9 @@
 A manifest is written last into a checkpoint's directory and read before
 anything else there is. It knows no Keras and no TensorFlow. Checking its
 promises is the business of `verify`.
+
+The text ends with a seal, the digest of everything before it: a manifest
+vouches for all other files, and nothing else could vouch for it.
 """
 
 from __future__ import annotations
@@ -12,7 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
+import xxhash
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_json as pydantic_to_json
 
 from keras_savekit.errors import CheckpointError
 from keras_savekit.policy.moment import Moment
@@ -24,7 +29,7 @@ MAX_MANIFEST_BYTES = 256 * 2**20
 
 T = TypeVar("T")
 
-Role = Literal["weight", "optimizer", "metric", "seed"]
+Role = Literal["weight", "optimizer", "metric", "seed", "computed"]
 Depth = Literal["bytes", "structure", "load", "predict"]
 DEPTHS: tuple[Depth, ...] = ("bytes", "structure", "load", "predict")
 
@@ -43,7 +48,8 @@ class TensorEntry:
     """One tensor of a snapshot and every place it is stored.
 
     role, index: position among the model's tensors of that role
-        (`model.weights`, `optimizer.variables`, ...).
+        (`model.weights`, `optimizer.variables`, ...). A `computed` one is no
+        variable but what a layer's own `save_own_variables` made of some.
     name: the variable's Keras path; not necessarily unique.
     dtype: of the variable. A file may store a wider one (bfloat16 as float32).
     digest: xxh3_128, in hex, of the variable's bytes in C order, taken from memory.
@@ -122,48 +128,86 @@ class Verification:
         return not self.findings
 
 
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What every format of this file has, whatever else changes."""
+
+    format: int
+
+
+_HEAD = TypeAdapter(_Head)
 _MANIFEST = TypeAdapter(Manifest)
 _VERIFICATION = TypeAdapter(Verification)
+_SEAL = b',\n  "seal": "%s"\n}\n'
+_SEAL_LENGTH = len(_SEAL % bytes(32))
 
 
 def to_json(value: Manifest | Verification) -> bytes:
-    """`value` as JSON, indented by two spaces, for people to read."""
-    adapter = _MANIFEST if isinstance(value, Manifest) else _VERIFICATION
-    return adapter.dump_json(value, indent=2)  # type: ignore[arg-type]
+    """`value` as sealed JSON, indented by two spaces, for people to read.
+
+    Standard JSON: metrics that are not finite become the strings "NaN",
+    "Infinity" and "-Infinity", and are read back as the numbers they were.
+    """
+    body = pydantic_to_json(value, indent=2, inf_nan_mode="strings").removesuffix(b"\n}")
+    return body + _SEAL % _digest(body)
 
 
 def read_manifest(directory: Path) -> Manifest:
     """The manifest of the checkpoint in `directory`.
 
-    Raises CheckpointError if it is missing, too large, malformed, or of a
-    format this version does not know.
+    Raises CheckpointError if it is missing, too large, malformed, changed
+    since it was written, or of a format this version does not know.
     """
-    manifest = _read(directory / MANIFEST, _MANIFEST)
-    if manifest.format != FORMAT_VERSION:
+    path = directory / MANIFEST
+    text = _content(path)
+    known = _validated(_HEAD, text, path).format
+    if known != FORMAT_VERSION:
         raise CheckpointError(
-            f"checkpoint format {manifest.format} is not known",
-            str(directory / MANIFEST),
-            "a newer keras_savekit wrote it; update this one",
+            f"checkpoint format {known} is not known",
+            str(path),
+            "a newer keras_savekit wrote it, or the file is damaged",
         )
-    return manifest
+    return _unsealed(_MANIFEST, text, path)
 
 
 def read_verification(directory: Path) -> Verification | None:
-    """The last verification of the checkpoint in `directory`, None if there is none."""
+    """The last verification of the checkpoint in `directory`, None if there is none.
+
+    Raises CheckpointError if there is one that cannot be read.
+    """
     path = directory / VERIFICATION
-    return _read(path, _VERIFICATION) if path.exists() else None
+    return _unsealed(_VERIFICATION, _content(path), path) if path.exists() else None
 
 
-def _read(path: Path, adapter: TypeAdapter[T]) -> T:
+def _content(path: Path) -> bytes:
     try:
+        if path.is_symlink() or not path.is_file():
+            what = "is not a plain file" if path.exists() or path.is_symlink() else "is missing"
+            raise CheckpointError(f"{path.name} {what}", str(path))
         if path.stat().st_size > MAX_MANIFEST_BYTES:
             raise CheckpointError("larger than any manifest this package writes", str(path))
-        text = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"cannot be read: {error.strerror}", str(path)) from error
+
+
+def _unsealed(adapter: TypeAdapter[T], text: bytes, path: Path) -> T:
+    value = _validated(adapter, text, path)
+    body = text[:-_SEAL_LENGTH]
+    if text != body + _SEAL % _digest(body):
+        raise CheckpointError("changed since it was written: its seal does not fit", str(path))
+    return value
+
+
+def _validated(adapter: TypeAdapter[T], text: bytes, path: Path) -> T:
     try:
         return adapter.validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise CheckpointError(f"malformed: {where}: {first['msg']}", str(path)) from error
+
+
+def _digest(body: bytes) -> bytes:
+    digest: str = xxhash.xxh3_128_hexdigest(body)
+    return digest.encode("ascii")

@@ -1,0 +1,165 @@
+"""The one way something appears on disk: complete, or not at all.
+
+The promise: once a function here has returned, what it wrote survives the death
+of the process, of the machine, and the loss of power. Interrupted at any point,
+the name it was to give holds what it held before, whole; what is left over has
+a name that begins with a dot and one of `LEFTOVERS`, and may be deleted by
+whoever holds the directory's lock.
+
+Its limits: the disk must not lie about `fsync`; the file system must rename
+atomically, as all local ones and NFS do; file systems that cannot sync a
+directory (some network ones answer EINVAL) are trusted to keep names in order.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from keras_savekit.errors import DirectoryError
+
+LEFTOVERS = (".scratch-", ".writing-", ".link-", ".removing-")
+
+_NO_DIRECTORY_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
+_REMEDIES = {
+    errno.ENOSPC: "free some space, or choose a directory on another disk",
+    errno.EDQUOT: "the quota is used up; free some space, or choose another directory",
+    errno.EACCES: "allow writing there, or choose another directory",
+    errno.EPERM: "allow writing there, or choose another directory",
+    errno.EROFS: "the file system is read-only; choose a directory elsewhere",
+    errno.ENOTDIR: "a file stands where a directory is needed; choose another directory",
+}
+
+
+@contextmanager
+def disk_errors(doing: str, where: Path) -> Iterator[None]:
+    """Translates OSError into DirectoryError: the only seam between the two in `store`."""
+    try:
+        yield
+    except OSError as error:
+        remedy = _REMEDIES.get(error.errno or 0, "")
+        raise DirectoryError(f"cannot {doing}: {error.strerror}", str(where), remedy) from error
+
+
+def publish(scratch: Path, target: Path) -> None:
+    """Gives a finished directory its name, durably and by one rename.
+
+    Arguments:
+        scratch: a directory on the file system of `target`, with plain files
+            and directories in it, which nobody writes to any more.
+        target: a name beside which nothing may stand yet.
+
+    Raises DirectoryError if `target` exists or the disk refuses. After a
+    failure `target` is what it was; `scratch` still stands, unless all that
+    failed was the last sync, after the rename.
+    """
+    if os.path.lexists(target):
+        raise DirectoryError(
+            "already exists and is never overwritten", str(target), "choose another name"
+        )
+    with disk_errors("publish", target):
+        # Contents before names: a name that survives a crash leads to whole files.
+        for folder, _, names in os.walk(scratch, topdown=False, onerror=_raise):
+            for name in names:
+                _sync_file(Path(folder, name))
+            sync_directory(Path(folder))
+        os.rename(scratch, target)  # noqa: PTH104  # one system call, as promised
+        sync_directory(target.parent)
+
+
+def scratch_for(target: Path) -> Path:
+    """Makes a fresh directory beside `target`, to be filled and published as it."""
+    scratch = temporary_name(".scratch-", target)
+    with disk_errors("make a directory", scratch):
+        scratch.mkdir()
+    return scratch
+
+
+def write_bytes_durably(path: Path, data: bytes, *, through: Path | None = None) -> None:
+    """Writes a small file, replacing the one of that name whole.
+
+    Arguments:
+        path: the file.
+        data: its whole content.
+        through: a directory of the same file system for the temporary file;
+            the one of `path` if None.
+
+    Raises DirectoryError if the disk refuses; the file is then the old one.
+    """
+    temporary = temporary_name(".writing-", (through or path.parent) / path.name)
+    with disk_errors("write", path):
+        try:
+            _write_new(temporary, data)
+            os.replace(temporary, path)  # noqa: PTH105
+        except OSError:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        sync_directory(path.parent)
+
+
+def replace_link(link: Path, target_relative: str) -> None:
+    """Makes `link` a symbolic link to `target_relative`, in one step, whether it exists or not.
+
+    Raises DirectoryError if something other than a link stands there, or the
+    disk refuses; the link is then the old one.
+    """
+    if link.exists() and not link.is_symlink():
+        raise DirectoryError("is not a link and is left alone", str(link), "move it elsewhere")
+    temporary = temporary_name(".link-", link)
+    with disk_errors("set the link", link):
+        try:
+            os.symlink(target_relative, temporary)  # noqa: PTH211
+            os.replace(temporary, link)  # noqa: PTH105
+        except OSError:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        sync_directory(link.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Makes the names in `path` durable, where the file system knows how to."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_DIRECTORY_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def temporary_name(prefix: str, target: Path) -> Path:
+    """A name beside `target` that says what it is, for whom, and who made it."""
+    return target.parent / f"{prefix}{target.name}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_file(path: Path) -> None:
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise OSError(errno.EINVAL, f"{path.name} is not a plain file")
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _raise(error: OSError) -> None:
+    raise error

@@ -1,0 +1,424 @@
+"""A run's directory: list, open, remove, set aside, link.
+
+Every change is complete or not there: what a crash leaves behind has a
+temporary name and goes at the next `sweep`. Writing is for the holder of
+`lock`; reading needs no lock, and finds whole checkpoints at any time. Names
+are never followed out of the directory. What to keep, what to verify and what
+to resume from is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_json as pydantic_to_json
+
+from keras_savekit.errors import CheckpointError, DirectoryError
+from keras_savekit.store.commit import (
+    LEFTOVERS,
+    disk_errors,
+    publish,
+    replace_link,
+    scratch_for,
+    sync_directory,
+    temporary_name,
+    write_bytes_durably,
+)
+from keras_savekit.store.events import EventLog
+from keras_savekit.store.lock import DirectoryLock
+from keras_savekit.store.manifest import (
+    VERIFICATION,
+    Manifest,
+    Verification,
+    read_manifest,
+    read_verification,
+    to_json,
+)
+from keras_savekit.store.naming import CheckpointName
+
+RUN = "savekit.json"
+RUN_FORMAT = 1
+CHECKPOINTS = "checkpoints"
+QUARANTINE = "quarantine"
+
+Link = Literal["latest", "best"]
+LINKS: tuple[Link, ...] = ("latest", "best")
+Status = Literal["verified", "unverified", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """One published checkpoint whose manifest could be read.
+
+    verification: its last, None if there is none that can be read.
+    """
+
+    path: Path
+    manifest: Manifest
+    verification: Verification | None
+
+    @property
+    def name(self) -> str:
+        """The name of its directory."""
+        return self.path.name
+
+    @property
+    def status(self) -> Status:
+        """What its last verification says."""
+        if self.verification is None:
+            return "unverified"
+        return "verified" if self.verification.good else "failed"
+
+
+class Scan(NamedTuple):
+    """Everything that stands among the checkpoints.
+
+    checkpoints: by step, then name.
+    damaged: the rest, by name, each with what is wrong with it.
+    """
+
+    checkpoints: list[Checkpoint]
+    damaged: list[tuple[str, CheckpointError]]
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """What a run's directory says about itself.
+
+    run: the run's id, made once.
+    policy: as resolved by the last session.
+    """
+
+    run: str
+    policy: Mapping[str, Any]
+    format: int = RUN_FORMAT
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    format: int
+
+
+_HEAD = TypeAdapter(_Head)
+_RUN_INFO = TypeAdapter(RunInfo)
+
+
+class RunDirectory:
+    """The directory of one run. Making this object touches nothing on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints_path = path / CHECKPOINTS
+        self.quarantine_path = path / QUARANTINE
+        self.events = EventLog(path / "events.jsonl")
+        self.lock = DirectoryLock(path)
+
+    @property
+    def exists(self) -> bool:
+        """Whether this is the directory of a run."""
+        return self.checkpoints_path.is_dir() or (self.path / RUN).is_file()
+
+    def prepare(self) -> None:
+        """Makes the directories that are missing and proves that they can be written.
+
+        Raises DirectoryError if they cannot, or a version wrote them that this
+        one does not know.
+        """
+        self.run_info()
+        for directory in (self.path, self.checkpoints_path, self.quarantine_path):
+            with disk_errors("make the directory", directory):
+                _make_durably(directory)
+            probe = temporary_name(".writing-", directory / "probe")
+            with disk_errors("write into the directory", directory):
+                probe.touch(exist_ok=False)
+                probe.unlink()
+
+    # Reading.
+
+    def scan(self) -> Scan:
+        """All checkpoints, and whatever stands among them that is none."""
+        found = {name: self._opened(name) for name in _visible(self.checkpoints_path)}
+        checkpoints = [each for each in found.values() if isinstance(each, Checkpoint)]
+        damaged = [
+            (name, each)
+            for name, each in found.items()
+            # Else removed since it was listed: the run goes on while we look.
+            if isinstance(each, CheckpointError) and os.path.lexists(self.checkpoints_path / name)
+        ]
+        checkpoints.sort(key=lambda each: (each.manifest.moment.step, each.name))
+        return Scan(checkpoints, damaged)
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """All checkpoints whose manifest can be read, by step, then name."""
+        return self.scan().checkpoints
+
+    def damaged(self) -> list[tuple[str, CheckpointError]]:
+        """What stands among the checkpoints and is none, by name, with the reason."""
+        return self.scan().damaged
+
+    def open(self, name: str) -> Checkpoint:
+        """The checkpoint `name`.
+
+        Raises CheckpointError if there is none, or it is not what its name says.
+        """
+        path = self.checkpoints_path / name
+        parsed = CheckpointName.parse(name)
+        if parsed is None:
+            raise CheckpointError("not the name of a checkpoint", str(path))
+        if path.is_symlink():
+            raise CheckpointError("is a link; links are not followed", str(path))
+        if not path.is_dir():
+            what = "is not a directory" if path.exists() else "there is no such checkpoint"
+            raise CheckpointError(what, str(path))
+        manifest = read_manifest(path)
+        found = (manifest.moment.step, manifest.plan)
+        if found != (parsed.step, parsed.plan):
+            raise CheckpointError(
+                f"the manifest is of another checkpoint: step {found[0]}, plan {found[1]}",
+                str(path),
+            )
+        return Checkpoint(path, manifest, _verification(path))
+
+    def linked(self, which: Link) -> str | None:
+        """The name of the checkpoint that a link leads to, None if it leads to none."""
+        try:
+            target = Path(os.readlink(self.path / which))  # noqa: PTH115
+        except OSError:
+            return None
+        name = target.name
+        inside = target == Path(CHECKPOINTS, name) and CheckpointName.parse(name) is not None
+        return name if inside and (self.checkpoints_path / name).is_dir() else None
+
+    def quarantined(self) -> list[tuple[str, Verification | None]]:
+        """What was set aside, by name, each with what was found wrong with it."""
+        return [
+            (name, _verification(self.quarantine_path / name))
+            for name in _visible(self.quarantine_path)
+        ]
+
+    def run_info(self) -> RunInfo | None:
+        """What the directory says about its run, None if it says nothing yet.
+
+        Raises DirectoryError if that cannot be read, or is of a format that
+        this version does not know.
+        """
+        path = self.path / RUN
+        with disk_errors("read", path):
+            try:
+                text = path.read_bytes()
+            except FileNotFoundError:
+                return None
+        try:
+            known = _HEAD.validate_json(text).format
+            if known != RUN_FORMAT:
+                raise DirectoryError(
+                    f"directory format {known} is not known",
+                    str(path),
+                    "a newer keras_savekit wrote it; update this one or choose another directory",
+                )
+            return _RUN_INFO.validate_json(text)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the file"
+            raise DirectoryError(
+                f"malformed: {where}: {first['msg']}",
+                str(path),
+                "delete this file to go on with the checkpoints under a new run id",
+            ) from error
+
+    # Writing: for the holder of the lock.
+
+    def write_run_info(self, policy: Mapping[str, Any]) -> RunInfo:
+        """Records the policy as resolved; the run's id is made the first time, then kept."""
+        before = self.run_info()
+        info = RunInfo(run=before.run if before else uuid.uuid4().hex, policy=policy)
+        text = pydantic_to_json(info, indent=2, inf_nan_mode="strings", fallback=str)
+        write_bytes_durably(self.path / RUN, text + b"\n")
+        return info
+
+    def new_scratch(self, name: str) -> Path:
+        """Makes an empty directory in which the checkpoint `name` can be written."""
+        return scratch_for(self._place(name))
+
+    def publish(self, scratch: Path, name: str) -> Path:
+        """Makes a finished scratch directory the checkpoint `name`; see `commit.publish`."""
+        target = self._place(name)
+        publish(scratch, target)
+        return target
+
+    def record(self, name: str, verification: Verification) -> Checkpoint:
+        """Writes down how a verification of the checkpoint `name` ended.
+
+        Raises CheckpointError if there is no such checkpoint, DirectoryError if
+        the disk refuses; the verification before it then still stands.
+        """
+        checkpoint = self.open(name)
+        self._write_verification(checkpoint.path, verification)
+        return Checkpoint(checkpoint.path, checkpoint.manifest, verification)
+
+    def remove(self, name: str) -> None:
+        """Removes the checkpoint `name` and the links to it; nothing happens if there is none.
+
+        Raises DirectoryError if the disk refuses. It is then whole, or gone
+        from the list with some files left for `sweep`.
+        """
+        path = self._entry(name)
+        if not os.path.lexists(path):
+            return
+        self._unlink_from(name)
+        condemned = temporary_name(".removing-", path)
+        with disk_errors("remove", path):
+            path.rename(condemned)
+            sync_directory(self.checkpoints_path)
+            _delete(condemned)
+
+    def quarantine(self, name: str, verification: Verification) -> Path:
+        """Moves an entry, damaged or not, out of the checkpoints, and says why beside it.
+
+        Arguments:
+            name: an entry of the checkpoints, whatever it is.
+            verification: what was found, at which depth, and when.
+
+        Returns where it is now. Raises DirectoryError if the disk refuses; it
+        is then still listed, or already set aside, and never in between.
+        """
+        path = self._entry(name)
+        with disk_errors("set aside", path):
+            path.lstat()
+            self.quarantine_path.mkdir(exist_ok=True)
+            target = _free(self.quarantine_path / name)
+            self._unlink_from(name)
+            # The reason first: what stands in quarantine always says why.
+            if path.is_symlink() or not path.is_dir():
+                target.mkdir()  # what has no inside gets a directory around it
+                self._write_verification(target, verification)
+                path.rename(target / name)
+                sync_directory(target)
+            else:
+                self._write_verification(path, verification)
+                path.rename(target)
+            sync_directory(self.quarantine_path)
+            sync_directory(self.checkpoints_path)
+        return target
+
+    def link(self, which: Link, name: str | None) -> None:
+        """Makes `latest` or `best` lead to the checkpoint `name`, or to none.
+
+        Raises DirectoryError if there is no such checkpoint; the link is then
+        what it was.
+        """
+        link = self.path / which
+        if name is None:
+            if link.is_symlink():
+                with disk_errors("remove the link", link):
+                    link.unlink()
+                    sync_directory(self.path)
+            return
+        path = self._place(name)
+        if path.is_symlink() or not path.is_dir():
+            raise DirectoryError("there is no such checkpoint to link to", str(path))
+        target = f"{CHECKPOINTS}/{name}"
+        if not link.is_symlink() or os.readlink(link) != target:  # noqa: PTH115
+            replace_link(link, target)
+
+    def sweep(self) -> list[str]:
+        """Removes what crashes left behind, and links that lead nowhere.
+
+        Only for the holder of the lock: another writer's scratch looks the same.
+        Returns the names that were removed, relative to the run's directory.
+        """
+        gone: list[str] = []
+        for directory in (self.path, self.checkpoints_path, self.quarantine_path):
+            for entry in _entries(directory):
+                if entry.startswith(LEFTOVERS):
+                    with disk_errors("remove", directory / entry):
+                        _delete(directory / entry)
+                    gone.append(str((directory / entry).relative_to(self.path)))
+        for which in LINKS:
+            if (self.path / which).is_symlink() and self.linked(which) is None:
+                self.link(which, None)
+                gone.append(which)
+        return gone
+
+    def _opened(self, name: str) -> Checkpoint | CheckpointError:
+        try:
+            return self.open(name)
+        except CheckpointError as error:
+            return error
+
+    def _place(self, name: str) -> Path:
+        if CheckpointName.parse(name) is None:
+            raise DirectoryError(
+                f"{name!r} is not the name of a checkpoint", str(self.checkpoints_path)
+            )
+        return self.checkpoints_path / name
+
+    def _entry(self, name: str) -> Path:
+        if name in ("", ".", "..") or name.startswith(LEFTOVERS) or "/" in name or "\0" in name:
+            raise DirectoryError(f"{name!r} is not a name", str(self.checkpoints_path))
+        return self.checkpoints_path / name
+
+    def _unlink_from(self, name: str) -> None:
+        # Before it goes: a link never leads to something missing.
+        for which in LINKS:
+            if self.linked(which) == name:
+                self.link(which, None)
+
+    def _write_verification(self, path: Path, verification: Verification) -> None:
+        # Through the parent: a temporary file inside would be a finding after a crash.
+        write_bytes_durably(
+            path / VERIFICATION, to_json(verification), through=self.checkpoints_path
+        )
+
+
+def _verification(path: Path) -> Verification | None:
+    try:
+        return read_verification(path)
+    except CheckpointError:
+        return None  # says nothing that can be trusted, so the checkpoint is unverified
+
+
+def _entries(directory: Path) -> list[str]:
+    with disk_errors("list", directory):
+        try:
+            return sorted(os.listdir(directory))  # noqa: PTH208
+        except FileNotFoundError:
+            return []
+
+
+def _visible(directory: Path) -> Iterator[str]:
+    return (name for name in _entries(directory) if not name.startswith("."))
+
+
+def _make_durably(directory: Path) -> None:
+    missing = [each for each in (directory, *directory.parents) if not each.exists()]
+    for each in reversed(missing):
+        each.mkdir(exist_ok=True)
+        sync_directory(each.parent)
+    if not directory.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+
+
+def _free(path: Path) -> Path:
+    candidate, number = path, 1
+    while os.path.lexists(candidate):
+        number += 1
+        candidate = path.with_name(f"{path.name}.{number}")
+    return candidate
+
+
+def _delete(path: Path) -> None:
+    if path.is_symlink() or not path.is_dir():
+        with suppress(FileNotFoundError):
+            path.unlink()
+    else:
+        shutil.rmtree(path)

@@ -1,0 +1,106 @@
+"""What happened in a run, in order: one JSON object a line, only ever appended.
+
+Written for people and reports; nothing is decided from it. A line that a crash
+tore is closed by the next append, which says so, and is passed over by `read`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import to_json
+
+from keras_savekit.errors import DirectoryError
+from keras_savekit.store.commit import disk_errors
+
+_AFTER_TORN = "after_torn_line"
+
+
+class EventLog:
+    """The log in the file `path`, which need not exist yet.
+
+    clock: gives seconds since 1970.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        self.path = path
+        self._clock = clock
+        self._one_at_a_time = threading.Lock()
+
+    def append(self, kind: str, **fields: Any) -> None:
+        """Adds one event.
+
+        Arguments:
+            kind: what happened, in one word.
+            fields: the rest, of JSON's types, numbers of NumPy or paths. Numbers
+                that are not finite become "NaN", "Infinity" and "-Infinity".
+
+        Raises DirectoryError if the disk refuses; a torn line may remain, and
+        the events before it stand.
+        """
+        if "time" in fields or _AFTER_TORN in fields:
+            raise ValueError(f"an event's fields cannot be called time or {_AFTER_TORN}")
+        event = {"time": self._clock(), "kind": kind, **fields}
+        with self._one_at_a_time, disk_errors("append to the log", self.path):
+            descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+            try:
+                torn = _ends_torn(descriptor)
+                line = _line(event | {_AFTER_TORN: True} if torn else event)
+                # One write: the kernel keeps lines of several processes apart.
+                written = os.write(descriptor, b"\n" + line if torn else line)
+            finally:
+                os.close(descriptor)
+        if written != len(line) + torn:
+            raise DirectoryError("the log is cut off: the disk is full", str(self.path))
+
+    def read(self) -> list[dict[str, Any]]:
+        """All events, oldest first; a line that a crash tore is left out.
+
+        Raises DirectoryError if the log cannot be read, or a line that no crash
+        explains is not an event.
+        """
+        if not self.path.exists():
+            return []
+        with disk_errors("read the log", self.path):
+            lines = self.path.read_bytes().split(b"\n")
+        events: list[dict[str, Any]] = []
+        broken = 0
+        for number, line in enumerate(lines, start=1):
+            event = _event(line)
+            if broken and not (event and event.pop(_AFTER_TORN, False)):
+                raise DirectoryError(f"line {broken} is not an event", str(self.path))
+            broken = 0
+            if event:
+                event.pop(_AFTER_TORN, None)
+                events.append(event)
+            elif line or number < len(lines):
+                broken = number
+        return events  # a broken last line is what a crash leaves behind
+
+
+def _line(event: dict[str, Any]) -> bytes:
+    return to_json(event, inf_nan_mode="strings", fallback=_plain) + b"\n"
+
+
+def _plain(value: object) -> object:
+    item = getattr(value, "item", None)
+    return item() if callable(item) else str(value)
+
+
+def _ends_torn(descriptor: int) -> bool:
+    size = os.fstat(descriptor).st_size
+    return size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and event else None
