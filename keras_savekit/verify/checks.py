@@ -1,0 +1,48 @@
+"""The depths that need no Keras, in order, each including those before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from keras_savekit.errors import CheckpointError
+from keras_savekit.store.manifest import (
+    MANIFEST,
+    Finding,
+    Verification,
+    read_manifest,
+)
+from keras_savekit.verify.bytes import check_bytes
+
+ShallowDepth = Literal["bytes", "structure"]
+
+
+def verify_shallow(directory: Path, depth: ShallowDepth, now: float) -> Verification:
+    """Checks the checkpoint in `directory` and returns what was found.
+
+    Arguments:
+        directory: of one checkpoint.
+        depth: `bytes`: files and digests; `structure`: every tensor as well.
+        now: seconds since 1970, to be recorded.
+
+    The depth returned is `bytes` where damage there kept `structure` from
+    looking at everything.
+    """
+    try:
+        manifest = read_manifest(directory)
+    except CheckpointError as error:
+        finding = Finding("manifest", MANIFEST, error.what)
+        return Verification("bytes", now, (finding,), "without a manifest nothing can be compared")
+    findings = check_bytes(directory, manifest)
+    if depth == "bytes":
+        return Verification(depth, now, findings)
+
+    from keras_savekit.verify.structure import check_structure
+
+    damaged = {finding.where for finding in findings}
+    closed = [entry.name for entry in manifest.files if entry.name in damaged]
+    findings += check_structure(directory, manifest, closed=closed)
+    if closed:
+        note = f"damaged files are not opened: {', '.join(closed)}"
+        return Verification("bytes", now, findings, note)
+    return Verification(depth, now, findings)

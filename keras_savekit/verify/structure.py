@@ -1,0 +1,271 @@
+"""Depth `structure`: every tensor is where the manifest says, with the same content.
+
+Tensors are compared with digests that were taken from memory, so this also
+finds a writer's mistakes, which `bytes` cannot. HDF5 is only asked where things
+are: plain datasets are read around its process-wide lock, so that a check beside
+a training does not hold up a save.
+
+Whether Keras can make a model of it is the business of the depth `load`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import ml_dtypes
+import numpy as np
+import xxhash
+
+from keras_savekit.store.manifest import FileEntry, Finding, Manifest, TensorEntry
+from keras_savekit.verify.bytes import PIECE, plain_path
+
+CONFIGURATIONS = ("model_config", "training_config")
+_SLACK = 2**20  # of a compressed dataset's chunk over the tensor it holds
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """An open HDF5 file, and the same file as plain bytes."""
+
+    hdf5: Any
+    descriptor: int
+
+
+class _WrongError(Exception):
+    """Carries one finding out of the middle of a tensor."""
+
+    def __init__(self, kind: str, what: str) -> None:
+        super().__init__(kind, what)
+        self.kind = kind
+        self.what = what
+
+
+def check_structure(
+    directory: Path, manifest: Manifest, *, closed: Collection[str] = ()
+) -> tuple[Finding, ...]:
+    """Everything in which the tensors in `directory` differ from what `manifest` promises.
+
+    Each tensor is looked at in each of its places: a plain dataset of that
+    shape, of the variable's dtype or a wider one, with the variable's content.
+    Configurations must be JSON. Damaged files give findings.
+
+    Arguments:
+        directory: of one checkpoint.
+        manifest: its own.
+        closed: names of files that are known to be damaged and are not opened.
+            One flipped bit can make the HDF5 library loop forever with its
+            lock held, which would take every other thread's HDF5 with it.
+    """
+    findings: list[Finding] = []
+    with ExitStack() as stack:
+        files: dict[str, _File | None] = {}
+        for entry in manifest.files:
+            files[entry.name] = None
+            if entry.name in closed:
+                continue
+            with _damage(entry.name, findings):
+                files[entry.name] = _check_file(directory, entry, stack, findings)
+        for tensor in manifest.tensors:
+            findings.extend(_check_tensor(tensor, files))
+    return tuple(findings)
+
+
+def _check_file(
+    directory: Path, entry: FileEntry, stack: ExitStack, findings: list[Finding]
+) -> _File | None:
+    path = plain_path(directory, entry.name)
+    if isinstance(path, Finding):
+        findings.append(path)
+        return None
+    if path.stat().st_size != entry.size:
+        what = f"the file has {path.stat().st_size} bytes, {entry.size} were written"
+        findings.append(Finding("size", entry.name, what))
+        return None
+    if path.suffix == ".json":
+        _parse(path.read_bytes())
+    if path.suffix != ".h5":
+        return None
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    stack.callback(os.close, descriptor)
+    file = _File(h5py.File(path, "r", locking=False), descriptor)
+    stack.callback(_close, file.hdf5)
+    for name in CONFIGURATIONS:
+        with _damage(f"{entry.name}:{name}", findings):
+            if name in file.hdf5.attrs:
+                _check_configuration(file.hdf5, name, entry.size)
+    return file
+
+
+def _check_configuration(hdf5: Any, name: str, limit: int) -> None:
+    attribute = h5py.h5a.open(hdf5.id, name.encode())
+    if attribute.shape != () or attribute.get_storage_size() > limit:
+        raise _WrongError("config", "is not one text")
+    _parse(hdf5.attrs[name])
+
+
+def _parse(text: Any) -> None:
+    try:
+        json.loads(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise _WrongError("config", f"is not JSON: {error}") from error
+
+
+def _check_tensor(tensor: TensorEntry, files: dict[str, _File | None]) -> Iterator[Finding]:
+    if not tensor.places:
+        yield Finding("missing", tensor.name, f"{_title(tensor)} is stored nowhere")
+    for place in tensor.places:
+        name, _, path = place.partition(":")
+        if name not in files:
+            what = f"{_title(tensor)} is said to be in a file the manifest does not know"
+            yield Finding("missing", place, what)
+            continue
+        file = files[name]
+        if file is None:
+            continue  # the file itself is a finding
+        findings: list[Finding] = []
+        with _damage(place, findings, f"{_title(tensor)} "):
+            dataset = _dataset(file.hdf5, path)
+            stored = _stored_dtype(dataset, tensor)
+            _compare(tensor, _pieces(file, dataset, stored))
+        yield from findings
+
+
+def _dataset(hdf5: Any, path: str) -> Any:
+    """The dataset at `path`, reached by hard links alone and holding its own data."""
+    at = hdf5
+    for part in path.strip("/").split("/"):
+        key = part.encode()
+        if not isinstance(at, h5py.Group) or not at.id.links.exists(key):
+            raise _WrongError("missing", "is missing")
+        if at.id.links.get_info(key).type != h5py.h5l.TYPE_HARD:
+            raise _WrongError("link", "is a link, not a dataset of its own")
+        at = at[part]
+    if not isinstance(at, h5py.Dataset):
+        raise _WrongError("missing", "is not a dataset")
+    creation = at.id.get_create_plist()
+    if creation.get_layout() == h5py.h5d.VIRTUAL or creation.get_external_count():
+        raise _WrongError("link", "keeps its data in other files")
+    return at
+
+
+def _stored_dtype(dataset: Any, tensor: TensorEntry) -> np.dtype[Any]:
+    """How the tensor is stored, checked against how the manifest says it is."""
+    if dataset.shape != tensor.shape:
+        what = f"has shape {dataset.shape}, {tensor.shape} was written"
+        raise _WrongError("shape", what)
+    own = _dtype(tensor.dtype)
+    stored: np.dtype[Any] = dataset.dtype
+    if stored == own:
+        return own
+    if stored == np.dtype(f"V{own.itemsize}") and own.kind in "Vf":
+        named = dataset.attrs.get("dtype")
+        if named == tensor.dtype or named == tensor.dtype.encode():
+            return own
+    if _is_wider(stored, own):
+        return stored
+    raise _WrongError("dtype", f"is stored as {stored}, which does not hold {tensor.dtype}")
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    try:
+        return np.dtype(getattr(ml_dtypes, name, name))
+    except TypeError as error:
+        raise _WrongError("dtype", f"is of an unknown dtype, {name}") from error
+
+
+def _is_wider(stored: np.dtype[Any], own: np.dtype[Any]) -> bool:
+    if stored.kind != "f" or stored.itemsize <= own.itemsize or not stored.isnative:
+        return False
+    return own.kind == "f" or hasattr(ml_dtypes, own.name)
+
+
+def _pieces(file: _File, dataset: Any, stored: np.dtype[Any]) -> Iterator[Array]:
+    """The dataset's content in C order, flat, a few MB at a time."""
+    size = math.prod(dataset.shape) * stored.itemsize
+    if not size:
+        return iter(())
+    if dataset.chunks is not None:
+        return _chunked(dataset, stored, size)
+    held, offset = dataset.id.get_storage_size(), dataset.id.get_offset()
+    if held != size:
+        raise _WrongError("size", f"has {held} bytes in the file, {size} were written")
+    if offset is None:  # compact: inside the header, 64 KiB at most
+        return iter([dataset[()].reshape(-1).view(stored)])
+    return _contiguous(file.descriptor, stored, offset, size)
+
+
+def _contiguous(descriptor: int, stored: np.dtype[Any], offset: int, size: int) -> Iterator[Array]:
+    end = offset + size
+    while offset < end:
+        piece = os.pread(descriptor, min(PIECE, end - offset), offset)
+        piece = piece[: len(piece) - len(piece) % stored.itemsize]
+        if not piece:
+            raise _WrongError("size", f"ends {end - offset} bytes too early")
+        offset += len(piece)
+        yield np.frombuffer(piece, stored)
+
+
+def _chunked(dataset: Any, stored: np.dtype[Any], size: int) -> Iterator[Array]:
+    if math.prod(dataset.chunks) * stored.itemsize > size + _SLACK:
+        raise _WrongError("size", f"has chunks of {dataset.chunks}, larger than itself")
+    row = size // dataset.shape[0]
+    rows = max(1, PIECE // row)
+    for start in range(0, dataset.shape[0], rows):
+        yield dataset[start : start + rows].reshape(-1).view(stored)
+
+
+def _compare(tensor: TensorEntry, pieces: Iterator[Array]) -> None:
+    own = _dtype(tensor.dtype)
+    digest = xxhash.xxh3_128()
+    for piece in pieces:
+        digest.update(_narrowed(piece, own).view(np.uint8).data)
+    if digest.hexdigest() != tensor.digest:
+        raise _WrongError("tensor", "is not what it was in memory")
+
+
+def _narrowed(piece: Array, own: np.dtype[Any]) -> Array:
+    """What was widened for the file, as it was. Exact, also for every kind of NaN."""
+    if piece.dtype == own:
+        return np.ascontiguousarray(piece)
+    if own == ml_dtypes.bfloat16 and piece.dtype == np.float32:
+        bits = piece.view(np.uint32)
+        if np.any(bits & 0xFFFF):
+            raise _WrongError("tensor", f"has values that are no {own.name}")
+        return (bits >> 16).astype(np.uint16)
+    with np.errstate(all="ignore"):
+        return piece.astype(own)
+
+
+def _title(tensor: TensorEntry) -> str:
+    return f"{tensor.role} {tensor.name or tensor.index}"
+
+
+def _close(hdf5: Any) -> None:
+    with _damage("", []):
+        hdf5.close()
+
+
+@contextmanager
+def _damage(where: str, findings: list[Finding], subject: str = "") -> Iterator[None]:
+    """Turns what h5py and the system raise over damaged files into findings: the one seam."""
+    try:
+        yield
+    except _WrongError as wrong:
+        findings.append(Finding(wrong.kind, where, f"{subject}{wrong.what}"))
+    # What h5py raises over damaged files depends on which of its parts trips.
+    except (OSError, LookupError, RuntimeError, ValueError, TypeError, ArithmeticError) as error:
+        findings.append(Finding("unreadable", where, f"{subject}cannot be read: {error}"))
+    except MemoryError:
+        findings.append(
+            Finding("unreadable", where, f"{subject}asks for more memory than there is")
+        )
