@@ -1,0 +1,225 @@
+"""What a run's policy is, and what it says at one tick.
+
+`decide` is called after every batch of training: it runs triggers and builds
+nothing unless a save is due. Reading a policy from text is `yaml_file`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from keras_savekit.errors import Problem
+from keras_savekit.policy.moment import Tick
+from keras_savekit.policy.retention import All, Best, Rules
+from keras_savekit.policy.triggers import AllOf, AnyOf, Improved, Not, Trigger, Triggers
+from keras_savekit.policy.value import Text, Value, Whole, WrongValueError, plural, show, wrong
+
+FORMATS: dict[str, str] = {"model": "h5", "weights": "weights.h5"}
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class SavePlan(Value):
+    """One entry of a policy: what to save, when, how long to keep it, how deeply to verify.
+
+    `when` and `keep` also take short strings, the YAML shapes, and lists of them.
+    """
+
+    name: str = Field(description="a word for this plan; checkpoints are named after it")
+    save: Literal["model", "weights"] = "model"
+    format: Literal["h5", "weights.h5"] = "h5"
+    when: Triggers = Field(description='when to save, such as "every 2 epochs"')
+    keep: Rules = (All(),)
+    verify: Literal["bytes", "structure", "load"] = "structure"
+    when_busy: Literal["replace", "wait"] = "replace"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _format_by_save(cls, fields: Any) -> Any:
+        if isinstance(fields, dict) and fields.get("save") == "weights":
+            return {"format": FORMATS["weights"], **fields}
+        return fields
+
+    @field_validator("name")
+    @classmethod
+    def _name_fits_a_directory(cls, name: str) -> str:
+        if not _NAME.fullmatch(name):
+            raise wrong(
+                "must be 1 to 64 letters, digits, _ or -, for it names directories;"
+                f" got {show(name)}"
+            )
+        return name
+
+    @field_validator("format", mode="before")
+    @classmethod
+    def _no_keras_yet(cls, value: object) -> object:
+        if value == "keras":
+            raise wrong("keras is not there yet; write h5")
+        return value
+
+    @field_validator("verify", mode="before")
+    @classmethod
+    def _no_predict_yet(cls, value: object) -> object:
+        if value == "predict":
+            raise wrong("predict is not there yet; the deepest is load")
+        return value
+
+    @field_validator("when")
+    @classmethod
+    def _something_happens(cls, when: tuple[Trigger, ...]) -> tuple[Trigger, ...]:
+        problems = tuple(
+            Problem(
+                f"[{index}]",
+                f"would save after every batch: {each.describe()};"
+                " say when to save too: {all: [{every: {epochs: 1}}, {not: ...}]}",
+            )
+            for index, each in enumerate(when)
+            if each.fires_when_idle()
+        )
+        if problems:
+            raise WrongValueError("when", problems)
+        return when
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> SavePlan:
+        if self.format != FORMATS[self.save]:
+            raise wrong(
+                f"{self.save} is saved as {FORMATS[self.save]}, not {self.format};"
+                " leave format out, or change save",
+                "format",
+            )
+        watched = {each.metric: each.mode for each in _improved(self.when)}
+        for rule in self.keep:
+            if isinstance(rule, Best) and watched.get(rule.metric, rule.mode) != rule.mode:
+                raise wrong(
+                    f"keeps the {rule.mode} of {rule.metric}, but saves when it improves towards"
+                    f" the {watched[rule.metric]}; use one mode for both",
+                    "keep",
+                )
+        return self
+
+    def metrics(self) -> frozenset[str]:
+        """The metrics that its triggers and rules look at."""
+        return frozenset().union(
+            *(trigger.metrics() for trigger in self.when), *(rule.metrics() for rule in self.keep)
+        )
+
+    def describe(self) -> str:
+        """The plan as one sentence."""
+        when = ", or ".join(each.describe() for each in self.when)
+        keep = " and ".join(each.describe() for each in self.keep)
+        busy = "; training waits for it" if self.when_busy == "wait" else ""
+        return (
+            f"{self.name}: saves the {self.save} ({self.format}) {when}{busy};"
+            f" keeps {keep}; verifies {self.verify}"
+        )
+
+
+def _improved(triggers: tuple[Trigger, ...]) -> list[Improved]:
+    found: list[Improved] = []
+    for each in triggers:
+        if isinstance(each, Improved):
+            found.append(each)
+        elif isinstance(each, AnyOf | AllOf):
+            found += _improved(each.triggers)
+        elif isinstance(each, Not):
+            found += _improved((each.trigger,))
+    return found
+
+
+class Limits(Value):
+    """What saving may cost.
+
+    queue: snapshots that may wait while one is being written.
+    """
+
+    queue: Whole = Field(1, description="how many saves may wait for the writer")
+
+
+class Policy(Value):
+    """All plans of a run, and its limits."""
+
+    version: Literal[1] = 1
+    directory: Text | None = None
+    resume: Literal["auto", "never", "required"] = "auto"
+    plans: tuple[SavePlan, ...] = Field(description="a list of what to save and when")
+    limits: Limits = Limits()
+    on_failure: Literal["warn", "raise"] = "warn"
+
+    @field_validator("plans", mode="before")
+    @classmethod
+    def _a_list(cls, value: object) -> object:
+        if not isinstance(value, list | tuple):
+            raise wrong(f"must be a list, each plan starting with - name: ..., got {show(value)}")
+        if not value:
+            raise wrong("needs at least one plan, got an empty list")
+        return value
+
+    @field_validator("plans")
+    @classmethod
+    def _own_names(cls, plans: tuple[SavePlan, ...]) -> tuple[SavePlan, ...]:
+        names = [each.name for each in plans]
+        problems = tuple(
+            Problem(
+                f"[{index}].name", f"{show(name)} is the name of plans[{names.index(name)}] too"
+            )
+            for index, name in enumerate(names)
+            if names.index(name) < index
+        )
+        if problems:
+            raise WrongValueError("plans", problems)
+        return plans
+
+    def metrics(self) -> frozenset[str]:
+        """The metrics that triggers and rules look at."""
+        return frozenset().union(*(each.metrics() for each in self.plans))
+
+    def describe(self) -> str:
+        """The policy in a few lines of English, one for each plan."""
+        place = self.directory or "a directory given elsewhere"
+        resume = {"auto": "resumes if it can", "never": "never resumes", "required": "must resume"}
+        failure = {"warn": "a failed save is told", "raise": "a failed save stops training"}
+        waiting = f"{plural(self.limits.queue, 'save')} may wait"
+        head = f"in {place}: {resume[self.resume]}; {failure[self.on_failure]}; {waiting}"
+        return "\n".join((head, *(each.describe() for each in self.plans)))
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A plan whose time has come, and why."""
+
+    plan: SavePlan
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to save now, and what the next tick must remember."""
+
+    due: tuple[Due, ...]
+    memory: Mapping[str, float]
+
+
+def decide(policy: Policy, tick: Tick) -> Decision:
+    """Which plans are due at `tick`, and the memory after it.
+
+    The tick's own memory is returned, unchanged, if nothing was learned.
+    """
+    due: list[Due] = []
+    learned: dict[str, float] = {}
+    for plan in policy.plans:
+        reasons: list[str] = []
+        for trigger in plan.when:
+            reason = trigger.reason(tick)
+            if reason is not None:
+                reasons.append(reason)
+            news = trigger.learn(tick)
+            if news:
+                learned.update(news)
+        if reasons:
+            due.append(Due(plan, tuple(reasons)))
+    return Decision(tuple(due), {**tick.memory, **learned} if learned else tick.memory)

@@ -1,0 +1,180 @@
+"""What every policy value is: frozen, exact, and clear about what is wrong.
+
+pydantic finds what is wrong; the words are ours. A value that cannot be built
+raises WrongValueError, which names every problem with its path inside the
+value. It knows nothing of triggers, plans or files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from keras_savekit.errors import PolicyError, Problem
+
+Mode = Literal["min", "max"]
+T = TypeVar("T")
+
+UNKNOWN_KEY = "unknown key"
+_LARGEST = 1e18
+_WHOLE = re.compile(r"[+-]?(?:0|[1-9][0-9]{0,17})")
+_NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+
+
+class WrongValueError(PolicyError, ValueError):
+    """A policy value that cannot be built.
+
+    A ValueError too: pydantic collects those, so that one wrong value does not
+    hide the next.
+    """
+
+    def under(self, path: str) -> tuple[Problem, ...]:
+        """The problems, each with its path inside the value at `path`."""
+        return tuple(replace(each, path=join(path, each.path)) for each in self.problems)
+
+
+class Value(BaseModel):
+    """A frozen value that refuses unknown keys.
+
+    Raises WrongValueError, with all problems, if it cannot be built.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __init__(self, /, **data: Any) -> None:
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            raise WrongValueError(type(self).__name__, _problems(error, type(self))) from error
+
+
+def wrong(message: str, path: str = "") -> WrongValueError:
+    """The error for one problem, to be raised where it is found."""
+    return WrongValueError("the value", (Problem(path, message),))
+
+
+def join(path: str, inner: str) -> str:
+    """The dotted path of `inner`, a path inside the value at `path`."""
+    dot = "." if path and inner and not inner.startswith(("[", ".")) else ""
+    return f"{path}{dot}{inner}"
+
+
+def show(value: object) -> str:
+    """`value` as a message quotes it, in the words of YAML."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, list | tuple):
+        return "a list" if value else "an empty list"
+    text = f'"{value}"' if isinstance(value, str) else repr(value)
+    return text if len(text) <= 60 else f'{text[:56]}..."'
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """`did you mean ...?`, or all that is allowed if nothing is near."""
+    allowed = list(known)
+    near = get_close_matches(word.lower(), allowed, n=1, cutoff=0.6)
+    return f'did you mean "{near[0]}"?' if near else f"allowed: {', '.join(allowed)}"
+
+
+def plural(count: float, thing: str) -> str:
+    """`3 steps`, `1 step`."""
+    return f"{number_text(count)} {thing}{'' if count == 1 else 's'}"
+
+
+def number_text(value: float) -> str:
+    """The shortest text that reads back as `value`; whole numbers without a point."""
+    return repr(value).removesuffix(".0")
+
+
+def read_each(items: Sequence[object], read: Callable[[object], T]) -> tuple[T, ...]:
+    """Each item read. Raises WrongValueError with the problems of all of them."""
+    values: list[T] = []
+    problems: list[Problem] = []
+    for index, item in enumerate(items):
+        try:
+            value = read(item)
+            if value in values:
+                raise wrong(f"says the same as entry {values.index(value) + 1}; remove one of them")
+            values.append(value)
+        except WrongValueError as error:  # noqa: PERF203 - every item's problems are wanted
+            problems += error.under(f"[{index}]")
+    if problems:
+        raise WrongValueError("the list", tuple(problems))
+    return tuple(values)
+
+
+def as_number(value: object) -> int | float:
+    """`value` as a number; text such as 1e-3, which YAML takes for a word, is read."""
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        value = int(value) if _WHOLE.fullmatch(value) else float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise wrong(f"must be a number, got {show(value)}")
+    if not -_LARGEST < value < _LARGEST:  # NaN fails this too
+        raise wrong(f"must be a finite number below 1e18, got {show(value)}")
+    return value
+
+
+def as_whole(value: object) -> int:
+    """`value` as an int; 2.0 is one, 2.5 and True are not."""
+    number = as_number(value)
+    if number != int(number):
+        raise wrong(f"must be a whole number, got {show(number)}")
+    return int(number)
+
+
+Whole = Annotated[int, BeforeValidator(as_whole), Field(ge=1)]
+Number = Annotated[float, BeforeValidator(as_number)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+def _problems(error: ValidationError, kind: type[BaseModel]) -> tuple[Problem, ...]:
+    found: list[Problem] = []
+    for each in error.errors(include_url=False):
+        path = ""
+        for part in each["loc"]:
+            path = join(path, f"[{part}]" if isinstance(part, int) else part)
+        cause = each.get("ctx", {}).get("error")
+        if isinstance(cause, WrongValueError):
+            found += cause.under(path)
+        else:
+            found.append(Problem(path, _message(dict(each), kind)))
+    return tuple(found)
+
+
+def _message(each: Mapping[str, Any], kind: type[BaseModel]) -> str:
+    """What pydantic found, in the words of a policy."""
+    field = str(each["loc"][-1]) if each["loc"] else ""
+    known = kind.model_fields
+    context = each.get("ctx", {})
+    got = show(each["input"])
+    match each["type"]:
+        case "missing":
+            return f"is missing: {known[field].description}"
+        case "extra_forbidden":
+            return f"{UNKNOWN_KEY}; {suggest(field, known)}"
+        case "literal_error":
+            allowed = [str(value) for value in get_args(known[field].annotation)]
+            words = f"must be {' or '.join(allowed)}, got {got}"
+            near = get_close_matches(str(each["input"]).lower(), allowed, n=1)
+            return f'{words}; did you mean "{near[0]}"?' if near else words
+        case "greater_than_equal":
+            return f"must be {number_text(context['ge'])} or more, got {got}"
+        case "greater_than":
+            return f"must be more than {number_text(context['gt'])}, got {got}"
+        case "string_type":
+            quotes = "" if isinstance(each["input"], Mapping | list) else "; put it in quotes"
+            return f"must be text, got {got}{quotes if each['input'] is not None else ''}"
+        case "string_too_short":
+            return "must not be empty"
+        case "model_type":
+            return f"must be a mapping (key: value), got {got}"
+    return str(each["msg"])  # no field has such a check today; better a foreign word than none
