@@ -1,1 +1,95 @@
-"""Checkpoints for Keras."""
+"""Checkpoints for Keras: saved beside the training, verified, resumed exactly.
+
+    import keras_savekit as sk
+
+    kit = sk.SaveKit("policy.yaml")
+    model.fit(data, epochs=20, callbacks=[kit])
+
+Importing the package starts neither TensorFlow nor Keras: each name is loaded
+when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from keras_savekit._version import __version__
+
+if TYPE_CHECKING:
+    from keras_savekit.callbacks import FullModelSaver, SaveKit, WeightsSaver
+    from keras_savekit.errors import (
+        CheckpointError,
+        DataError,
+        DirectoryError,
+        DirectoryInUseError,
+        MetricError,
+        MismatchError,
+        ModelError,
+        PolicyError,
+        ResumeError,
+        SaveError,
+        SavekitError,
+        SavekitWarning,
+    )
+    from keras_savekit.policy.plan import Policy, SavePlan
+    from keras_savekit.policy.yaml_file import load_policy, parse_policy
+    from keras_savekit.training.data import resumable
+
+_HOMES = {
+    "callbacks": ("FullModelSaver", "SaveKit", "WeightsSaver"),
+    "errors": (
+        "CheckpointError",
+        "DataError",
+        "DirectoryError",
+        "DirectoryInUseError",
+        "MetricError",
+        "MismatchError",
+        "ModelError",
+        "PolicyError",
+        "ResumeError",
+        "SaveError",
+        "SavekitError",
+        "SavekitWarning",
+    ),
+    "policy.plan": ("Policy", "SavePlan"),
+    "policy.yaml_file": ("load_policy", "parse_policy"),
+    "training.data": ("resumable",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "CheckpointError",
+    "DataError",
+    "DirectoryError",
+    "DirectoryInUseError",
+    "FullModelSaver",
+    "MetricError",
+    "MismatchError",
+    "ModelError",
+    "Policy",
+    "PolicyError",
+    "ResumeError",
+    "SaveError",
+    "SaveKit",
+    "SavePlan",
+    "SavekitError",
+    "SavekitWarning",
+    "WeightsSaver",
+    "__version__",
+    "load_policy",
+    "parse_policy",
+    "resumable",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

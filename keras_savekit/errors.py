@@ -5,6 +5,8 @@
     ├── DirectoryError           a run's directory cannot be used
     │   └── DirectoryInUseError  another live process writes into it
     ├── ModelError               this model cannot be saved as asked
+    ├── DataError                data that cannot be resumed from
+    ├── MetricError              `fit` does not report a metric the policy waits for
     ├── MismatchError            the model and a checkpoint do not fit together
     ├── CheckpointError          a checkpoint is damaged or cannot be read   exit code 1
     ├── ResumeError              `resume: required` and nothing to resume from
@@ -84,6 +86,14 @@ class ModelError(SavekitError):
     """This model cannot be saved as the policy asks; training has not started."""
 
 
+class DataError(SavekitError):
+    """Data that training cannot resume from; training has not started."""
+
+
+class MetricError(SavekitError):
+    """The policy waits for a metric that `fit` does not report."""
+
+
 class MismatchError(SavekitError):
     """The model and a checkpoint do not fit together; the model is unchanged."""
 
@@ -100,3 +110,7 @@ class ResumeError(SavekitError):
 
 class SaveError(SavekitError):
     """A save in the background failed; every checkpoint listed before still stands."""
+
+
+class SavekitWarning(UserWarning):
+    """Something went wrong beside the training, which goes on."""

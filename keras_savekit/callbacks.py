@@ -1,0 +1,155 @@
+"""The callbacks: Keras's hooks in, the session's methods out; nothing else."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+
+from keras_savekit.errors import DirectoryError
+from keras_savekit.policy.plan import Policy
+from keras_savekit.policy.yaml_file import load_policy, policy_from
+from keras_savekit.resume import Resumed
+from keras_savekit.session import Session, Surroundings
+from keras_savekit.store.directory import RunDirectory
+from keras_savekit.training.data import source_of
+
+_open: weakref.WeakValueDictionary[Path, SaveKit] = weakref.WeakValueDictionary()
+
+
+class SaveKit(keras.callbacks.Callback):  # type: ignore[misc]
+    """Saves, verifies, keeps and resumes, as a policy says. The last callback of the list.
+
+    policy: path of a YAML file, a `Policy`, or a dict of the same shape.
+    directory: of this run; goes before what the policy says.
+    data: what `keras_savekit.resumable` returned and `fit` trains on. With it a
+        training resumes in mid-epoch, without it at an epoch's start.
+
+    Raises PolicyError, DirectoryError (cannot be written, or another process
+    uses it) or DataError at once; ModelError, MismatchError and ResumeError
+    when `fit` begins, before the first step. Nothing was then changed.
+
+    A save that fails is told by a SavekitWarning at the next hook, or under
+    `on_failure: raise` by a SaveError at the next step; the checkpoints before
+    it still stand.
+
+    resumed: after `fit` has begun, a `Resumed` that says from what it went on
+        and how exactly; None if it started from the beginning.
+    """
+
+    def __init__(
+        self,
+        policy: str | os.PathLike[str] | Policy | Mapping[str, Any],
+        *,
+        directory: str | os.PathLike[str] | None = None,
+        data: Any = None,
+    ) -> None:
+        super().__init__()
+        self.policy = _policy(policy)
+        chosen = directory or self.policy.directory
+        if chosen is None:
+            raise DirectoryError(
+                "no directory to save into", "", "give directory=, or `directory:` in the policy"
+            )
+        self._data = data
+        self._source = source_of(data) if data is not None else None
+        self.directory = RunDirectory(Path(chosen).absolute())
+        self._session: Session | None = None
+        self.resumed: Resumed | None = None
+        self._claim()
+
+    def _claim(self) -> None:
+        """Make the directory, and make it ours until training ends."""
+        if self.directory.lock.held:
+            return
+        self.directory.prepare()
+        before = _open.get(self.directory.path)
+        if before is not None and before._session is None:
+            before.directory.lock.release()  # made in this process, and not training
+        self.directory.lock.acquire()
+        _open[self.directory.path] = self
+        self._run = self.directory.write_run_info(self.policy.model_dump(mode="json")).run
+
+    def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
+        """Resume, or start from the beginning."""
+        self._claim()
+        around = Surroundings(
+            self.policy, self.directory, self._run, self._source, self._data, print
+        )
+        self._session = Session(around, self.model, self.params)
+        self.resumed = self._session.resumed
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        """An epoch begins."""
+        self._running.epoch_begin(epoch)
+
+    def on_train_batch_begin(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
+        """A batch begins."""
+        self._running.batch_begin(batch)
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
+        """A batch is done."""
+        self._running.batch_end(logs or {})
+
+    def on_test_begin(self, logs: Mapping[str, float] | None = None) -> None:
+        """A validation begins."""
+        if self._session is not None:
+            self._session.test_begin()
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        """An epoch is over."""
+        self._running.epoch_end(epoch, logs or {})
+
+    def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
+        """Training is over."""
+        session, self._session = self._running, None
+        session.end()
+
+    @property
+    def _running(self) -> Session:
+        if self._session is None:
+            raise DirectoryError(
+                "this callback was used outside of fit", str(self.directory.path), "give it to fit"
+            )
+        return self._session
+
+
+class FullModelSaver(SaveKit):
+    """`SaveKit` with one plan: the whole model.
+
+    when: trigger or list of triggers, as short strings ("every 2 epochs") or values.
+    keep: rule or list of rules ("last 3", "best 2 val_loss min", "all").
+    """
+
+    _save: Literal["model", "weights"] = "model"
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        when: Any,
+        keep: Any = "all",
+        *,
+        verify: Literal["bytes", "structure", "load"] = "structure",
+        data: Any = None,
+    ) -> None:
+        plan = {"name": self._save, "save": self._save, "when": when, "keep": keep}
+        policy = policy_from({"plans": [{**plan, "verify": verify}]}, source=type(self).__name__)
+        super().__init__(policy, directory=directory, data=data)
+
+
+class WeightsSaver(FullModelSaver):
+    """`SaveKit` with one plan: separate weights, with the architecture beside them."""
+
+    _save: Literal["model", "weights"] = "weights"
+
+
+def _policy(given: str | os.PathLike[str] | Policy | Mapping[str, Any]) -> Policy:
+    if isinstance(given, Policy):
+        return given
+    if isinstance(given, Mapping):
+        return policy_from(dict(given), source="the policy")
+    return load_policy(Path(given))

@@ -1,0 +1,101 @@
+"""A snapshot as the files of a checkpoint, with the manifest that promises them.
+
+Every variable of the snapshot is in at least one file: in the model file where
+that format has a place for it, else in `state.h5`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import xxhash
+
+from keras_savekit.formats import full_h5, h5_file, training_state, weights_h5
+from keras_savekit.formats.h5_file import Layout
+from keras_savekit.formats.snapshot import Array, Snapshot, as_array
+from keras_savekit.store.manifest import MANIFEST, FileEntry, Manifest, TensorEntry, to_json
+
+Save = Literal["model", "weights"]
+MODEL_FILES: dict[Save, str] = {"model": "model.h5", "weights": "model.weights.h5"}
+ARCHITECTURE_FILE = "model.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Purpose:
+    """Why a checkpoint is written, in the words its manifest will carry."""
+
+    run: str
+    plan: str
+    save: Save
+    reasons: tuple[str, ...]
+    created: float
+
+
+def write(directory: Path, snapshot: Snapshot, purpose: Purpose) -> Manifest:
+    """Write all files of a checkpoint into an existing, empty directory.
+
+    Nothing is synced or published here. The manifest is written last.
+    """
+    layouts = _layouts(snapshot, purpose.save)
+    values = [as_array(tensor) for tensor in snapshot.tensors]
+    values.append(training_state.encode(snapshot.state))
+    files = [h5_file.write(directory / name, layout, values) for name, layout in layouts.items()]
+    if purpose.save == "weights":
+        text = snapshot.blueprint.model_config.encode()
+        files.append(_write_text(directory / ARCHITECTURE_FILE, text))
+    manifest = Manifest(
+        run=purpose.run,
+        plan=purpose.plan,
+        save=purpose.save,
+        reasons=purpose.reasons,
+        moment=snapshot.moment,
+        created=purpose.created,
+        model_file=MODEL_FILES[purpose.save],
+        files=tuple(files),
+        tensors=_tensors(snapshot, layouts, values),
+        versions=snapshot.blueprint.versions,
+    )
+    (directory / MANIFEST).write_bytes(to_json(manifest))
+    return manifest
+
+
+def _layouts(snapshot: Snapshot, save: Save) -> dict[str, Layout]:
+    blueprint = snapshot.blueprint
+    model = full_h5.layout(snapshot) if save == "model" else weights_h5.layout(blueprint)
+    held = {dataset.position for dataset in model.datasets}
+    rest = [
+        position
+        for position in blueprint.positions("weight", "optimizer", "seed", "metric")
+        if position not in held
+    ]
+    state = training_state.layout(blueprint, rest, state_position=len(blueprint.variables))
+    return {MODEL_FILES[save]: model, training_state.STATE_FILE: state}
+
+
+def _tensors(
+    snapshot: Snapshot, layouts: dict[str, Layout], values: list[Array]
+) -> tuple[TensorEntry, ...]:
+    places: dict[int, list[str]] = {}
+    for name, layout in layouts.items():
+        for dataset in layout.datasets:
+            places.setdefault(dataset.position, []).append(f"{name}:/{dataset.path}")
+    return tuple(
+        TensorEntry(
+            role=variable.role,
+            index=variable.index,
+            name=variable.name,
+            shape=variable.shape,
+            dtype=variable.dtype,
+            digest=h5_file.tensor_digest(values[position]),
+            places=tuple(places[position]),
+        )
+        for position, variable in enumerate(snapshot.blueprint.variables)
+        if position in places
+    )
+
+
+def _write_text(path: Path, text: bytes) -> FileEntry:
+    path.write_bytes(text)
+    return FileEntry(path.name, len(text), xxhash.xxh3_128_hexdigest(text))

@@ -1,0 +1,107 @@
+"""The whole model in one `.h5` file that stock Keras reads.
+
+The layout is that of `keras/src/legacy/saving/legacy_h5_format.py`, read there
+and written anew here, with three differences that `docs/formats.md` explains:
+
+- `model_config` is in Keras 3's own serialization, which the stock reader
+  understands and which rebuilds models that the legacy one cannot.
+- The optimizer's variables are in a group of our own name. Under the stock name
+  the stock reader would restore them wrongly and leave a model that cannot train.
+- What HDF5 or the stock reader cannot hold is stored so that it can be read:
+  equal names are made unique (reading is positional), bfloat16 is widened.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from keras_savekit.formats.h5_file import Dataset, Layout
+from keras_savekit.formats.snapshot import Blueprint, Snapshot, as_array
+
+OPTIMIZER_GROUP = "savekit_optimizer"
+COMPILE_ATTRIBUTE = "savekit_compile_config"
+WIDENED = {"bfloat16": "float32"}
+
+
+def layout(snapshot: Snapshot) -> Layout:
+    """The full `.h5` file of a snapshot."""
+    blueprint = snapshot.blueprint
+    keras = {"keras_version": blueprint.versions["keras"].encode(), "backend": b"tensorflow"}
+    groups: dict[str, dict[str, Any]] = {
+        "": {**keras, "model_config": blueprint.model_config.encode(), **_training(snapshot)},
+        "model_weights": {**keras, "layer_names": [layer.name for layer in blueprint.layers]},
+    }
+    datasets: list[Dataset] = []
+    sections = [(layer.name, layer.weights) for layer in blueprint.layers]
+    sections.append(("top_level_model_weights", blueprint.top_level))
+    for name, positions in sections:
+        path = f"model_weights/{name}"
+        groups[path], found = _section(path, positions, blueprint)
+        datasets += found
+    optimizer = blueprint.positions("optimizer")
+    if optimizer:
+        groups[OPTIMIZER_GROUP], found = _section(OPTIMIZER_GROUP, optimizer, blueprint)
+        datasets += found
+    return Layout(groups, tuple(datasets))
+
+
+def _section(
+    group: str, positions: Iterable[int], blueprint: Blueprint
+) -> tuple[dict[str, list[str]], list[Dataset]]:
+    """A group with `weight_names` and one dataset per weight, read by position."""
+    positions = tuple(positions)
+    variables = [blueprint.variables[position] for position in positions]
+    names = unique_names(variable.name for variable in variables)
+    datasets = [
+        Dataset(f"{group}/{name}", position, WIDENED.get(variable.dtype))
+        for name, position, variable in zip(names, positions, variables, strict=True)
+    ]
+    return {"weight_names": names}, datasets
+
+
+def unique_names(names: Iterable[str]) -> list[str]:
+    """The same names, numbered where one is taken, flattened where one is a group of another.
+
+    >>> unique_names(["dense/kernel", "dense/kernel", "dense"])
+    ['dense/kernel', 'dense/kernel_1', 'dense_1']
+    >>> unique_names(["dense", "dense/kernel"])
+    ['dense', 'dense_kernel']
+    """
+    leaves: set[str] = set()
+    groups: set[str] = set()
+    result = []
+    for name in names:
+        base = name.strip("/") or "variable"
+        if leaves & _parents(base):
+            base = base.replace("/", "_")
+        candidate, number = base, 0
+        while candidate in leaves or candidate in groups:
+            number += 1
+            candidate = f"{base}_{number}"
+        leaves.add(candidate)
+        groups |= _parents(candidate)
+        result.append(candidate)
+    return result
+
+
+def _parents(path: str) -> set[str]:
+    parts = path.split("/")
+    return {"/".join(parts[:end]) for end in range(1, len(parts))}
+
+
+def _training(snapshot: Snapshot) -> dict[str, bytes]:
+    blueprint = snapshot.blueprint
+    if blueprint.training_config is None:
+        return {}
+    training: dict[str, Any] = copy.deepcopy(dict(blueprint.training_config))
+    if blueprint.learning_rate is not None:
+        # Callbacks change the learning rate; the configuration was read when training began.
+        rate = as_array(snapshot.tensors[blueprint.learning_rate])
+        training["optimizer_config"]["config"]["learning_rate"] = float(rate)
+    return {
+        "training_config": json.dumps(training).encode(),
+        COMPILE_ATTRIBUTE: json.dumps(blueprint.compile_config).encode(),
+    }

@@ -1,0 +1,121 @@
+"""The state of a model at one moment, held by reference.
+
+What does not change from save to save (the model's structure) is a `Blueprint`,
+made once; a `Snapshot` adds the tensors. Neither knows Keras: `training` makes
+them, the other modules here write them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from keras_savekit.policy.moment import Moment
+from keras_savekit.store.manifest import Role
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One variable of a model.
+
+    role, index: its position among the model's variables of that role.
+    name: its Keras path, not necessarily unique.
+    """
+
+    role: Role
+    index: int
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A group of an HDF5 file that Keras itself would create, with its attributes."""
+
+    path: str
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Where Keras's own walk puts one variable in a `.weights.h5` file."""
+
+    path: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
+    """A layer's name and the positions of its weights, trainable first."""
+
+    name: str
+    weights: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Blueprint:
+    """What stays the same over all saves of one `fit`.
+
+    Positions count into `variables`.
+
+    layers, top_level: the model's layers and its own weights, in the order of
+        the full `.h5` format.
+    groups, slots: the walk of the `.weights.h5` format.
+    model_config: the architecture, in Keras 3's serialization.
+    training_config: for the stock `.h5` reader; None if not compiled.
+    compile_config: everything `compile` was given; None if not compiled.
+    learning_rate: position of the optimizer's learning rate, if it is a variable.
+    """
+
+    variables: tuple[Variable, ...]
+    layers: tuple[LayerWeights, ...]
+    top_level: tuple[int, ...]
+    groups: tuple[Group, ...]
+    slots: tuple[Slot, ...]
+    model_config: str
+    training_config: Mapping[str, Any] | None
+    compile_config: Mapping[str, Any] | None
+    learning_rate: int | None
+    versions: Mapping[str, str]
+
+    def positions(self, *roles: Role) -> tuple[int, ...]:
+        """Positions of the variables with one of these roles."""
+        return tuple(i for i, variable in enumerate(self.variables) if variable.role in roles)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A model's state at one moment.
+
+    tensors: one for each variable of the blueprint, sharing the memory that the
+        variable had at that moment. TensorFlow writes later updates elsewhere,
+        and what is still referenced costs memory, so drop a snapshot as soon
+        as it is written.
+    state: what resume needs besides tensors, as JSON values.
+    """
+
+    blueprint: Blueprint
+    tensors: tuple[Any, ...]
+    moment: Moment
+    state: Mapping[str, Any]
+
+
+def as_array(tensor: Any) -> Array:
+    """The bytes of an eager tensor as an array, without a copy where that is possible.
+
+    Scalars, tensors on other devices and dtypes that Python's buffer protocol
+    lacks (bfloat16, float8) are copied.
+    """
+    if tensor.shape.rank == 0 or "CPU" not in tensor.device:
+        return np.asarray(tensor.numpy())
+    try:
+        return np.asarray(memoryview(tensor))
+    except (TypeError, ValueError):
+        return np.asarray(tensor.numpy())

@@ -1,0 +1,54 @@
+"""`state.h5`: what resume needs and no Keras file holds.
+
+Seed generators, metric variables as they stood, every other variable that the
+model file beside it leaves out, and the position with everything else that is
+plain JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from keras_savekit.errors import CheckpointError
+from keras_savekit.formats.h5_file import Dataset, Layout
+from keras_savekit.formats.snapshot import Array, Blueprint
+
+STATE_FILE = "state.h5"
+STATE_DATASET = "training_state"
+STATE_FORMAT = 1
+
+
+def layout(blueprint: Blueprint, positions: Iterable[int], state_position: int) -> Layout:
+    """Variables at `positions`, by role and index, and the JSON state at `state_position`."""
+    datasets = [Dataset(STATE_DATASET, state_position)]
+    for position in positions:
+        variable = blueprint.variables[position]
+        dtype = "V2" if variable.dtype == "bfloat16" else None
+        attributes = {"path": variable.name, "dtype": variable.dtype}
+        path = f"{variable.role}/{variable.index:06d}"
+        datasets.append(Dataset(path, position, dtype, attributes))
+    return Layout({"": {"savekit_state": str(STATE_FORMAT)}}, tuple(datasets))
+
+
+def encode(state: Mapping[str, Any]) -> Array:
+    """JSON values as the bytes of a dataset. NaN and infinities keep Python's spelling."""
+    return np.frombuffer(json.dumps(state).encode(), dtype=np.uint8)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The JSON state in a `state.h5`; CheckpointError if it cannot be read."""
+    try:
+        with h5py.File(path, "r") as file:
+            text = bytes(np.asarray(file[STATE_DATASET]))
+        state = json.loads(text)
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"the training state cannot be read: {error}", str(path)) from error
+    if not isinstance(state, dict):
+        raise CheckpointError("the training state is not a JSON object", str(path))
+    return state

@@ -1,0 +1,232 @@
+"""What happens to a snapshot beside the training: write, publish, verify, link, prune.
+
+One thread writes and publishes, a second verifies, sets aside, links and
+removes, so that every kind of change to the directory has one author. Failures
+are kept until the training asks for them; nothing good is touched by one.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+
+from keras_savekit.background import Worker
+from keras_savekit.errors import SaveError, SavekitError
+from keras_savekit.formats import checkpoint as checkpoint_files
+from keras_savekit.formats.checkpoint import Purpose
+from keras_savekit.formats.snapshot import Snapshot
+from keras_savekit.policy.plan import Due, Policy, SavePlan
+from keras_savekit.policy.retention import Best, Record, best_of, prune
+from keras_savekit.policy.triggers import Improved
+from keras_savekit.policy.value import Mode
+from keras_savekit.store.directory import Checkpoint, RunDirectory
+from keras_savekit.store.manifest import Verification
+from keras_savekit.store.naming import CheckpointName
+from keras_savekit.verify.checks import verify_shallow
+from keras_savekit.verify.load import LoadChecker
+
+
+@dataclass(frozen=True, slots=True)
+class _Save:
+    name: str
+    snapshot: Snapshot
+    due: Due
+    asked: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    name: str
+    plan: SavePlan
+
+
+class Pipeline:
+    """The background of one session. Called on the thread that trains.
+
+    run: the run's id, for the manifests.
+    clock: seconds since 1970, for people to read; nothing is decided by it.
+    """
+
+    def __init__(
+        self, directory: RunDirectory, policy: Policy, run: str, clock: Callable[[], float]
+    ) -> None:
+        self._directory = directory
+        self._policy = policy
+        self._run = run
+        self._clock = clock
+        self._names = {found.name for found in directory.checkpoints()}
+        self._problems: SimpleQueue[SavekitError] = SimpleQueue()
+        self._checker = LoadChecker()
+        self._writer = Worker("savekit-writer", self._write, self._save_failed)
+        self._verifier = Worker("savekit-verifier", self._check, self._check_failed)
+
+    def save(self, snapshot: Snapshot, due: Due) -> None:
+        """Have a snapshot saved for one plan; returns at once unless the plan says `wait`."""
+        plan = due.plan
+        name = str(CheckpointName(snapshot.moment.step, plan.name))
+        if name in self._names:
+            self._directory.events.append(
+                "skipped", name=name, reasons=due.reasons, why="this step is already saved"
+            )
+            return
+        self._names.add(name)
+        replaced = self._writer.submit(
+            _Save(name, snapshot, due, time.monotonic()),
+            key=plan.name,
+            capacity=self._policy.limits.queue,
+            wait=plan.when_busy == "wait",
+        )
+        if replaced is not None:
+            self._names.discard(replaced.name)
+            self._directory.events.append(
+                "replaced",
+                name=replaced.name,
+                reasons=replaced.due.reasons,
+                why=f"the writer was busy and {name} is newer",
+            )
+
+    def problems(self) -> list[SavekitError]:
+        """What went wrong since this was last asked."""
+        found = []
+        while not self._problems.empty():
+            found.append(self._problems.get())
+        return found
+
+    def pending(self) -> int:
+        """Checkpoints not yet written or not yet verified."""
+        return self._writer.pending() + self._verifier.pending()
+
+    def close(self) -> None:
+        """Finish everything that was asked for."""
+        self._writer.close()
+        self._verifier.close()
+        self._checker.close()
+
+    # On the writing thread.
+
+    def _write(self, job: _Save) -> None:
+        directory, plan = self._directory, job.due.plan
+        began = time.monotonic()
+        purpose = Purpose(self._run, plan.name, plan.save, job.due.reasons, self._clock())
+        scratch = directory.new_scratch(job.name)
+        try:
+            manifest = checkpoint_files.write(scratch, job.snapshot, purpose)
+            directory.publish(scratch, job.name)
+        except BaseException:
+            _discard(scratch)
+            raise
+        directory.events.append(
+            "saved",
+            name=job.name,
+            reasons=job.due.reasons,
+            bytes=manifest.bytes,
+            waited=round(began - job.asked, 3),
+            seconds=round(time.monotonic() - began, 3),
+        )
+        self._verifier.submit(_Check(job.name, plan), key=job.name, capacity=1, wait=False)
+
+    def _save_failed(self, job: _Save, error: Exception) -> None:
+        self._names.discard(job.name)
+        self._report("failed", job.name, f"{job.name} could not be saved", error)
+
+    # On the verifying thread.
+
+    def _check(self, job: _Check) -> None:
+        directory = self._directory
+        began = time.monotonic()
+        verification = self._verify(directory.checkpoints_path / job.name, job.plan)
+        seconds = round(time.monotonic() - began, 3)
+        if verification.good:
+            directory.record(job.name, verification)
+            directory.events.append(
+                "verified",
+                name=job.name,
+                depth=verification.depth,
+                note=verification.note,
+                seconds=seconds,
+            )
+        else:
+            self._quarantine(job.name, verification)
+        self._settle()
+
+    def _verify(self, path: Path, plan: SavePlan) -> Verification:
+        if plan.verify == "load":
+            return self._checker.verify(path, self._clock())
+        return verify_shallow(path, plan.verify, self._clock())
+
+    def _quarantine(self, name: str, verification: Verification) -> None:
+        findings = [str(finding) for finding in verification.findings]
+        place = self._directory.quarantine(name, verification)
+        self._names.discard(name)
+        self._directory.events.append("quarantined", name=name, findings=findings)
+        self._problems.put(
+            SaveError(
+                f"{name} failed its verification: {findings[0]}",
+                str(place),
+                "it was set aside and will not be used; the checkpoints before it still stand",
+            )
+        )
+
+    def _settle(self) -> None:
+        """Bring links and retention up to date with what is verified now."""
+        directory = self._directory
+        checkpoints = directory.checkpoints()
+        records = [_record(found) for found in checkpoints]
+        verified = [record for record in records if record.verified]
+        if verified:
+            directory.link("latest", max(verified, key=lambda each: (each.step, each.name)).name)
+        rule = best_rule(self._policy)
+        if rule is not None:
+            plan, metric, mode = rule
+            best = best_of([each for each in records if each.plan == plan], metric, mode)
+            if best is not None:
+                directory.link("best", best.name)
+        rules = {plan.name: plan.keep for plan in self._policy.plans}
+        pruning = prune(records, rules)
+        for name, reason in pruning.remove.items():
+            directory.remove(name)
+            self._names.discard(name)
+            directory.events.append("removed", name=name, reason=reason)
+
+    def _check_failed(self, job: _Check, error: Exception) -> None:
+        self._report("unverified", job.name, f"{job.name} could not be verified or filed", error)
+
+    def _report(self, kind: str, name: str, what: str, error: Exception) -> None:
+        why = str(error) if isinstance(error, SavekitError) else f"{type(error).__name__}: {error}"
+        problem = SaveError(
+            f"{what}: {why}",
+            str(self._directory.path),
+            "every checkpoint listed before still stands; `savekit list` shows them",
+        )
+        problem.__cause__ = error
+        self._problems.put(problem)
+        self._directory.events.append(kind, name=name, why=why)
+
+
+def best_rule(policy: Policy) -> tuple[str, str, Mode] | None:
+    """Plan, metric and mode that the `best` link follows: the first that any plan names."""
+    for plan in policy.plans:
+        for each in (*plan.keep, *plan.when):
+            if isinstance(each, Best | Improved):
+                return plan.name, each.metric, each.mode
+    return None
+
+
+def _record(checkpoint: Checkpoint) -> Record:
+    manifest = checkpoint.manifest
+    return Record(
+        name=checkpoint.name,
+        plan=manifest.plan,
+        step=manifest.moment.step,
+        logs=manifest.moment.logs,
+        verified=checkpoint.status == "verified",
+    )
+
+
+def _discard(scratch: Path) -> None:
+    """Give the disk space back; what remains goes at the next sweep."""
+    shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,151 @@
+"""From which checkpoint a training goes on, and how exactly.
+
+Walks back from the newest checkpoint. What was verified is taken as it is, what
+was not is verified now, what is damaged is set aside with its findings; each
+one passed over says why. Reading its tensors checks them once more against the
+digests taken when they were in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from keras_savekit.errors import CheckpointError
+from keras_savekit.formats import training_state
+from keras_savekit.formats.training_state import STATE_FILE
+from keras_savekit.policy.moment import Moment
+from keras_savekit.store.directory import Checkpoint, RunDirectory
+from keras_savekit.store.manifest import Finding, Verification
+from keras_savekit.training.data import Source
+from keras_savekit.training.restore import Tensors, read_tensors
+from keras_savekit.verify.checks import verify_shallow
+
+Level = Literal["exact", "exact from the epoch's start", "position"]
+WITHOUT_MEMORY = {"SaveKit", "FullModelSaver", "WeightsSaver", "History", "ProgbarLogger"}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A checkpoint that can be resumed from, read whole and checked."""
+
+    checkpoint: Checkpoint
+    tensors: Tensors
+    state: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """Where a training goes on, and how exactly.
+
+    moment: position of the first batch to come.
+    level: `exact`: as if it had never stopped. `exact from the epoch's start`:
+        batches of an epoch begun are trained again. `position`: the order of
+        the data, or what a callback remembered, is not known to be the same.
+    reasons: why the level is not `exact`, each with what to do about it.
+    """
+
+    name: str
+    moment: Moment
+    level: Level
+    reasons: tuple[str, ...]
+    passed_over: tuple[str, ...]
+
+    def __str__(self) -> str:
+        now = self.moment
+        head = f"resumed from {self.name} ({self.level}): epoch {now.epoch + 1}, "
+        lines = [
+            head + f"{now.batch} batches done, step {now.step}",
+            *(f"  not exact: {reason}" for reason in self.reasons),
+            *(f"  passed over {reason}" for reason in self.passed_over),
+        ]
+        return "\n".join(lines)
+
+
+def find(directory: RunDirectory, now: float) -> tuple[Found | None, tuple[str, ...]]:
+    """The newest checkpoint that is whole, and what was passed over on the way to it.
+
+    For the holder of the directory's lock: damaged ones are moved to quarantine.
+    """
+    passed: list[str] = []
+    scan = directory.scan()
+    for name, error in scan.damaged:
+        verification = Verification("bytes", now, (Finding("manifest", name, error.what),))
+        passed.append(_set_aside(directory, name, verification))
+    for checkpoint in reversed(scan.checkpoints):
+        verification = checkpoint.verification or _verify(directory, checkpoint, now)
+        if verification.good:
+            try:
+                return _read(checkpoint), tuple(passed)
+            except CheckpointError as error:
+                found = Finding("tensor", error.where, error.what)
+                verification = Verification("structure", now, (found,))
+        passed.append(_set_aside(directory, checkpoint.name, verification))
+    return None, tuple(passed)
+
+
+def _verify(directory: RunDirectory, checkpoint: Checkpoint, now: float) -> Verification:
+    verification = verify_shallow(checkpoint.path, "structure", now)
+    if verification.good:
+        directory.record(checkpoint.name, verification)
+        directory.events.append(
+            "verified", name=checkpoint.name, depth=verification.depth, note="at resume"
+        )
+    return verification
+
+
+def position(
+    found: Found, source: Source | None, callbacks: Iterable[Any]
+) -> tuple[Moment, Level, tuple[str, ...]]:
+    """Where to go on, how exactly, and why not better.
+
+    source: of the data that training will go on with, if its order is known.
+    callbacks: the others in this `fit`.
+    """
+    saved = found.checkpoint.manifest.moment
+    moment = saved
+    reasons = []
+    level: Level = "exact"
+    if source is None:
+        reasons.append(
+            "the order of the data is not known; give fit and SaveKit(data=) the same "
+            "keras_savekit.resumable() data"
+        )
+    elif found.state["data"] != source.identity:
+        changed = _changed(found.state["data"] or {}, source.identity)
+        reasons.append(f"the data is not what it was: {changed}")
+    if reasons and saved.batch:
+        moment = replace(saved, batch=0)
+        reasons.append(f"epoch {saved.epoch + 1} starts again; {saved.batch} batches are repeated")
+    if source is not None and moment.batch >= source.steps_per_epoch:
+        moment = replace(saved, epoch=saved.epoch + 1, batch=0)
+        reasons.append(f"the validation of epoch {saved.epoch + 1} is not repeated")
+    if not found.state["consistent"]:
+        reasons.append("an exception in the middle of a step may have left a part of it")
+    reasons += [
+        f"{type(each).__name__} starts anew; what it remembered is not restored"
+        for each in callbacks
+        if type(each).__name__ not in WITHOUT_MEMORY
+    ]
+    if reasons:
+        level = "position"
+    return moment, level, tuple(reasons)
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    keys = [key for key in now if before.get(key) != now[key]]
+    return ", ".join(f"{key} was {before.get(key)}, is {now[key]}" for key in keys)
+
+
+def _read(checkpoint: Checkpoint) -> Found:
+    tensors = read_tensors(checkpoint.path, checkpoint.manifest)
+    state = training_state.read(checkpoint.path / STATE_FILE)
+    return Found(checkpoint, tensors, state)
+
+
+def _set_aside(directory: RunDirectory, name: str, verification: Verification) -> str:
+    findings = [str(finding) for finding in verification.findings]
+    directory.quarantine(name, verification)
+    directory.events.append("quarantined", name=name, findings=findings)
+    return f"{name}: {findings[0]}" + (f" and {len(findings) - 1} more" if findings[1:] else "")

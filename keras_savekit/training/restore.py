@@ -1,0 +1,103 @@
+"""A checkpoint's tensors go back into a live model: all of them or none.
+
+Everything is read, digested and compared before the first variable is
+assigned, so that a damaged file or another architecture leaves the model as
+it was.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from keras_savekit.errors import CheckpointError, MismatchError
+from keras_savekit.formats import h5_file
+from keras_savekit.formats.snapshot import Array, Variable
+from keras_savekit.store.manifest import Manifest, Role
+from keras_savekit.training.blueprint import describe, variables_by_role
+
+Tensors = Mapping[tuple[Role, int], Array]
+
+
+def read_tensors(directory: Path, manifest: Manifest) -> Tensors:
+    """Every variable of a checkpoint, each equal to the digest taken when it was in memory.
+
+    Raises CheckpointError if a file cannot be read or a digest differs.
+    """
+    wanted: dict[str, list[tuple[str, Any]]] = {}
+    for tensor in manifest.tensors:
+        name, _, dataset = tensor.places[0].partition(":")
+        wanted.setdefault(name, []).append((dataset, tensor))
+    found: dict[tuple[Role, int], Array] = {}
+    for name, entries in wanted.items():
+        paths = [(dataset, tensor.dtype) for dataset, tensor in entries]
+        for (dataset, tensor), value in zip(
+            entries, h5_file.read(directory / name, paths), strict=True
+        ):
+            if h5_file.tensor_digest(value) != tensor.digest:
+                raise CheckpointError(
+                    f"{tensor.name} differs from the manifest", f"{directory / name}:{dataset}"
+                )
+            found[tensor.role, tensor.index] = value
+    return found
+
+
+def require_same(model: Any, manifest: Manifest, roles: Iterable[Role], where: str) -> None:
+    """Raise MismatchError, naming what differs, unless the checkpoint fits the model."""
+    live = variables_by_role(model)
+    for role in roles:
+        saved = [
+            Variable(role, entry.index, entry.name, tuple(entry.shape), entry.dtype)
+            for entry in manifest.tensors
+            if entry.role == role
+        ]
+        current = [describe(role, index, variable) for index, variable in enumerate(live[role])]
+        differences = _differences(saved, current)
+        if differences:
+            shown = "\n  ".join(differences[:5])
+            more = f"\n  and {len(differences) - 5} more" if len(differences) > 5 else ""
+            raise MismatchError(
+                f"the checkpoint belongs to another {_BELONGS[role]}:\n  {shown}{more}",
+                where,
+                "nothing was changed; use another directory, or the model that was trained here",
+            )
+
+
+_BELONGS = {
+    "weight": "architecture",
+    "optimizer": "optimizer",
+    "metric": "set of metrics",
+    "seed": "set of seed generators",
+}
+
+
+def _differences(saved: list[Variable], current: list[Variable]) -> list[str]:
+    found = [
+        f"{_text(theirs)} in the checkpoint, {_text(ours)} in the model"
+        for theirs, ours in zip(saved, current, strict=False)
+        if _shape_of(theirs) != _shape_of(ours)
+    ]
+    found += [f"{_text(extra)} only in the checkpoint" for extra in saved[len(current) :]]
+    found += [f"{_text(missing)} only in the model" for missing in current[len(saved) :]]
+    return found
+
+
+def _shape_of(variable: Variable) -> tuple[str, tuple[int, ...], str]:
+    # Keras numbers names anew in each process (dense, dense_1): only the last part is telling.
+    leaf = re.sub(r"_\d+$", "", variable.name.rsplit("/", 1)[-1])
+    comparable = leaf if variable.role == "weight" else ""
+    return comparable, variable.shape, variable.dtype
+
+
+def _text(variable: Variable) -> str:
+    return f"{variable.name} {variable.dtype}{list(variable.shape)}"
+
+
+def assign(model: Any, tensors: Tensors, roles: Iterable[Role]) -> None:
+    """Set the model's variables of these roles. Check with `require_same` before."""
+    live = variables_by_role(model)
+    for role in roles:
+        for index, variable in enumerate(live[role]):
+            variable.assign(tensors[role, index])

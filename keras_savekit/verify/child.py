@@ -1,0 +1,135 @@
+"""The process that loads checkpoints with stock Keras and compares every tensor.
+
+Started by `verify.load` as `python -m keras_savekit.verify.child IN OUT`, two
+inherited pipes: a line of JSON comes in for each checkpoint, one goes back. It
+ends when the pipe does, so it never outlives the training by more than the
+checkpoint in hand.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from keras_savekit.store.manifest import Finding, Manifest, read_manifest
+
+NICENESS = 10
+
+
+def main(arguments: list[str]) -> None:
+    """Answer until the pipe closes."""
+    os.nice(NICENESS)
+    incoming, outgoing = (int(each) for each in arguments)
+    with os.fdopen(incoming, "rb") as questions, os.fdopen(outgoing, "wb") as answers:
+        for line in questions:
+            findings, note = check(Path(json.loads(line)["path"]))
+            answer = {"findings": [asdict(each) for each in findings], "note": note}
+            answers.write(json.dumps(answer).encode() + b"\n")
+            answers.flush()
+
+
+def check(path: Path) -> tuple[list[Finding], str]:
+    """Load the checkpoint with stock Keras; return what is wrong, and what could not be done."""
+    manifest = read_manifest(path)
+    code = sorted(_code_of_its_own(path, manifest))
+    try:
+        model = _load(path, manifest)
+    except Exception as error:  # noqa: BLE001 - whatever Keras says is the outcome, and is told
+        said = f"{type(error).__name__}: {_first_line(error)}"
+        if code:
+            names = ", ".join(code[:3])
+            return [], f"stock Keras alone cannot load it: it needs {names} ({said})"
+        return [Finding("load", manifest.model_file, f"stock Keras cannot load it: {said}")], ""
+    findings = list(_compare(model, manifest))
+    del model
+    _forget()
+    return findings, ""
+
+
+def _load(path: Path, manifest: Manifest) -> Any:
+    import keras
+
+    file = path / manifest.model_file
+    if manifest.save == "model":
+        return keras.models.load_model(file)
+    from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE
+
+    model = keras.models.model_from_json((path / ARCHITECTURE_FILE).read_text())
+    model.load_weights(file)
+    return model
+
+
+def _compare(model: Any, manifest: Manifest) -> Iterator[Finding]:
+    from keras_savekit.formats.h5_file import tensor_digest
+
+    promised = [entry for entry in manifest.tensors if entry.role == "weight"]
+    loaded = model.weights
+    if len(promised) != len(loaded):
+        yield Finding(
+            "load",
+            manifest.model_file,
+            f"{len(promised)} weights saved, {len(loaded)} after loading",
+        )
+    for entry, weight in zip(promised, loaded, strict=False):
+        value = weight.numpy()
+        if tuple(value.shape) != entry.shape or tensor_digest(value) != entry.digest:
+            yield Finding("load", entry.places[0], f"{entry.name} differs after loading")
+
+
+def _code_of_its_own(path: Path, manifest: Manifest) -> Iterator[str]:
+    """Classes and functions in the configuration that Keras does not bring along."""
+    for config in _configurations(path, manifest):
+        yield from set(_foreign(config))
+
+
+def _configurations(path: Path, manifest: Manifest) -> Iterator[Any]:
+    import h5py
+
+    if manifest.save == "weights":
+        from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE
+
+        yield json.loads((path / ARCHITECTURE_FILE).read_text())
+        return
+    with h5py.File(path / manifest.model_file, "r") as file:
+        for name in ("model_config", "training_config"):
+            if name in file.attrs:
+                yield json.loads(file.attrs[name])
+
+
+def _foreign(config: Any) -> Iterator[str]:
+    if isinstance(config, dict):
+        module = str(config.get("module") or "")
+        name = config.get("class_name")
+        known = module.split(".", maxsplit=1)[0] in ("keras", "builtins", "")
+        if name == "__lambda__" or (
+            name and (not known or ">" in str(config.get("registered_name")))
+        ):
+            yield f"{module or '__main__'}.{name}".removeprefix(".")
+        elif name == "function" and isinstance(config.get("config"), str) and not known:
+            yield f"{module}.{config['config']}"
+        for value in config.values():
+            yield from _foreign(value)
+    elif isinstance(config, list):
+        for value in config:
+            yield from _foreign(value)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:300]
+
+
+def _forget() -> None:
+    import keras
+
+    keras.backend.clear_session()
+    gc.collect()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
