@@ -32,7 +32,10 @@ HOLDER = ".lock.holder"
 
 
 class DirectoryLock:
-    """The right to write into `directory`; also a context manager. Not reentrant."""
+    """The right to write into `directory`; also a context manager. Not reentrant.
+
+    Keep a reference while the lock is needed: it goes with its last one.
+    """
 
     def __init__(self, directory: Path, clock: Callable[[], float] = time.time) -> None:
         self.directory = directory

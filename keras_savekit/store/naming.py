@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 _DIGITS = 9
 _MAX_STEP = 10**18
-_PLAN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", re.ASCII)
+_PLAN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}", re.ASCII)
 _NAME = re.compile(r"([0-9]{9}|[1-9][0-9]{9,17})-(.+)", re.ASCII | re.DOTALL)
 
 
@@ -21,7 +21,7 @@ class CheckpointName:
 
     step: of the checkpoint's moment, 0 or more.
     plan: name of the plan that saved it: letters, digits, `_`, `.` and `-`,
-        at most 100, not beginning with `.` or `-`.
+        at most 100, not beginning with `.`.
     """
 
     step: int
@@ -33,7 +33,7 @@ class CheckpointName:
         if not _PLAN.fullmatch(self.plan):
             raise ValueError(
                 "a plan's name has letters, digits, '_', '.' and '-', at most 100, "
-                f"and does not begin with '.' or '-'; got {self.plan!r}"
+                f"and does not begin with '.'; got {self.plan!r}"
             )
 
     def __str__(self) -> str:

@@ -1,0 +1,339 @@
+"""A run's directory."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_store_builders import add, crashes_everywhere, prepared, tiny_checkpoint
+
+from keras_savekit.errors import CheckpointError, DirectoryError
+from keras_savekit.store.commit import LEFTOVERS
+from keras_savekit.store.directory import LINKS, RunDirectory
+from keras_savekit.store.manifest import Finding, Verification
+from keras_savekit.verify.checks import verify_shallow
+
+GOOD = Verification("structure", 2.0)
+BAD = Verification("bytes", 2.0, (Finding("digest", "a.bin", "changed"),))
+
+
+def names(run):
+    return [each.name for each in run.checkpoints()]
+
+
+def assert_opens(run):
+    """The law: whatever happened, what is listed is whole, and links lead to it."""
+    reopened = RunDirectory(run.path)
+    reopened.prepare()
+    with reopened.lock:
+        reopened.sweep()
+    scan = reopened.scan()
+    assert scan.damaged == []
+    for each in scan.checkpoints:
+        assert verify_shallow(each.path, "bytes", 0.0).good
+    for which in LINKS:
+        if os.path.lexists(run.path / which):
+            assert (run.path / which / "manifest.json").exists()
+    leftover = [path for path in run.path.rglob("*") if path.name.startswith(LEFTOVERS)]
+    assert leftover == []
+
+
+def test_making_the_object_touches_nothing(tmp_path):
+    run = RunDirectory(tmp_path / "runs" / "a")
+    assert not run.exists
+    assert run.checkpoints() == []
+    assert run.run_info() is None
+    assert run.linked("latest") is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_prepare_makes_all_directories_and_may_be_repeated(tmp_path):
+    run = prepared(tmp_path / "runs" / "a")
+    run.prepare()
+    assert run.exists
+    assert sorted(path.name for path in run.path.iterdir()) == ["checkpoints", "quarantine"]
+    assert list(run.checkpoints_path.iterdir()) == []
+
+
+def test_a_directory_below_a_file_is_refused_with_advice(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DirectoryError, match="choose another directory"):
+        RunDirectory(tmp_path / "file" / "run").prepare()
+
+
+def test_a_directory_that_cannot_be_written_is_refused_with_the_reason():
+    with pytest.raises(DirectoryError, match="cannot make the directory"):
+        RunDirectory(Path("/proc/savekit")).prepare()
+
+
+def test_checkpoints_are_listed_by_step_then_name(tmp_path):
+    run = prepared(tmp_path)
+    for step, plan in [(10**9, "b"), (5, "b"), (5, "a"), (999_999_999, "a")]:
+        add(run, step, plan)
+    expected = ["000000005-a", "000000005-b", "999999999-a", "1000000000-b"]
+    assert names(run) == expected
+
+
+def test_a_verification_is_recorded_and_read_back(tmp_path):
+    run = prepared(tmp_path)
+    name = add(run, 5)
+    assert run.open(name).status == "unverified"
+    assert run.record(name, GOOD).status == "verified"
+    assert run.open(name).verification == GOOD
+    run.record(name, BAD)
+    assert run.open(name).status == "failed"
+    assert verify_shallow(run.open(name).path, "bytes", 0.0).good
+
+
+def test_a_verification_that_cannot_be_read_counts_as_none(tmp_path):
+    run = prepared(tmp_path)
+    name = add(run, 5)
+    run.record(name, GOOD)
+    path = run.checkpoints_path / name / "verification.json"
+    path.write_bytes(path.read_bytes().replace(b"2.0", b"3.0"))
+    assert run.open(name).status == "unverified"
+
+
+def test_what_is_no_checkpoint_is_listed_as_damaged_with_the_reason(tmp_path):
+    run = prepared(tmp_path / "run")
+    good = add(run, 1)
+    (run.checkpoints_path / add(run, 2) / "manifest.json").unlink()
+    moved = run.checkpoints_path / add(run, 3)
+    moved.rename(moved.with_name("000000004-latest"))
+    (run.checkpoints_path / "notes.txt").touch()
+    (run.checkpoints_path / "000000006-latest").touch()
+    (tmp_path / "elsewhere").mkdir()
+    tiny_checkpoint(tmp_path / "elsewhere", 5)
+    (run.checkpoints_path / "000000005-latest").symlink_to(tmp_path / "elsewhere")
+    scan = run.scan()
+    assert [each.name for each in scan.checkpoints] == [good]
+    assert {name: error.what for name, error in scan.damaged} == {
+        "000000002-latest": "manifest.json is missing",
+        "000000004-latest": "the manifest is of another checkpoint: step 3, plan latest",
+        "000000005-latest": "is a link; links are not followed",
+        "000000006-latest": "is not a directory",
+        "notes.txt": "not the name of a checkpoint",
+    }
+
+
+@pytest.mark.parametrize("name", ["../000000001-latest", "", ".", "latest", "000000001-latest/"])
+def test_names_that_are_none_open_nothing(tmp_path, name):
+    run = prepared(tmp_path)
+    add(run, 1)
+    with pytest.raises(CheckpointError, match="not the name of a checkpoint"):
+        run.open(name)
+    with pytest.raises(DirectoryError, match="is not the name of a checkpoint"):
+        run.link("latest", name)
+    with pytest.raises(DirectoryError, match="is not the name of a checkpoint"):
+        run.new_scratch(name)
+
+
+@pytest.mark.parametrize("name", ["..", "../checkpoints", "", "a/b", ".scratch-x"])
+def test_nothing_outside_can_be_removed_or_set_aside(tmp_path, name):
+    run = prepared(tmp_path)
+    for action in (run.remove, lambda each: run.quarantine(each, BAD)):
+        with pytest.raises(DirectoryError, match="is not a name"):
+            action(name)
+
+
+def test_removing_takes_the_links_along(tmp_path):
+    run = prepared(tmp_path)
+    one, two = add(run, 1), add(run, 2)
+    run.link("latest", two)
+    run.link("best", one)
+    run.remove(two)
+    assert names(run) == [one]
+    assert not (run.path / "latest").is_symlink()
+    assert run.linked("best") == one
+    run.remove(two)  # once more does nothing
+
+
+def test_removing_a_link_among_the_checkpoints_leaves_what_it_leads_to(tmp_path):
+    run = prepared(tmp_path / "run")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "file").touch()
+    (run.checkpoints_path / "stray").symlink_to(tmp_path / "elsewhere")
+    run.remove("stray")
+    assert run.damaged() == []
+    assert (tmp_path / "elsewhere" / "file").exists()
+
+
+def test_links_are_relative_and_lead_to_checkpoints_only(tmp_path):
+    run = prepared(tmp_path / "run")
+    name = add(run, 1)
+    run.link("latest", name)
+    assert str((run.path / "latest").readlink()) == f"checkpoints/{name}"
+    assert run.linked("latest") == name
+    with pytest.raises(DirectoryError, match="no such checkpoint to link to"):
+        run.link("latest", "000000009-latest")
+    assert run.linked("latest") == name
+    run.link("latest", None)
+    run.link("latest", None)
+    assert run.linked("latest") is None
+    (run.path / "best").symlink_to("/etc")
+    assert run.linked("best") is None
+
+
+def test_quarantine_moves_a_checkpoint_and_says_why(tmp_path):
+    run = prepared(tmp_path)
+    name = add(run, 1)
+    run.link("latest", name)
+    path = run.quarantine(name, BAD)
+    assert path == run.quarantine_path / name
+    assert names(run) == []
+    assert run.linked("latest") is None
+    assert run.quarantined() == [(name, BAD)]
+    add(run, 1)
+    assert run.quarantine(name, BAD).name == f"{name}.2"
+
+
+def test_whatever_stands_among_the_checkpoints_can_be_set_aside(tmp_path):
+    run = prepared(tmp_path)
+    (run.checkpoints_path / "stray").write_text("mine")
+    (run.checkpoints_path / "empty").mkdir()
+    (run.checkpoints_path / "link").symlink_to("/etc")
+    for name, _ in run.damaged():
+        run.quarantine(name, BAD)
+    assert run.damaged() == []
+    assert run.quarantined() == [("empty", BAD), ("link", BAD), ("stray", BAD)]
+    assert (run.quarantine_path / "stray" / "stray").read_text() == "mine"
+    assert not (Path("/etc") / "verification.json").exists()
+
+
+def test_setting_aside_what_is_not_there_is_an_error(tmp_path):
+    run = prepared(tmp_path)
+    with pytest.raises(DirectoryError, match="cannot set aside: No such file"):
+        run.quarantine("000000001-latest", BAD)
+
+
+def test_sweep_removes_what_crashes_left_and_nothing_else(tmp_path):
+    run = prepared(tmp_path)
+    name = add(run, 1)
+    scratch = run.new_scratch("000000002-latest")
+    tiny_checkpoint(scratch)
+    (run.checkpoints_path / ".removing-x-1-2").mkdir()
+    (run.path / ".writing-savekit.json-1-2").touch()
+    (run.path / ".link-latest-1-2").symlink_to("gone")
+    (run.path / ".mine").touch()
+    (run.path / "latest").symlink_to("checkpoints/000000009-latest")
+    gone = run.sweep()
+    assert sorted(gone) == sorted(
+        [
+            f"checkpoints/{scratch.name}",
+            "checkpoints/.removing-x-1-2",
+            ".writing-savekit.json-1-2",
+            ".link-latest-1-2",
+            "latest",
+        ]
+    )
+    assert names(run) == [name]
+    assert (run.path / ".mine").exists()
+    assert run.sweep() == []
+
+
+def test_the_run_keeps_its_id_and_takes_the_newest_policy(tmp_path):
+    run = prepared(tmp_path)
+    first = run.write_run_info({"version": 1})
+    second = RunDirectory(tmp_path).write_run_info({"version": 1, "limit": float("inf")})
+    assert len(first.run) == 32
+    assert second.run == first.run == run.run_info().run
+    text = json.loads((tmp_path / "savekit.json").read_text(), parse_constant=pytest.fail)
+    assert text["policy"] == {"version": 1, "limit": "Infinity"}
+    assert text["format"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"format": 2}', "directory format 2 is not known.*\n.*update this one"),
+        ("{", "malformed"),
+        ('{"format": 1}', "malformed: run"),
+    ],
+)
+def test_a_run_that_this_version_cannot_read_is_refused(tmp_path, text, message):
+    (tmp_path / "savekit.json").write_text(text)
+    run = RunDirectory(tmp_path)
+    for action in (run.run_info, run.prepare, lambda: run.write_run_info({})):
+        with pytest.raises(DirectoryError, match=message):
+            action()
+    assert (tmp_path / "savekit.json").read_text() == text
+
+
+def actions():
+    def save(run):
+        add(run, 9)
+        run.record("000000009-latest", GOOD)
+        run.link("latest", "000000009-latest")
+
+    return {
+        "save": save,
+        "remove": lambda run: run.remove("000000001-latest"),
+        "remove what is linked": lambda run: run.remove("000000002-latest"),
+        "quarantine": lambda run: run.quarantine("000000002-latest", BAD),
+        "link": lambda run: run.link("best", "000000002-latest"),
+        "unlink": lambda run: run.link("latest", None),
+        "run info": lambda run: run.write_run_info({}),
+        "sweep": lambda run: (run.new_scratch("000000003-latest") / "a").touch() or run.sweep(),
+    }
+
+
+@pytest.mark.parametrize("action", actions())
+def test_a_crash_at_any_step_leaves_a_directory_that_opens(tmp_path, action):
+    counter = iter(range(1000))
+
+    def again():
+        run = prepared(tmp_path / str(next(counter)))
+        add(run, 1)
+        run.link("latest", add(run, 2))
+        run.link("best", "000000001-latest")
+        return run
+
+    crashes = 0
+    for run in crashes_everywhere(actions()[action], again):
+        crashes += 1
+        assert_opens(run)
+    assert crashes >= 2
+
+
+LOOP = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_store_builders import add, prepared
+run = prepared(Path(sys.argv[1]))
+run.lock.acquire()
+run.sweep()
+first = max((each.manifest.moment.step for each in run.checkpoints()), default=0)
+for step in range(first + 1, 100_000):
+    name = add(run, step)
+    run.link("latest", name)
+    run.events.append("saved", name=name)
+    for each in run.checkpoints()[:-2]:
+        run.remove(each.name)
+    if step == first + 3:
+        print("going", flush=True)
+"""
+
+
+def test_a_writer_killed_at_any_time_leaves_a_directory_that_opens(tmp_path):
+    run = RunDirectory(tmp_path)
+    before = 0
+    for delay in (0.0, 0.007, 0.019):
+        with subprocess.Popen(
+            [sys.executable, "-c", LOOP, str(tmp_path), str(Path(__file__).parent)],
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as writer:
+            assert writer.stdout.readline() == "going\n"
+            time.sleep(delay)
+            writer.send_signal(signal.SIGKILL)
+            writer.wait()
+        assert_opens(run)
+        newest = run.checkpoints()[-1].manifest.moment.step
+        assert newest >= before + 3
+        assert len(run.events.read()) >= newest - 3
+        before = newest

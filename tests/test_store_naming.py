@@ -1,0 +1,55 @@
+"""Names of checkpoints."""
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from keras_savekit.store.naming import CheckpointName
+
+laws = settings(derandomize=True, deadline=None)
+steps = st.integers(0, 10**18 - 1)
+plans = st.from_regex(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}", fullmatch=True)
+
+
+@laws
+@given(steps, plans)
+def test_every_name_reads_back_as_itself(step, plan):
+    name = CheckpointName(step, plan)
+    assert CheckpointName.parse(str(name)) == name
+
+
+@laws
+@given(st.text() | st.from_regex(r"\d{8,20}-.*", fullmatch=True))
+@example("0000000001-x")
+@example("000000001-x\n")
+@example("\u0660" * 9 + "-x")
+def test_whatever_parses_is_written_as_it_was_read(text):
+    name = CheckpointName.parse(text)
+    assert name is None or str(name) == text
+
+
+@laws
+@given(steps, steps, plans)
+def test_names_of_up_to_nine_digits_sort_by_step(one, other, plan):
+    one, other = one % 10**9, other % 10**9
+    names = [str(CheckpointName(step, plan)) for step in sorted((one, other))]
+    assert names == sorted(names)
+
+
+def test_a_name_looks_as_documented():
+    assert str(CheckpointName(1200, "latest")) == "000001200-latest"
+    assert str(CheckpointName(12345678901, "best")) == "12345678901-best"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "latest", "1-latest", "000000001", "000000001-", "000000001-a/b", "000000001-.a", "-1-a"],
+)
+def test_what_is_no_name_parses_as_none(name):
+    assert CheckpointName.parse(name) is None
+
+
+@pytest.mark.parametrize(("step", "plan"), [(-1, "a"), (10**18, "a"), (1, ""), (1, "../a")])
+def test_wrong_names_cannot_be_built(step, plan):
+    with pytest.raises(ValueError, match=r"step must be|a plan's name has"):
+        CheckpointName(step, plan)
