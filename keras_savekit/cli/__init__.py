@@ -1,1 +1,1 @@
-"""savekit: the command line."""
+"""savekit: the command line. Never imports TensorFlow or Keras itself."""

@@ -1,0 +1,111 @@
+"""The command `savekit`: what it takes, and how it ends.
+
+Only declares: each command's work is in a module of its own, imported when it
+runs, so that `savekit --help` answers at once.
+
+Exit codes: 0 good, 1 something wrong was found, 2 used wrongly, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from keras_savekit._version import __version__
+from keras_savekit.errors import SavekitError
+
+INTERRUPTED = 130
+BROKEN_PIPE = 141  # what a shell reports of a program that ends so
+
+_DIRECTORY = click.Path(path_type=Path)
+
+
+def main() -> None:
+    """Runs `savekit` and ends the process."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs `savekit` with `arguments` and returns its exit code; no error leaves it."""
+    try:
+        code = _savekit.main(list(arguments), prog_name="savekit", standalone_mode=False)
+        sys.stdout.flush()
+    except SavekitError as error:
+        click.echo(f"savekit: {error}", err=True)
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("savekit: interrupted", err=True)
+        return INTERRUPTED
+    except BrokenPipeError:
+        return _nobody_reads()
+    except SystemExit as ended:
+        # How click and rich answer a reader that went away.
+        if isinstance(ended.__context__, BrokenPipeError):
+            return _nobody_reads()
+        raise
+    return code if isinstance(code, int) else 0
+
+
+def _nobody_reads() -> int:
+    # Else the interpreter would try to write the rest, and complain.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+    return BROKEN_PIPE
+
+
+@click.group(name="savekit", context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="savekit")
+def _savekit() -> None:
+    """Checkpoints for Keras: look at them, check them, check policies."""
+
+
+@_savekit.command(name="list")
+@click.argument("directory", type=_DIRECTORY)
+@click.option("--json", "as_json", is_flag=True, help="For programs instead of people.")
+def _list(directory: Path, as_json: bool) -> int:
+    """List the checkpoints of the run in DIRECTORY."""
+    from keras_savekit.cli import listing
+
+    return listing.run(directory, as_json=as_json)
+
+
+@_savekit.command(name="verify")
+@click.argument("directory", type=_DIRECTORY)
+@click.option(
+    "--depth",
+    type=click.Choice(["bytes", "structure", "load"]),
+    default="structure",
+    show_default=True,
+    help="bytes: files and digests. structure: every tensor too. load: stock Keras loads it too.",
+)
+@click.option("--json", "as_json", is_flag=True, help="For programs instead of people.")
+def _verify(directory: Path, depth: str, as_json: bool) -> int:
+    """Verify all checkpoints of the run in DIRECTORY, or the one checkpoint there.
+
+    The outcome is recorded, unless a training is using the directory. Ends with
+    1 if anything wrong was found.
+    """
+    from keras_savekit.cli import verifying
+
+    return verifying.run(directory, verifying.as_depth(depth), as_json=as_json)
+
+
+@_savekit.command(name="check")
+@click.argument("policy", type=click.Path(path_type=Path))
+def _check(policy: Path) -> int:
+    """Check the policy in the file POLICY and say what it does.
+
+    Ends with 2, and every problem with its line, if it cannot be used.
+    """
+    from keras_savekit.policy.yaml_file import load_policy
+
+    click.echo(load_policy(policy).describe())
+    return 0
