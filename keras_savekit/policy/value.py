@@ -167,9 +167,11 @@ def _message(each: Mapping[str, Any], kind: type[BaseModel]) -> str:
             near = get_close_matches(str(each["input"]).lower(), allowed, n=1)
             return f'{words}; did you mean "{near[0]}"?' if near else words
         case "greater_than_equal":
-            return f"must be {number_text(context['ge'])} or more, got {got}"
+            return (
+                f"must be {number_text(context['ge'])} or more, got {_number_shown(each['input'])}"
+            )
         case "greater_than":
-            return f"must be more than {number_text(context['gt'])}, got {got}"
+            return f"must be more than {number_text(context['gt'])}, got {_number_shown(each['input'])}"
         case "string_type":
             quotes = "" if isinstance(each["input"], Mapping | list) else "; put it in quotes"
             return f"must be text, got {got}{quotes if each['input'] is not None else ''}"
@@ -178,3 +180,8 @@ def _message(each: Mapping[str, Any], kind: type[BaseModel]) -> str:
         case "model_type":
             return f"must be a mapping (key: value), got {got}"
     return str(each["msg"])  # no field has such a check today; better a foreign word than none
+
+
+def _number_shown(value: object) -> str:
+    """Numbers without the quotes of the text they came in."""
+    return number_text(as_number(value))
