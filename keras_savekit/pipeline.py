@@ -24,10 +24,12 @@ from keras_savekit.policy.retention import Best, Record, best_of, prune
 from keras_savekit.policy.triggers import Improved
 from keras_savekit.policy.value import Mode
 from keras_savekit.store.directory import Checkpoint, RunDirectory
-from keras_savekit.store.manifest import Verification
+from keras_savekit.store.manifest import DEPTHS, Verification
 from keras_savekit.store.naming import CheckpointName
 from keras_savekit.verify.checks import verify_shallow
 from keras_savekit.verify.load import LoadChecker
+
+UNVERIFIED = 8  # checkpoints that may wait for their verification before writing waits too
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +60,19 @@ class Pipeline:
         self._policy = policy
         self._run = run
         self._clock = clock
-        self._names = {found.name for found in directory.checkpoints()}
+        earlier = directory.checkpoints()
+        self._names = {found.name for found in earlier}
         self._problems: SimpleQueue[SavekitError] = SimpleQueue()
         self._checker = LoadChecker()
         self._writer = Worker("savekit-writer", self._write, self._save_failed)
         self._verifier = Worker("savekit-verifier", self._check, self._check_failed)
+        plans = {plan.name: plan for plan in policy.plans}
+        for found in earlier:
+            plan = plans.get(found.manifest.plan)
+            if plan is not None and _owes_verification(found, plan):
+                # A session that was killed left it so.
+                job = _Check(found.name, plan)
+                self._verifier.submit(job, key="earlier", capacity=len(earlier), wait=False)
 
     def save(self, snapshot: Snapshot, due: Due) -> None:
         """Have a snapshot saved for one plan; returns at once unless the plan says `wait`."""
@@ -127,7 +137,8 @@ class Pipeline:
             waited=round(began - job.asked, 3),
             seconds=round(time.monotonic() - began, 3),
         )
-        self._verifier.submit(_Check(job.name, plan), key=job.name, capacity=1, wait=False)
+        # Waits when too many are unverified: what is on the disk stays bounded.
+        self._verifier.submit(_Check(job.name, plan), key="", capacity=UNVERIFIED, wait=True)
 
     def _save_failed(self, job: _Save, error: Exception) -> None:
         self._names.discard(job.name)
@@ -187,6 +198,8 @@ class Pipeline:
                 directory.link("best", best.name)
         rules = {plan.name: plan.keep for plan in self._policy.plans}
         pruning = prune(records, rules)
+        # The plan first: whoever reads the log sees what was meant, whatever then happens.
+        directory.events.append("retention", keep=pruning.keep, remove=pruning.remove)
         for name, reason in pruning.remove.items():
             directory.remove(name)
             self._names.discard(name)
@@ -205,6 +218,14 @@ class Pipeline:
         problem.__cause__ = error
         self._problems.put(problem)
         self._directory.events.append(kind, name=name, why=why)
+
+
+def _owes_verification(checkpoint: Checkpoint, plan: SavePlan) -> bool:
+    reached = checkpoint.verification
+    if reached is None:
+        return True
+    shallower = DEPTHS.index(reached.depth) < DEPTHS.index(plan.verify)
+    return reached.good and shallower and not reached.note
 
 
 def best_rule(policy: Policy) -> tuple[str, str, Mode] | None:

@@ -1,0 +1,48 @@
+# Everything a newcomer or CI needs. Only Python, git and make must be there before.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+# The oldest TensorFlow and Keras that are declared run on Python 3.10 to 3.12.
+OLDEST_PYTHON ?= $(firstword $(foreach version,3.10 3.11 3.12,$(shell command -v python$(version))) $(PYTHON))
+OLDEST_VENV := .venv-oldest
+
+.PHONY: demo test lint test-oldest clean
+
+demo: $(VENV)/demo-installed
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/dev-installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/dev-installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test-oldest: $(OLDEST_VENV)/installed
+	$(OLDEST_VENV)/bin/python -m pytest
+
+clean:
+	rm -rf $(VENV) $(OLDEST_VENV) build *.egg-info
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/demo-installed: $(BIN)/python setup.cfg setup.py pyproject.toml
+	@echo "installing keras_savekit and its dependencies into $(VENV) (TensorFlow is large)"
+	$(PIP) -e '.[demo]'
+	@touch $@
+
+$(VENV)/dev-installed: $(BIN)/python setup.cfg setup.py pyproject.toml
+	@echo "installing keras_savekit, its dependencies and what tests need into $(VENV)"
+	$(PIP) -e '.[dev]'
+	@touch $@
+
+$(OLDEST_VENV)/installed: setup.cfg setup.py pyproject.toml tests/oldest.txt
+	$(OLDEST_PYTHON) -m venv $(OLDEST_VENV)
+	$(OLDEST_VENV)/bin/python -m pip --disable-pip-version-check install --quiet -c tests/oldest.txt -e '.[test]'
+	@touch $@
