@@ -108,15 +108,15 @@ def test_a_policy_knows_its_metrics():
 def test_a_policy_describes_itself_one_plan_a_line():
     weights = SavePlan(name="w", save="weights", when="every epoch", when_busy="wait")
     described = Policy(plans=[*POLICY.plans, weights], directory="runs/a").describe()
-    assert described.splitlines() == [
-        "in runs/a: resumes if it can; a failed save is told; 1 save may wait",
+    assert described == (
+        "in runs/a: resumes if it can; a failed save is told; 1 save may wait\n"
         "latest: saves the model (h5) every 20 steps, or when training ends;"
-        " keeps last 3; verifies structure",
+        " keeps last 3; verifies structure\n"
         "best: saves the model (h5) when val_loss improves (lower is better);"
-        " keeps best 1 val_loss min; verifies structure",
+        " keeps best 1 val_loss min; verifies structure\n"
         "w: saves the weights (weights.h5) every epoch; training waits for it;"
-        " keeps all; verifies structure",
-    ]
+        " keeps all; verifies structure"
+    )
     assert "elsewhere" in Policy(plans=[LATEST]).describe()
 
 
@@ -132,8 +132,6 @@ def test_a_policy_survives_writing_pickling_and_copying():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({}, "name: is missing"),
-        ({"name": "a"}, "when: is missing"),
         ({"name": ""}, "name: must be 1 to 64 letters"),
         ({"name": "a/b"}, 'got "a/b"'),
         ({"name": "a\n"}, "name: must be 1 to 64 letters"),
@@ -166,12 +164,14 @@ def test_a_policy_survives_writing_pickling_and_copying():
     ],
 )
 def test_a_wrong_plan_cannot_be_built(fields, message):
-    full = {"name": "a", "when": "every epoch", **fields} if len(fields) else {}
-    if fields == {"name": "a"}:
-        full = fields
     with pytest.raises(PolicyError) as caught:
-        SavePlan(**full)
+        SavePlan(**{"name": "a", "when": "every epoch", **fields})
     assert message in str(caught.value)
+
+
+def test_a_plan_needs_a_name_and_a_trigger():
+    with pytest.raises(PolicyError, match=r"2 problems.*\n.*name: is mis.*\n.*when: is mis"):
+        SavePlan()
 
 
 @pytest.mark.parametrize(
@@ -181,10 +181,11 @@ def test_a_wrong_plan_cannot_be_built(fields, message):
         ({"plans": []}, "plans: needs at least one plan"),
         ({"plans": {"a": {}}}, "plans: must be a list, each plan starting with - name"),
         ({"plans": [7]}, "plans[0]: must be a mapping (key: value), got 7"),
-        ({"plans": [LATEST, LATEST]}, 'plans[1].name: plans[0] has the name "latest" too'),
+        ({"plans": [LATEST, LATEST]}, 'plans[1].name: "latest" is the name of plans[0] too'),
         ({"version": 2}, "version: must be 1, got 2"),
         ({"version": True}, "version: must be 1, got true"),
         ({"directory": ""}, "directory: must not be empty"),
+        ({"directory": "\ud800"}, "directory: "),
         ({"directory": 3}, "directory: must be text, got 3; put it in quotes"),
         ({"resume": "always"}, "resume: must be auto or never or required"),
         ({"limits": {"queue": 0}}, "limits.queue: must be 1 or more, got 0"),

@@ -150,6 +150,13 @@ class Policy(Value):
     limits: Limits = Limits()
     on_failure: Literal["warn", "raise"] = "warn"
 
+    @field_validator("version", mode="before")
+    @classmethod
+    def _no_bool(cls, value: object) -> object:
+        if isinstance(value, bool):  # True equals 1
+            raise wrong(f"must be 1, got {show(value)}")
+        return value
+
     @field_validator("plans", mode="before")
     @classmethod
     def _a_list(cls, value: object) -> object:

@@ -156,6 +156,8 @@ def _message(each: Mapping[str, Any], kind: type[BaseModel]) -> str:
     known = kind.model_fields
     context = each.get("ctx", {})
     got = show(each["input"])
+    if "ge" in context or "gt" in context:
+        got = number_text(as_number(each["input"]))  # without the quotes of the text it came in
     match each["type"]:
         case "missing":
             return f"is missing: {known[field].description}"
@@ -167,11 +169,9 @@ def _message(each: Mapping[str, Any], kind: type[BaseModel]) -> str:
             near = get_close_matches(str(each["input"]).lower(), allowed, n=1)
             return f'{words}; did you mean "{near[0]}"?' if near else words
         case "greater_than_equal":
-            return (
-                f"must be {number_text(context['ge'])} or more, got {_number_shown(each['input'])}"
-            )
+            return f"must be {number_text(context['ge'])} or more, got {got}"
         case "greater_than":
-            return f"must be more than {number_text(context['gt'])}, got {_number_shown(each['input'])}"
+            return f"must be more than {number_text(context['gt'])}, got {got}"
         case "string_type":
             quotes = "" if isinstance(each["input"], Mapping | list) else "; put it in quotes"
             return f"must be text, got {got}{quotes if each['input'] is not None else ''}"
@@ -180,8 +180,3 @@ def _message(each: Mapping[str, Any], kind: type[BaseModel]) -> str:
         case "model_type":
             return f"must be a mapping (key: value), got {got}"
     return str(each["msg"])  # no field has such a check today; better a foreign word than none
-
-
-def _number_shown(value: object) -> str:
-    """Numbers without the quotes of the text they came in."""
-    return number_text(as_number(value))

@@ -37,7 +37,8 @@ _REMEDIES = {
     " check the indentation of this line, or put the text in quotes",
     "could not find expected ':'": 'a key needs a colon and a space after it: "key: value"',
     "expected a single document in the stream": "a policy is one document: remove the --- line",
-    "expected <block end>, but found '-'": "this dash stands at another indentation than its list",
+    "expected <block end>, but found '<block sequence start>'": "this dash stands at"
+    " another indentation than its list",
     "expected <block end>, but found '<block mapping start>'": "this line is indented further"
     " than the lines it belongs to",
 }
@@ -258,7 +259,7 @@ class _Reading:
         except (ValueError, IndexError):  # `!!int word`, or more digits than Python reads
             return raw
         if _OCTAL.fullmatch(raw):
-            decimal = raw.replace("0", "", len(raw) - len(raw.lstrip("+-0"))).lstrip("+") or "0"
+            decimal = int(raw.replace("_", ""), 10)
             self._tell(path, node, f"{raw} is read as {value} by YAML (octal); write {decimal}")
         elif ":" in raw:
             meaning = f"{raw} is read as {value} by YAML (base 60)"
