@@ -118,12 +118,11 @@ def _print_findings(title: str, entries: list[tuple[str, list[str]]]) -> None:
 
 
 def _print_table(checkpoints: list[Checkpoint], links: dict[Any, str | None]) -> None:
-    from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for column in _COLUMNS:
         justify = "right" if column in _NUMBERS else "left"
         table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
@@ -134,7 +133,10 @@ def _print_table(checkpoints: list[Checkpoint], links: dict[Any, str | None]) ->
         cells[6:6] = [status, Text(led_to)]
         table.add_row(*cells)
     width = None if sys.stdout.isatty() else _AS_WIDE_AS_IT_IS
-    Console(width=width).print(table)
+    console = Console(width=width)
+    with console.capture() as text:
+        console.print(table)
+    click.echo("\n".join(line.rstrip() for line in text.get().splitlines()))
 
 
 def _cells(checkpoint: Checkpoint) -> list[Any]:

@@ -43,13 +43,9 @@ def run(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("savekit: interrupted", err=True)
         return INTERRUPTED
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):
+        # The latter is how click and rich answer a reader that went away.
         return _nobody_reads()
-    except SystemExit as ended:
-        # How click and rich answer a reader that went away.
-        if isinstance(ended.__context__, BrokenPipeError):
-            return _nobody_reads()
-        raise
     return code if isinstance(code, int) else 0
 
 

@@ -62,7 +62,7 @@ class DirectoryLock:
             if not self.directory.is_dir():
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             try:
-                lock.acquire(blocking=False)
+                lock.acquire(timeout=0)
             except Timeout:
                 raise self._in_use() from None
             except NotImplementedError as error:  # what filelock says where flock is missing
