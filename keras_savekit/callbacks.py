@@ -78,7 +78,7 @@ class SaveKit(keras.callbacks.Callback):  # type: ignore[misc]
         """Resume, or start from the beginning."""
         self._claim()
         around = Surroundings(
-            self.policy, self.directory, self._run, self._source, self._data, print
+            self.policy, self.directory, self._run, self, self._source, self._data, print
         )
         self._session = Session(around, self.model, self.params)
         self.resumed = self._session.resumed

@@ -23,6 +23,7 @@ from keras_savekit.policy.plan import Due, Policy, SavePlan
 from keras_savekit.policy.retention import Best, Record, best_of, prune
 from keras_savekit.policy.triggers import Improved
 from keras_savekit.policy.value import Mode
+from keras_savekit.store.commit import disk_errors
 from keras_savekit.store.directory import Checkpoint, RunDirectory
 from keras_savekit.store.manifest import DEPTHS, Verification
 from keras_savekit.store.naming import CheckpointName
@@ -124,7 +125,8 @@ class Pipeline:
         purpose = Purpose(self._run, plan.name, plan.save, job.due.reasons, self._clock())
         scratch = directory.new_scratch(job.name)
         try:
-            manifest = checkpoint_files.write(scratch, job.snapshot, purpose)
+            with disk_errors("write the checkpoint", scratch):
+                manifest = checkpoint_files.write(scratch, job.snapshot, purpose)
             directory.publish(scratch, job.name)
         except BaseException:
             _discard(scratch)
@@ -209,12 +211,14 @@ class Pipeline:
         self._report("unverified", job.name, f"{job.name} could not be verified or filed", error)
 
     def _report(self, kind: str, name: str, what: str, error: Exception) -> None:
-        why = str(error) if isinstance(error, SavekitError) else f"{type(error).__name__}: {error}"
-        problem = SaveError(
-            f"{what}: {why}",
-            str(self._directory.path),
-            "every checkpoint listed before still stands; `savekit list` shows them",
-        )
+        stands = "every checkpoint listed before still stands; `savekit list` shows them"
+        if isinstance(error, SavekitError):
+            why, where = error.what, error.where
+            remedy = "\n  ".join(filter(None, (error.remedy, stands)))
+        else:
+            why, where = f"{type(error).__name__}: {error}", str(self._directory.path)
+            remedy = stands
+        problem = SaveError(f"{what}: {why}", where, remedy)
         problem.__cause__ = error
         self._problems.put(problem)
         self._directory.events.append(kind, name=name, why=why)

@@ -19,11 +19,11 @@ from keras_savekit.policy.moment import Moment
 from keras_savekit.store.directory import Checkpoint, RunDirectory
 from keras_savekit.store.manifest import Finding, Verification
 from keras_savekit.training.data import Source
+from keras_savekit.training.fit import BYSTANDERS
 from keras_savekit.training.restore import Tensors, read_tensors
 from keras_savekit.verify.checks import verify_shallow
 
 Level = Literal["exact", "exact from the epoch's start", "position"]
-WITHOUT_MEMORY = {"SaveKit", "FullModelSaver", "WeightsSaver", "History", "ProgbarLogger"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ def position(
     reasons += [
         f"{type(each).__name__} starts anew; what it remembered is not restored"
         for each in callbacks
-        if type(each).__name__ not in WITHOUT_MEMORY
+        if type(each).__name__ not in BYSTANDERS
     ]
     if reasons:
         level = "position"

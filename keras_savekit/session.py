@@ -43,6 +43,7 @@ RESTORED: tuple[Role, ...] = ("weight", "optimizer", "seed")
 class Surroundings:
     """What a session is given.
 
+    callback: the one that Keras knows.
     source: the data's position, where it has one.
     tell: shows a text to the user.
     """
@@ -50,6 +51,7 @@ class Surroundings:
     policy: Policy
     directory: RunDirectory
     run: str
+    callback: Any
     source: Source | None
     data: Any
     tell: Callable[[str], None]
@@ -83,11 +85,21 @@ class Session:
         self.resumed: Resumed | None = None
         build_optimizer(model)
         around.directory.sweep()
-        self._fit = Fit(model)
+        self._fit = Fit(model, around.callback)
+        self._warn_of_callbacks_after()
         self._resume(int(params.get("epochs") or 0))
         self._since = around.clock() - self._now.seconds
         self._pipeline = Pipeline(around.directory, around.policy, around.run, around.wall)
         self._fit.watch(self._leave)
+
+    def _warn_of_callbacks_after(self) -> None:
+        after = [type(each).__name__ for each in self._fit.after()]
+        if after:
+            message = (
+                f"{', '.join(after)} comes after the savekit callback in `callbacks=[...]`, and "
+                "changes what was already saved; put it last"
+            )
+            warnings.warn(message, SavekitWarning, stacklevel=2)
 
     def _resume(self, epochs: int) -> None:
         """Find a checkpoint, put it into the model, and go on from there."""
@@ -190,12 +202,13 @@ class Session:
     def end(self) -> None:
         """`fit` is about to return: save what is due, finish everything, tell what failed."""
         self._observe("train_end", self._now)
-        self._finish()
+        self._finish(stop=True)
 
     def _leave(self, error: BaseException, in_step: bool) -> None:
         """An exception is about to leave `fit`."""
+        # What failed beside it is only told: the exception goes on unchanged.
         if self._capture is None:  # nothing was trained
-            self._finish()
+            self._finish(stop=False)
             return
         try:
             self._observe("exception", self._now, consistent=not in_step)
@@ -203,7 +216,7 @@ class Session:
             self._around.directory.events.append(
                 "interrupted", why=type(error).__name__, step=self._now.step
             )
-            self._finish()
+            self._finish(stop=False)
 
     # Observing.
 
@@ -222,7 +235,8 @@ class Session:
             self._around.directory.events.append(
                 "captured", step=now.step, stall=round(self._around.clock() - began, 6)
             )
-        self._tell_problems(stop=event in ("step", "epoch_end"))
+        if event in ("step", "epoch_end"):  # after the others everything is finished, then told
+            self._tell_problems(stop=True)
 
     def _state(self, now: Moment, consistent: bool) -> dict[str, Any]:
         source = self._around.source
@@ -258,12 +272,14 @@ class Session:
             )
 
     def _tell_problems(self, *, stop: bool) -> None:
-        for problem in self._pipeline.problems():
-            if stop and self._around.policy.on_failure == "raise":
-                raise problem
+        problems = self._pipeline.problems()
+        raised = problems[:1] if stop and self._around.policy.on_failure == "raise" else []
+        for problem in problems[len(raised) :]:
             warnings.warn(str(problem), SavekitWarning, stacklevel=2)
+        for problem in raised:
+            raise problem
 
-    def _finish(self) -> None:
+    def _finish(self, *, stop: bool) -> None:
         try:
             pending = self._pipeline.pending()
             if pending:
@@ -272,7 +288,7 @@ class Session:
         finally:
             self._fit.release()
             self._around.directory.lock.release()
-        self._tell_problems(stop=True)
+        self._tell_problems(stop=stop)
 
 
 def _require_empty(directory: RunDirectory) -> None:

@@ -14,6 +14,9 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+# Callbacks that change nothing and remember nothing that training depends on.
+BYSTANDERS = {"SaveKit", "FullModelSaver", "WeightsSaver", "History", "ProgbarLogger"}
+
 
 class _EpochIsOver:
     """A true `stop_training` that is ours, and so can be told from anybody else's."""
@@ -42,16 +45,29 @@ def next_epoch(model: Any) -> None:
 
 
 class Fit:
-    """One running `fit`. Make it within `on_train_begin`, release it when training ends."""
+    """One running `fit`. Make it within `on_train_begin`, release it when training ends.
 
-    def __init__(self, model: Any) -> None:
+    callback: the one that stands for us in the list given to `fit`.
+    """
+
+    def __init__(self, model: Any, callback: Any) -> None:
         self._model = model
+        self._callback = callback
         self._list = _callback_list()
         self._initial_epoch = model._initial_epoch
         self._undo: list[Callable[[], None]] = []
 
     def others(self) -> list[Any]:
         """The other callbacks of this `fit`, in order, Keras's own included."""
+        return [each for each in self._listed() if each is not self._callback]
+
+    def after(self) -> list[Any]:
+        """Those that Keras calls only when ours was called, and that may change something."""
+        listed = self._listed()
+        behind = listed[listed.index(self._callback) + 1 :] if self._callback in listed else []
+        return [each for each in behind if type(each).__name__ not in BYSTANDERS]
+
+    def _listed(self) -> list[Any]:
         return list(self._list.callbacks) if self._list is not None else []
 
     def start_at(self, epoch: int) -> None:
