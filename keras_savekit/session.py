@@ -21,6 +21,7 @@ from keras_savekit.errors import (
     MetricError,
     MismatchError,
     ResumeError,
+    SaveError,
     SavekitWarning,
 )
 from keras_savekit.pipeline import Pipeline
@@ -273,11 +274,13 @@ class Session:
 
     def _tell_problems(self, *, stop: bool) -> None:
         problems = self._pipeline.problems()
-        raised = problems[:1] if stop and self._around.policy.on_failure == "raise" else []
-        for problem in problems[len(raised) :]:
+        if problems and stop and self._around.policy.on_failure == "raise":
+            first, *others = problems
+            also = [f"also: {other.what}" for other in others]
+            remedy = "\n  ".join([first.remedy, *also])
+            raise SaveError(first.what, first.where, remedy) from first.__cause__
+        for problem in problems:
             warnings.warn(str(problem), SavekitWarning, stacklevel=2)
-        for problem in raised:
-            raise problem
 
     def _finish(self, *, stop: bool) -> None:
         try:
