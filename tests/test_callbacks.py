@@ -268,6 +268,7 @@ def test_a_failed_save_is_told_and_the_training_goes_on(tmp_path):
     assert [each["name"] for each in events(tmp_path, "failed")] == ["000000004-p"]
 
 
+@pytest.mark.filterwarnings("default::keras_savekit.SavekitWarning")  # of what was still waiting
 def test_a_failed_save_stops_the_training_where_the_policy_says_so(tmp_path):
     asked = policy(plan("every 2 steps"), on_failure="raise")
     watched = BatchLogs()

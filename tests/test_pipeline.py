@@ -1,0 +1,244 @@
+"""What becomes of a snapshot beside the training: written, published, verified, kept or not."""
+
+import threading
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from training_builders import events, names
+
+from keras_savekit.errors import SaveError
+from keras_savekit.formats import checkpoint as checkpoint_files
+from keras_savekit.formats.snapshot import Blueprint, Group, LayerWeights, Slot, Snapshot, Variable
+from keras_savekit.pipeline import Pipeline
+from keras_savekit.policy.moment import Moment
+from keras_savekit.policy.plan import Due, Policy, SavePlan
+from keras_savekit.store.directory import RunDirectory
+from keras_savekit.store.manifest import Verification
+
+BLUEPRINT = Blueprint(
+    variables=(Variable("weight", 0, "dense/kernel", (2, 2), "float32"),),
+    layers=(LayerWeights("dense", (0,)),),
+    top_level=(),
+    groups=(Group("layers/dense/vars"),),
+    slots=(Slot("layers/dense/vars/0", 0),),
+    model_config="{}",
+    training_config=None,
+    compile_config=None,
+    learning_rate=None,
+    versions={"keras": "3"},
+)
+TIMEOUT = 20
+
+
+def snapshot(step, value=None, **logs):
+    kernel = tf.constant(np.full((2, 2), step if value is None else value, np.float32))
+    return Snapshot(BLUEPRINT, (kernel,), Moment(step=step, logs=logs), {"step": step})
+
+
+def plan(**changes):
+    return SavePlan(**{"name": "p", "when": "every 1 steps", "verify": "bytes", **changes})
+
+
+class Running:
+    """A pipeline over a directory, opened as a session opens it."""
+
+    def __init__(self, path, *plans, **policy):
+        self.directory = RunDirectory(path)
+        self.directory.prepare()
+        self.plans = plans or (plan(),)
+        asked = Policy(plans=list(self.plans), **policy)
+        self.pipeline = Pipeline(self.directory, asked, "run", lambda: 1.0)
+
+    def save(self, *steps, plan=None, **logs):
+        for step in steps:
+            due = Due(plan or self.plans[0], (f"because of {step}",))
+            self.pipeline.save(snapshot(step, **logs), due)
+
+    def finished(self):
+        self.pipeline.close()
+        return self.directory
+
+
+@pytest.fixture
+def slow_disk(monkeypatch):
+    """Writing waits until it is let go; tells when it has begun."""
+    go, begun, write = threading.Event(), threading.Event(), checkpoint_files.write
+
+    def held(*arguments):
+        begun.set()
+        assert go.wait(TIMEOUT)
+        return write(*arguments)
+
+    monkeypatch.setattr(checkpoint_files, "write", held)
+    yield go, begun
+    go.set()
+
+
+def test_a_snapshot_becomes_a_verified_checkpoint_with_its_reason(tmp_path):
+    running = Running(tmp_path)
+    running.save(7)
+    (found,) = running.finished().checkpoints()
+    assert (found.name, found.status) == ("000000007-p", "verified")
+    assert found.manifest.reasons == ("because of 7",)
+    assert (tmp_path / "latest").resolve() == found.path
+
+
+def test_when_the_disk_is_slow_the_newest_snapshot_replaces_the_one_that_waits(tmp_path, slow_disk):
+    go, begun = slow_disk
+    running = Running(tmp_path)
+    running.save(1)
+    assert begun.wait(TIMEOUT)
+    running.save(2, 3)
+    go.set()
+    running.finished()
+    assert names(tmp_path) == ["000000001-p", "000000003-p"]
+    (replaced,) = events(tmp_path, "replaced")
+    assert (replaced["name"], replaced["reasons"]) == ("000000002-p", ["because of 2"])
+    assert "000000003-p is newer" in replaced["why"]
+
+
+def test_a_longer_queue_lets_more_snapshots_wait(tmp_path, slow_disk):
+    go, begun = slow_disk
+    running = Running(tmp_path, limits={"queue": 2})
+    running.save(1)
+    assert begun.wait(TIMEOUT)
+    running.save(2, 3, 4)
+    go.set()
+    running.finished()
+    assert names(tmp_path) == ["000000001-p", "000000003-p", "000000004-p"]
+
+
+def test_one_plan_does_not_replace_what_another_asked_for(tmp_path, slow_disk):
+    go, begun = slow_disk
+    often, best = plan(name="often"), plan(name="best")
+    running = Running(tmp_path, often, best)
+    running.save(1)
+    assert begun.wait(TIMEOUT)
+    running.save(2, plan=best)
+    running.save(3, 4)
+    go.set()
+    running.finished()
+    assert names(tmp_path) == ["000000001-often", "000000002-best", "000000004-often"]
+
+
+def test_a_plan_that_waits_loses_no_snapshot(tmp_path):
+    running = Running(tmp_path, plan(when_busy="wait"))
+    running.save(*range(1, 30))
+    assert len(running.finished().checkpoints()) == 29
+
+
+def test_a_step_that_is_already_saved_is_not_saved_again(tmp_path):
+    running = Running(tmp_path)
+    running.save(5)
+    running.finished()
+    again = Running(tmp_path)
+    again.save(5)
+    assert again.finished().checkpoints()[0].manifest.reasons == ("because of 5",)
+    assert events(tmp_path, "skipped")[0]["why"] == "this step is already saved"
+
+
+def test_what_was_replaced_can_be_asked_for_again(tmp_path, slow_disk):
+    go, begun = slow_disk
+    running = Running(tmp_path)
+    running.save(1)
+    assert begun.wait(TIMEOUT)
+    running.save(2, 3, 2)
+    go.set()
+    running.finished()
+    assert names(tmp_path) == ["000000001-p", "000000002-p"]
+
+
+def test_a_write_that_fails_leaves_nothing_and_the_next_one_is_written(tmp_path, monkeypatch):
+    write = checkpoint_files.write
+
+    def failing(directory, snapshot, purpose):
+        if snapshot.moment.step == 1:
+            (directory / "model.h5").write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        return write(directory, snapshot, purpose)
+
+    monkeypatch.setattr(checkpoint_files, "write", failing)
+    running = Running(tmp_path, plan(when_busy="wait"))
+    running.save(1, 2)
+    running.finished()
+    assert names(tmp_path) == ["000000002-p"]
+    assert not list((tmp_path / "checkpoints").glob(".*"))
+    (problem,) = running.pipeline.problems()
+    assert isinstance(problem, SaveError)
+    assert "000000001-p could not be saved" in str(problem)
+    assert "No space left" in str(problem)
+    assert events(tmp_path, "failed")[0]["name"] == "000000001-p"
+    assert running.pipeline.problems() == []  # told once
+
+
+def test_a_checkpoint_that_fails_its_verification_is_set_aside_and_told(tmp_path, monkeypatch):
+    write = checkpoint_files.write
+
+    def damaging(directory, snapshot, purpose):
+        manifest = write(directory, snapshot, purpose)
+        if snapshot.moment.step == 2:
+            path = directory / "model.h5"
+            found = bytearray(path.read_bytes())
+            found[-1] ^= 1
+            path.write_bytes(found)
+        return manifest
+
+    monkeypatch.setattr(checkpoint_files, "write", damaging)
+    running = Running(tmp_path, plan(when_busy="wait", keep="last 1"))
+    running.save(1, 2)
+    directory = running.finished()
+    assert names(tmp_path) == ["000000001-p"]  # not counted, so it did not push this one out
+    (name, verification) = directory.quarantined()[0]
+    assert name == "000000002-p"
+    assert verification.findings
+    assert directory.linked("latest") == "000000001-p"
+    (problem,) = running.pipeline.problems()
+    assert "000000002-p failed its verification" in str(problem)
+
+
+def test_retention_is_applied_to_what_is_verified_and_planned_in_the_log_first(tmp_path):
+    running = Running(tmp_path, plan(keep="last 2", when_busy="wait"))
+    running.save(1, 2, 3, 4)
+    running.finished()
+    assert names(tmp_path) == ["000000003-p", "000000004-p"]
+    log = events(tmp_path)
+    first = next(each for each in log if each["kind"] == "removed")
+    planned = [each for each in log[: log.index(first)] if each["kind"] == "retention"][-1]
+    assert planned["remove"] == {first["name"]: first["reason"]}
+
+
+def test_best_links_to_the_best_of_the_plan_that_names_a_metric(tmp_path):
+    best = plan(keep="best 1 loss min", when_busy="wait")
+    running = Running(tmp_path, best)
+    for step, loss in ((1, 0.5), (2, 0.2), (3, 0.4)):
+        running.save(step, loss=loss)
+    directory = running.finished()
+    assert directory.linked("best") == "000000002-p"
+    assert directory.linked("latest") == "000000003-p"
+
+
+def test_what_a_killed_session_left_unverified_is_verified_by_the_next(tmp_path):
+    running = Running(tmp_path)
+    running.save(1)
+    directory = running.finished()
+    (directory.checkpoints_path / "000000001-p" / "verification.json").unlink()
+    Running(tmp_path).finished()
+    assert directory.open("000000001-p").status == "verified"
+
+
+def test_a_verification_that_reached_less_than_the_plan_asks_is_done_again(tmp_path):
+    running = Running(tmp_path)
+    running.save(1)
+    running.finished()
+    deeper = Running(tmp_path, plan(verify="structure")).finished()
+    assert deeper.open("000000001-p").verification.depth == "structure"
+
+
+def test_a_depth_that_could_not_be_reached_is_not_tried_in_every_session(tmp_path):
+    running = Running(tmp_path)
+    running.save(1)
+    directory = running.finished()
+    directory.record("000000001-p", Verification("bytes", 1.0, note="it needs your layers"))
+    Running(tmp_path, plan(verify="structure")).finished()
+    assert directory.open("000000001-p").verification.depth == "bytes"
