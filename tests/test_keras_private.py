@@ -59,7 +59,7 @@ def test_an_epoch_can_be_ended_without_ending_the_training():
     made, steered = model(), Steered(end_after=3)
     made.fit(data(), epochs=3, verbose=0, shuffle=False, callbacks=[steered])
     assert steered.epochs == [0, 1, 2]
-    assert int(made.optimizer.iterations) == 9
+    assert int(made.optimizer.iterations.numpy()) == 9
     assert made.stop_training is False
 
 
@@ -77,7 +77,7 @@ def test_an_epoch_of_unknown_length_that_is_ended_counts_no_step_that_never_was(
     made, steered = model(), Steered(end_after=STEPS)
     endless = data().repeat().take(STEPS).filter(lambda x, y: True)
     made.fit(endless, epochs=1, verbose=0, shuffle=False, callbacks=[steered])
-    assert int(made.optimizer.iterations) == STEPS
+    assert int(made.optimizer.iterations.numpy()) == STEPS
 
 
 def test_the_list_of_callbacks_is_found_among_the_callers():

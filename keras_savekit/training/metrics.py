@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
-
 
 def build(model: Any, data: Any) -> None:
     """Build the metrics and the loss by one evaluation step on the first batch of `data`.
@@ -13,6 +11,6 @@ def build(model: Any, data: Any) -> None:
     What the step changes (metric values, and whatever a layer changes when it
     is called) is for the caller to restore.
     """
-    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(next(iter(data)))
-    model.test_on_batch(x, y, sample_weight)
+    # Not `test_on_batch`: older versions of Keras fail there while metrics are not built.
+    model.evaluate(data.take(1).repeat(), steps=1, verbose=0)
     model.reset_metrics()
