@@ -1,0 +1,52 @@
+"""The process's own generators go on from where they were."""
+
+import json
+import random
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_savekit.training import randomness
+
+
+def draws():
+    return {
+        "python": [random.random(), random.gauss(0, 1), random.randint(0, 99)],
+        "numpy": [*np.random.random(3), np.random.normal()],  # noqa: NPY002
+        "tensorflow": tf.random.uniform((3,)).numpy().tolist(),
+        "shuffled": list(tf.data.Dataset.range(20).shuffle(20).as_numpy_iterator()),
+        "generator": tf.random.get_global_generator().uniform((2,)).numpy().tolist(),
+        "keras": keras.ops.convert_to_numpy(keras.random.normal((3,))).tolist(),
+        "initializer": keras.initializers.GlorotUniform()((2, 2)).numpy().tolist(),
+    }
+
+
+@pytest.mark.parametrize("drawn", [0, 1, 3])
+def test_every_generator_goes_on_after_a_way_through_json(drawn):
+    keras.utils.set_random_seed(4)
+    for _ in range(drawn):
+        draws()
+    saved = json.loads(json.dumps(randomness.state()))
+    expected = draws()
+    keras.utils.set_random_seed(99)
+    draws()
+    randomness.restore(saved)
+    assert draws() == {**expected, **_not_made_yet(saved, expected)}
+
+
+def _not_made_yet(saved, expected):
+    """TensorFlow's global generator, if it was made only later: nothing seeds it."""
+    return {} if saved["generator"] else {"generator": pytest.approx(expected["generator"], abs=1)}
+
+
+def test_a_process_that_never_seeded_tensorflow_is_left_unseeded(monkeypatch):
+    monkeypatch.setattr(randomness.context, "global_seed", lambda: None)
+    assert randomness.state()["tensorflow"] is None
+
+
+def test_taking_the_state_changes_nothing():
+    keras.utils.set_random_seed(4)
+    draws()
+    assert randomness.state() == randomness.state()
