@@ -16,7 +16,9 @@ from keras_savekit.policy.yaml_file import load_policy, policy_from
 from keras_savekit.resume import Resumed
 from keras_savekit.session import Session, Surroundings
 from keras_savekit.store.directory import RunDirectory
+from keras_savekit.training.callback_state import open_for_appending
 from keras_savekit.training.data import source_of
+from keras_savekit.training.fit import callbacks_of_fit
 
 _open: weakref.WeakValueDictionary[Path, SaveKit] = weakref.WeakValueDictionary()
 
@@ -73,6 +75,12 @@ class SaveKit(keras.callbacks.Callback):  # type: ignore[misc]
         self.directory.lock.acquire()
         _open[self.directory.path] = self
         self._run = self.directory.write_run_info(self.policy.model_dump(mode="json")).run
+
+    def set_model(self, model: Any) -> None:
+        """Keras shows the model before any callback's `on_train_begin`."""
+        super().set_model(model)
+        if self.policy.resume != "never" and self.directory.exists:
+            open_for_appending(callbacks_of_fit())
 
     def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
         """Resume, or start from the beginning."""

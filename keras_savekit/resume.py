@@ -8,7 +8,7 @@ digests taken when they were in memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -19,7 +19,6 @@ from keras_savekit.policy.moment import Moment
 from keras_savekit.store.directory import Checkpoint, RunDirectory
 from keras_savekit.store.manifest import Finding, Verification
 from keras_savekit.training.data import Source
-from keras_savekit.training.fit import BYSTANDERS
 from keras_savekit.training.restore import Tensors, read_tensors
 from keras_savekit.verify.checks import verify_shallow
 
@@ -51,6 +50,14 @@ class Resumed:
     level: Level
     reasons: tuple[str, ...]
     passed_over: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls, found: Found, moment: Moment, reasons: tuple[str, ...], passed_over: tuple[str, ...]
+    ) -> Resumed:
+        """The report on a checkpoint from which training goes on at `moment`."""
+        level: Level = "position" if reasons else "exact"
+        return cls(found.checkpoint.name, moment, level, reasons, passed_over)
 
     def __str__(self) -> str:
         now = self.moment
@@ -96,17 +103,16 @@ def _verify(directory: RunDirectory, checkpoint: Checkpoint, now: float) -> Veri
 
 
 def position(
-    found: Found, source: Source | None, callbacks: Iterable[Any]
-) -> tuple[Moment, Level, tuple[str, ...]]:
-    """Where to go on, how exactly, and why not better.
+    found: Found, source: Source | None, length: int | None
+) -> tuple[Moment, tuple[str, ...]]:
+    """Where to go on, and why not exactly there or not exactly so.
 
     source: of the data that training will go on with, if its order is known.
-    callbacks: the others in this `fit`.
+    length: batches in an epoch, if that is known.
     """
     saved = found.checkpoint.manifest.moment
     moment = saved
     reasons = []
-    level: Level = "exact"
     if source is None:
         reasons.append(
             "the order of the data is not known; give fit and SaveKit(data=) the same "
@@ -115,22 +121,19 @@ def position(
     elif found.state["data"] != source.identity:
         changed = _changed(found.state["data"] or {}, source.identity)
         reasons.append(f"the data is not what it was: {changed}")
-    if reasons and saved.batch:
+    if saved.batch and (reasons or length is None):
         moment = replace(saved, batch=0)
+        if length is None:
+            reasons.append(
+                "how many batches an epoch has is not known yet; give resumable(steps_per_epoch=)"
+            )
         reasons.append(f"epoch {saved.epoch + 1} starts again; {saved.batch} batches are repeated")
-    if source is not None and moment.batch >= source.steps_per_epoch:
+    elif length is not None and moment.batch >= length:
         moment = replace(saved, epoch=saved.epoch + 1, batch=0)
         reasons.append(f"the validation of epoch {saved.epoch + 1} is not repeated")
     if not found.state["consistent"]:
         reasons.append("an exception in the middle of a step may have left a part of it")
-    reasons += [
-        f"{type(each).__name__} starts anew; what it remembered is not restored"
-        for each in callbacks
-        if type(each).__name__ not in BYSTANDERS
-    ]
-    if reasons:
-        level = "position"
-    return moment, level, tuple(reasons)
+    return moment, tuple(reasons)
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -27,17 +27,16 @@ from keras_savekit.errors import (
 from keras_savekit.pipeline import Pipeline
 from keras_savekit.policy.moment import Event, Moment, Tick
 from keras_savekit.policy.plan import Policy, decide
+from keras_savekit.restoration import RESTORED, Restoration, memory_of
 from keras_savekit.resume import Found, Resumed
 from keras_savekit.store.directory import RunDirectory
-from keras_savekit.store.manifest import Manifest, Role
-from keras_savekit.training import metrics
+from keras_savekit.store.manifest import Manifest
+from keras_savekit.training import callback_state, metrics, randomness
 from keras_savekit.training.blueprint import Configuration, LiveModel, build_optimizer
 from keras_savekit.training.capture import Capture
 from keras_savekit.training.data import Source
-from keras_savekit.training.fit import Fit, end_epoch, next_epoch
-from keras_savekit.training.restore import Tensors, assign, require_same
-
-RESTORED: tuple[Role, ...] = ("weight", "optimizer", "seed")
+from keras_savekit.training.fit import Fit, end_epoch, next_epoch, stopped
+from keras_savekit.training.restore import require_same
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +69,11 @@ class Session:
     def __init__(self, around: Surroundings, model: Any, params: Mapping[str, Any]) -> None:
         self._around = around
         self._model = model
+        self._fit = Fit(model, around.callback)
+        self._flows = self._fit.flows()
+        self._epochs = int(params.get("epochs") or 0)
         self._length: int | None = params.get("steps")
-        if around.source is not None:
+        if around.source is not None and not self._flows:
             self._length = self._length or around.source.steps_per_epoch
         self._length_known_to_keras = params.get("steps") is not None
         self._per_call: int = model.steps_per_execution
@@ -79,16 +81,18 @@ class Session:
         self._capture: Capture | None = None
         self._memory: Mapping[str, float] = {}
         self._history: list[tuple[int, dict[str, float]]] = []
-        self._metrics: Tensors | None = None
+        self._restoration: Restoration | None = None
         self._now = self._seen = Moment()
         self._offset = self._begun = 0
-        self._validated = self._metrics_checked = False
+        self._first_epoch = True
+        self._cut_short = self._validated = self._metrics_checked = False
         self.resumed: Resumed | None = None
+        callback_state.require_none_in_the_way(self._fit.others())
+        callback_state.remember(self._fit.others())  # proves that it can be saved
         build_optimizer(model)
         around.directory.sweep()
-        self._fit = Fit(model, around.callback)
         self._warn_of_callbacks_after()
-        self._resume(int(params.get("epochs") or 0))
+        self._resume()
         self._since = around.clock() - self._now.seconds
         self._pipeline = Pipeline(around.directory, around.policy, around.run, around.wall)
         self._fit.watch(self._leave)
@@ -102,57 +106,80 @@ class Session:
             )
             warnings.warn(message, SavekitWarning, stacklevel=2)
 
-    def _resume(self, epochs: int) -> None:
+    def _resume(self) -> None:
         """Find a checkpoint, put it into the model, and go on from there."""
-        around = self._around
-        if around.policy.resume == "never":
-            _require_empty(around.directory)
-            return
-        found, passed = resume.find(around.directory, around.wall())
+        found = self._find()
         if found is None:
-            if around.policy.resume == "required":
-                raise ResumeError(
-                    "there is no checkpoint to resume from" + "".join(f"\n  {p}" for p in passed),
-                    str(around.directory.path),
-                    "write `resume: auto` to start from the beginning instead",
-                )
-            for each in passed:
-                around.tell(f"passed over {each}")
+            callback_state.start_anew(self._fit.others())
             return
-        manifest = found.checkpoint.manifest
+        around, manifest = self._around, found.checkpoint.manifest
         require_same(self._model, manifest, RESTORED, str(found.checkpoint.path))
-        moment, level, reasons = resume.position(found, around.source, self._fit.others())
-        if moment.batch and not self._restore_metrics(found, manifest):
+        self._length = self._length or found.state["length"]
+        others = self._fit.others()
+        moment, reasons = resume.position(found, around.source, self._length)
+        reasons += callback_state.not_restored(others, memory_of(found))
+        with_metrics = bool(moment.batch) and self._same_metrics(manifest)
+        if moment.batch and not with_metrics:
             reasons += ("its metrics are others; the logs of this epoch begin anew",)
-            level = "position"
-        assign(self._model, found.tensors, RESTORED)
+        self._restoration = Restoration(
+            found, moment, self._model, others, with_metrics=with_metrics
+        )
+        self._restoration.training_begins()
         self._now = self._seen = moment
         self._memory = found.state["memory"]
         self._history = [(epoch, logs) for epoch, logs in found.state["history"]]
-        self._fit.start_at(moment.epoch)
-        self.resumed = Resumed(found.checkpoint.name, moment, level, reasons, passed)
+        self._go_on(found, Resumed.of(found, moment, reasons, self._passed))
+
+    def _find(self) -> Found | None:
+        around = self._around
+        self._passed: tuple[str, ...] = ()
+        if around.policy.resume == "never":
+            _require_empty(around.directory)
+            return None
+        found, self._passed = resume.find(around.directory, around.wall())
+        if found is None:
+            if around.policy.resume == "required":
+                raise ResumeError(
+                    "there is no checkpoint to resume from"
+                    + "".join(f"\n  {each}" for each in self._passed),
+                    str(around.directory.path),
+                    "write `resume: auto` to start from the beginning instead",
+                )
+            for each in self._passed:
+                around.tell(f"passed over {each}")
+        return found
+
+    def _go_on(self, found: Found, resumed: Resumed) -> None:
+        """Tell `fit` and the user where training goes on, or that nothing is left to do."""
+        around, moment = self._around, resumed.moment
+        self.resumed = resumed
         around.directory.events.append(
             "resumed",
-            name=self.resumed.name,
-            level=level,
-            reasons=reasons,
+            name=resumed.name,
+            level=resumed.level,
+            reasons=resumed.reasons,
             epoch=moment.epoch,
             batch=moment.batch,
             step=moment.step,
-            passed_over=passed,
+            passed_over=self._passed,
         )
-        around.tell(str(self.resumed))
-        if moment.epoch >= epochs:
-            around.tell(f"nothing left to do: {moment.epoch} of {epochs} epochs are trained")
+        around.tell(str(resumed))
+        stopped_before = found.state["stopped"] and self._epochs <= found.state["epochs"]
+        self._fit.start_at(max(moment.epoch, self._epochs) if stopped_before else moment.epoch)
+        if moment.epoch >= self._epochs:
+            around.tell(f"nothing left to do: {moment.epoch} of {self._epochs} epochs are trained")
+        elif stopped_before:
+            around.tell(
+                f"nothing left to do: a callback stopped the training after {moment.epoch} of "
+                f"{self._epochs} epochs; to go on all the same, ask fit for more epochs"
+            )
 
-    def _restore_metrics(self, found: Found, manifest: Manifest) -> bool:
-        """Keep the metrics of an epoch begun, for `epoch_begin` to put back."""
+    def _same_metrics(self, manifest: Manifest) -> bool:
         metrics.build(self._model, self._around.data)
         try:
-            require_same(self._model, manifest, ("metric",), found.checkpoint.name)
+            require_same(self._model, manifest, ("metric",), "")
         except MismatchError:
             return False
-        self._metrics = found.tensors
         return True
 
     # Hooks.
@@ -161,14 +188,25 @@ class Session:
         """An epoch, counted from 0, is about to begin."""
         next_epoch(self._model)
         self._offset = self._now.batch if epoch == self._now.epoch else 0
-        if self._around.source is not None:
-            self._around.source.start(epoch, self._offset)
-        if self._metrics is not None:
-            # After `fit` reset them for this epoch.
-            assign(self._model, self._metrics, ("metric",))
-            self._metrics = None
+        self._begin_data(epoch)
+        if self._first_epoch:
+            self._fit.restore_history(self._history)
+            if self._restoration is not None:
+                self._restoration.epoch_begins()
+                self._restoration = None
+        self._first_epoch = False
         if epoch != self._now.epoch:
             self._now = Moment(epoch, 0, self._now.step, self._seconds(), self._now.logs)
+
+    def _begin_data(self, epoch: int) -> None:
+        source = self._around.source
+        if source is None:
+            return
+        if not self._flows:
+            source.start(epoch, self._offset)
+        elif self._first_epoch:
+            # One pass after another, whatever `fit` calls an epoch.
+            source.start(*divmod(self._now.step, source.steps_per_epoch))
 
     def batch_begin(self, batch: int) -> None:
         """A call of the train function begins with this batch, counted by Keras."""
@@ -183,6 +221,7 @@ class Session:
         step = now.step + done - now.batch
         self._now = Moment(now.epoch, done, step, self._seconds(), logs)
         if done != self._length:
+            self._cut_short = stopped(self._model)
             self._observe("step", self._now)
         elif self._offset or not self._length_known_to_keras:
             # Else the epoch's end, with all its logs, is at once the end of this batch.
@@ -195,6 +234,10 @@ class Session:
     def epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
         """An epoch, validation included, is over."""
         next_epoch(self._model)
+        if self._cut_short:
+            return  # somebody stopped the training in the middle of an epoch: it has not ended
+        if self._length is None:
+            self._length = self._now.batch
         self._now = Moment(epoch + 1, 0, self._now.step, self._seconds(), logs)
         self._history.append((epoch, dict(logs)))
         self._observe("epoch_end", self._now)
@@ -202,6 +245,7 @@ class Session:
 
     def end(self) -> None:
         """`fit` is about to return: save what is due, finish everything, tell what failed."""
+        self._fit.restore_history(self._history)
         self._observe("train_end", self._now)
         self._finish(stop=True)
 
@@ -230,7 +274,9 @@ class Session:
         self._seen = now
         if decision.due and self._capture is not None:
             began = self._around.clock()
-            snapshot = self._capture(now, self._state(now, consistent))
+            remembered = callback_state.remember(self._fit.others())
+            state = {**self._state(now, consistent), "callbacks": remembered.states}
+            snapshot = self._capture(now, state, remembered.arrays)
             for due in decision.due:
                 self._pipeline.save(snapshot, due)
             self._around.directory.events.append(
@@ -250,6 +296,10 @@ class Session:
             "history": self._history,
             "data": source.identity if source is not None else None,
             "consistent": consistent,
+            "randomness": randomness.state(),
+            "epochs": self._epochs,
+            "length": self._length,
+            "stopped": stopped(self._model),
         }
 
     def _seconds(self) -> float:

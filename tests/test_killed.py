@@ -40,7 +40,7 @@ def test_a_training_killed_twice_ends_where_the_one_nothing_disturbed_ends(tmp_p
     train(killed, STEPS)
     last = train(killed)
     assert len(events(killed, "resumed")) == 2
-    assert last["level"] == "position"  # for BatchLogs, which remembers nothing
+    assert last["level"] == "exact"
     assert last["digest"] == whole["digest"]
     assert last["logs"] == whole["logs"][-len(last["logs"]) :]
     assert 0 < len(last["logs"]) < len(whole["logs"])

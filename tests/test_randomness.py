@@ -14,7 +14,7 @@ from keras_savekit.training import randomness
 def draws():
     return {
         "python": [random.random(), random.gauss(0, 1), random.randint(0, 99)],
-        "numpy": [*np.random.random(3), np.random.normal()],  # noqa: NPY002
+        "numpy": [*np.random.random(3), np.random.normal()],
         "tensorflow": tf.random.uniform((3,)).numpy().tolist(),
         "shuffled": list(tf.data.Dataset.range(20).shuffle(20).as_numpy_iterator()),
         "generator": tf.random.get_global_generator().uniform((2,)).numpy().tolist(),

@@ -130,13 +130,22 @@ def test_data_of_another_order_is_told_and_the_epoch_starts_again(tmp_path):
     assert len(logs) == EPOCHS * STEPS
 
 
+class Forgetful(keras.callbacks.Callback):
+    pass
+
+
 def test_other_callbacks_that_start_anew_are_named(tmp_path):
     saved_until(tmp_path, 4)
     on = data()
     kit = sk.SaveKit(EVERY_STEP, directory=tmp_path, data=on)
-    fit(model(), kit, keras.callbacks.ReduceLROnPlateau("loss"), on=on, epochs=EPOCHS)
+    plateau = keras.callbacks.ReduceLROnPlateau("loss")
+    fit(model(), kit, plateau, Forgetful(), on=on, epochs=EPOCHS)
     assert kit.resumed.level == "position"
-    assert any("ReduceLROnPlateau starts anew" in reason for reason in kit.resumed.reasons)
+    assert kit.resumed.reasons == (
+        "ReduceLROnPlateau was not there before; it starts anew",
+        "Forgetful starts anew; give it get_state() and set_state() if it remembers anything",
+        "Interrupt was there before and is not now",
+    )
 
 
 def test_without_metrics_and_with_other_metrics_training_goes_on(tmp_path):

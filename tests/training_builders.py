@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 import xxhash
 
 import keras_savekit as sk
@@ -96,6 +98,30 @@ class BatchLogs(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         self.seen.append(dict(logs))
 
+    def get_state(self):
+        return {}  # each session has its own
+
+    def set_state(self, state):
+        pass
+
+
+class Noise(keras.callbacks.Callback):
+    """Draws from every generator that a callback might draw from, and remembers the sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sums: list[float] = []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        drawn = random.random() + np.random.random()
+        self.sums.append(drawn + float(tf.random.uniform(())))
+
+    def get_state(self):
+        return {"sums": np.array(self.sums)}
+
+    def set_state(self, state):
+        self.sums = list(state["sums"])
+
 
 class Interrupt(keras.callbacks.Callback):
     """Raises `error` at the end of the n-th batch of this `fit`."""
@@ -109,3 +135,9 @@ class Interrupt(keras.callbacks.Callback):
         self.left -= 1
         if self.left == 0:
             raise self.error
+
+    def get_state(self):
+        return {}
+
+    def set_state(self, state):
+        pass

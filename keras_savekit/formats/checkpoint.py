@@ -67,7 +67,7 @@ def _layouts(snapshot: Snapshot, save: Save) -> dict[str, Layout]:
     held = {dataset.position for dataset in model.datasets}
     rest = [
         position
-        for position in blueprint.positions("weight", "optimizer", "seed", "metric")
+        for position in blueprint.positions("weight", "optimizer", "seed", "metric", "callback")
         if position not in held
     ]
     state = training_state.layout(blueprint, rest, state_position=len(blueprint.variables))

@@ -108,11 +108,13 @@ class Snapshot:
 
 
 def as_array(tensor: Any) -> Array:
-    """The bytes of an eager tensor as an array, without a copy where that is possible.
+    """The bytes of an eager tensor or array as an array, without a copy where that is possible.
 
     Scalars, tensors on other devices and dtypes that Python's buffer protocol
     lacks (bfloat16, float8) are copied.
     """
+    if isinstance(tensor, np.ndarray):
+        return tensor
     if tensor.shape.rank == 0 or "CPU" not in tensor.device:
         return np.asarray(tensor.numpy())
     try:

@@ -21,7 +21,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_savekit.errors import ModelError
+from keras_savekit.errors import ModelError, ResumeError
 from keras_savekit.formats.snapshot import Array
 
 # Keras's callbacks whose later decisions depend on these attributes.
@@ -62,6 +62,18 @@ class Memory:
 
     states: Mapping[str, State]
     arrays: Arrays
+
+
+def require_none_in_the_way(callbacks: Iterable[Any]) -> None:
+    """Raise ResumeError if another callback would resume too."""
+    for callback in callbacks:
+        if isinstance(callback, keras.callbacks.BackupAndRestore):
+            raise ResumeError(
+                "BackupAndRestore stands beside the savekit callback: both would resume, from "
+                "different places",
+                "callbacks=[...]",
+                "take BackupAndRestore out of the list",
+            )
 
 
 def remember(callbacks: Iterable[Any]) -> Memory:
@@ -152,7 +164,7 @@ def _csv_state(callback: Any) -> dict[str, Any]:
 
 def _set_csv_state(callback: Any, state: Mapping[str, Any]) -> None:
     callback.keys = state["keys"]
-    if state["size"] is not None:
+    if state["size"] is not None and callback.csv_file.tell() >= state["size"]:
         callback.csv_file.truncate(state["size"])
         callback.append_header = state["size"] == 0
 

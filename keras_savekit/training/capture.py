@@ -8,11 +8,12 @@ them, which costs about ten microseconds a variable whatever its size.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import tensorflow as tf
 
-from keras_savekit.formats.snapshot import Snapshot
+from keras_savekit.formats.snapshot import Array, Snapshot, Variable
 from keras_savekit.policy.moment import Moment
 from keras_savekit.training.blueprint import LiveModel
 
@@ -30,7 +31,19 @@ class Capture:
 
         self._read_all = tf.function(read_all).get_concrete_function()
 
-    def __call__(self, moment: Moment, state: Mapping[str, Any]) -> Snapshot:
-        """The model's state now. Later training does not change it."""
-        tensors = (*self._read_all(), *self._live.compute())
-        return Snapshot(self._live.blueprint, tensors, moment, state)
+    def __call__(
+        self, moment: Moment, state: Mapping[str, Any], arrays: Mapping[str, Array]
+    ) -> Snapshot:
+        """The model's state now. Later training does not change it.
+
+        arrays: what callbacks remember besides the model, by name.
+        """
+        tensors = (*self._read_all(), *self._live.compute(), *arrays.values())
+        blueprint = self._live.blueprint
+        if arrays:
+            remembered = [
+                Variable("callback", index, name, array.shape, array.dtype.name)
+                for index, (name, array) in enumerate(arrays.items())
+            ]
+            blueprint = replace(blueprint, variables=(*blueprint.variables, *remembered))
+        return Snapshot(blueprint, tensors, moment, state)

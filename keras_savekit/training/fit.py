@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-# Callbacks that change nothing and remember nothing that training depends on.
-BYSTANDERS = {"SaveKit", "FullModelSaver", "WeightsSaver", "History", "ProgbarLogger"}
+_BYSTANDERS = {"SaveKit", "FullModelSaver", "WeightsSaver", "History", "ProgbarLogger"}
 
 
 class _EpochIsOver:
@@ -38,6 +38,11 @@ def end_epoch(model: Any) -> None:
         model.stop_training = _EPOCH_IS_OVER
 
 
+def stopped(model: Any) -> bool:
+    """Whether somebody else asked `fit` to stop for good."""
+    return bool(model.stop_training) and model.stop_training is not _EPOCH_IS_OVER
+
+
 def next_epoch(model: Any) -> None:
     """Undo `end_epoch`, unless somebody asked in the meantime to stop for good."""
     if model.stop_training is _EPOCH_IS_OVER:
@@ -53,8 +58,9 @@ class Fit:
     def __init__(self, model: Any, callback: Any) -> None:
         self._model = model
         self._callback = callback
-        self._list = _callback_list()
+        self._list = _caller("CallbackList")
         self._initial_epoch = model._initial_epoch
+        self._first_epoch: int | None = None
         self._undo: list[Callable[[], None]] = []
 
     def others(self) -> list[Any]:
@@ -65,14 +71,32 @@ class Fit:
         """Those that Keras calls only when ours was called, and that may change something."""
         listed = self._listed()
         behind = listed[listed.index(self._callback) + 1 :] if self._callback in listed else []
-        return [each for each in behind if type(each).__name__ not in BYSTANDERS]
+        return [each for each in behind if type(each).__name__ not in _BYSTANDERS]
 
     def _listed(self) -> list[Any]:
         return list(self._list.callbacks) if self._list is not None else []
 
+    def flows(self) -> bool:
+        """Whether one pass over the data goes on from epoch to epoch (`steps_per_epoch=`)."""
+        return bool(_arguments_of_fit().get("steps_per_epoch"))
+
+    def restore_history(self, epochs: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+        """Let the `History` that `fit` returns begin with these epochs and their logs.
+
+        To be called when an epoch begins, or training ends: Keras empties it before.
+        """
+        history = self._model.history
+        if history.epoch or not epochs:
+            return
+        history.epoch = [epoch for epoch, _ in epochs]
+        history.history = {}
+        for _, logs in epochs:
+            for name, value in logs.items():
+                history.history.setdefault(name, []).append(value)
+
     def start_at(self, epoch: int) -> None:
         """Make `fit` begin with this epoch, counted from 0."""
-        self._model._initial_epoch = epoch
+        self._model._initial_epoch = self._first_epoch = epoch
 
     def watch(self, on_exception: Callable[[BaseException, bool], None]) -> None:
         """Call `on_exception(error, in_step)` when an exception is about to leave `fit`.
@@ -90,7 +114,8 @@ class Fit:
     def release(self) -> None:
         """Leave the model as it was found, so that a later `fit` starts where it says."""
         next_epoch(self._model)
-        self._model._initial_epoch = self._initial_epoch
+        if self._model._initial_epoch == self._first_epoch:  # else somebody else has put it back
+            self._model._initial_epoch = self._initial_epoch
         for undo in reversed(self._undo):
             undo()
         self._undo.clear()
@@ -119,15 +144,9 @@ class Fit:
 
         object.__setattr__(owner, name, watched)
 
-        def undo() -> None:
-            if vars(owner).get(name) is not watched:
-                return  # compiled anew in the meantime
-            if own:
-                object.__setattr__(owner, name, inner)
-            else:
-                object.__delattr__(owner, name)
-
-        self._undo.append(undo)
+        layer = _Layer(inner, own)
+        setattr(watched, _LAYER, layer)
+        self._undo.append(lambda: _unwrap(owner, name, layer))
 
 
 _HOOKS = (
@@ -139,16 +158,59 @@ _HOOKS = (
 )
 
 
+@dataclass(slots=True)
+class _Layer:
+    """What a watched function was put around; several sessions may watch one model."""
+
+    inner: Any
+    inner_was_own: bool
+    needed: bool = True
+
+
+_LAYER = "savekit_layer"
+
+
+def _unwrap(owner: Any, name: str, layer: _Layer) -> None:
+    """Take off every layer that nobody needs any more, from the outside."""
+    layer.needed = False
+    while True:
+        outermost = getattr(vars(owner).get(name), _LAYER, None)
+        if outermost is None or outermost.needed:
+            return  # also when the model was compiled anew in the meantime
+        if outermost.inner_was_own:
+            object.__setattr__(owner, name, outermost.inner)
+        else:
+            object.__delattr__(owner, name)
+
+
 def _is_end_of_data(error: BaseException) -> bool:
     return type(error).__name__ == "OutOfRangeError"
 
 
-def _callback_list() -> Any:
-    """The list that is calling our `on_train_begin`, found among the callers."""
+def callbacks_of_fit() -> list[Any]:
+    """All callbacks of the `fit` that is calling, in order; none if no `fit` is."""
+    return list(_caller("CallbackList").callbacks) if _arguments_of_fit() else []
+
+
+def _caller(kind: str) -> Any:
+    """The innermost caller that is a method of this class, as its object."""
+    for frame in _frames():
+        caller = frame.f_locals.get("self")
+        if type(caller).__name__ == kind:
+            return caller
+    return None
+
+
+def _arguments_of_fit() -> Mapping[str, Any]:
+    """The local variables of the `fit` that is calling us."""
+    for frame in _frames():
+        if frame.f_code.co_name == "fit" and "initial_epoch" in frame.f_locals:
+            return frame.f_locals
+    return {}
+
+
+def _frames() -> Iterator[FrameType]:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        caller = frame.f_locals.get("self")
-        if type(caller).__name__ == "CallbackList":
-            return caller
+        yield frame
         frame = frame.f_back
-    return None

@@ -24,13 +24,13 @@ _KERAS = "global_seed_generator"
 
 def state() -> dict[str, Any]:
     """All generators as they stand, as JSON values. None where one was never used."""
-    name, key, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
+    name, key, position, has_gauss, gauss = np.random.get_state(legacy=True)
     eager = _eager_generator()
     keras_own = global_state.get_global_attribute(_KERAS)
     tensorflow_own = stateful_random_ops.global_generator
     return {
         "python": random.getstate(),
-        "numpy": [name, key.tolist(), position, has_gauss, gauss],
+        "numpy": [name, np.asarray(key).tolist(), position, has_gauss, gauss],
         "tensorflow": None if eager is None else [context.global_seed(), eager.getstate()],
         "generator": None if tensorflow_own is None else tensorflow_own.state.numpy().tolist(),
         "keras": None if keras_own is None else keras_own.state.numpy().tolist(),
@@ -40,7 +40,7 @@ def state() -> dict[str, Any]:
 def restore(saved: Mapping[str, Any]) -> None:
     """Put every generator back to what `state` returned, also after a way through JSON."""
     random.setstate(_tuples(saved["python"]))
-    np.random.set_state(tuple(saved["numpy"]))  # noqa: NPY002
+    np.random.set_state(tuple(saved["numpy"]))
     if saved["tensorflow"] is not None:
         seed, generator = saved["tensorflow"]
         tf.random.set_seed(seed)
