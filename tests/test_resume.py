@@ -144,7 +144,6 @@ def test_other_callbacks_that_start_anew_are_named(tmp_path):
     assert kit.resumed.reasons == (
         "ReduceLROnPlateau was not there before; it starts anew",
         "Forgetful starts anew; give it get_state() and set_state() if it remembers anything",
-        "Interrupt was there before and is not now",
     )
 
 

@@ -112,7 +112,7 @@ def not_restored(callbacks: Iterable[Any], memory: Memory) -> tuple[str, ...]:
             reasons.append(f"{title} was not there before; it starts anew")
         if keeper is not None and keeper.known_as not in ("", title):
             reasons.append(f"of {title} only what {keeper.known_as} remembers is restored")
-    gone = [name for name in memory.states if name not in named]
+    gone = [name for name, state in memory.states.items() if state and name not in named]
     reasons += [f"{name.partition('#')[0]} was there before and is not now" for name in gone]
     return tuple(reasons)
 
