@@ -57,7 +57,6 @@ class SaveKit(keras.callbacks.Callback):  # type: ignore[misc]
             raise DirectoryError(
                 "no directory to save into", "", "give directory=, or `directory:` in the policy"
             )
-        self._data = data
         self._source = source_of(data) if data is not None else None
         self.directory = RunDirectory(Path(chosen).absolute())
         self._session: Session | None = None
@@ -85,9 +84,7 @@ class SaveKit(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
         """Resume, or start from the beginning."""
         self._claim()
-        around = Surroundings(
-            self.policy, self.directory, self._run, self, self._source, self._data, print
-        )
+        around = Surroundings(self.policy, self.directory, self._run, self, self._source, print)
         self._session = Session(around, self.model, self.params)
         self.resumed = self._session.resumed
 

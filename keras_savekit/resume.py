@@ -51,14 +51,6 @@ class Resumed:
     reasons: tuple[str, ...]
     passed_over: tuple[str, ...]
 
-    @classmethod
-    def of(
-        cls, found: Found, moment: Moment, reasons: tuple[str, ...], passed_over: tuple[str, ...]
-    ) -> Resumed:
-        """The report on a checkpoint from which training goes on at `moment`."""
-        level: Level = "position" if reasons else "exact"
-        return cls(found.checkpoint.name, moment, level, reasons, passed_over)
-
     def __str__(self) -> str:
         now = self.moment
         head = f"resumed from {self.name} ({self.level}): epoch {now.epoch + 1}, "
@@ -104,14 +96,15 @@ def _verify(directory: RunDirectory, checkpoint: Checkpoint, now: float) -> Veri
 
 def position(
     found: Found, source: Source | None, length: int | None
-) -> tuple[Moment, tuple[str, ...]]:
-    """Where to go on, and why not exactly there or not exactly so.
+) -> tuple[Moment, Level, tuple[str, ...]]:
+    """Where to go on, how exactly, and why not better.
 
     source: of the data that training will go on with, if its order is known.
     length: batches in an epoch, if that is known.
     """
     saved = found.checkpoint.manifest.moment
     moment = saved
+    level: Level = "exact"
     reasons = []
     if source is None:
         reasons.append(
@@ -121,19 +114,23 @@ def position(
     elif found.state["data"] != source.identity:
         changed = _changed(found.state["data"] or {}, source.identity)
         reasons.append(f"the data is not what it was: {changed}")
+    if reasons or not found.state["consistent"]:
+        level = "position"
     if saved.batch and (reasons or length is None):
         moment = replace(saved, batch=0)
-        if length is None:
+        if not reasons:
+            level = "exact from the epoch's start"
             reasons.append(
                 "how many batches an epoch has is not known yet; give resumable(steps_per_epoch=)"
             )
         reasons.append(f"epoch {saved.epoch + 1} starts again; {saved.batch} batches are repeated")
     elif length is not None and moment.batch >= length:
         moment = replace(saved, epoch=saved.epoch + 1, batch=0)
+        level = "position"
         reasons.append(f"the validation of epoch {saved.epoch + 1} is not repeated")
     if not found.state["consistent"]:
         reasons.append("an exception in the middle of a step may have left a part of it")
-    return moment, tuple(reasons)
+    return moment, level, tuple(reasons)
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 from keras_savekit import resume
 from keras_savekit.errors import (
+    DataError,
     DirectoryError,
     MetricError,
     MismatchError,
@@ -53,7 +54,6 @@ class Surroundings:
     run: str
     callback: Any
     source: Source | None
-    data: Any
     tell: Callable[[str], None]
     wall: Callable[[], float] = time.time
     clock: Callable[[], float] = time.monotonic
@@ -92,6 +92,7 @@ class Session:
         build_optimizer(model)
         around.directory.sweep()
         self._warn_of_callbacks_after()
+        self._require_data_that_can_start_anywhere()
         self._resume()
         self._since = around.clock() - self._now.seconds
         self._pipeline = Pipeline(around.directory, around.policy, around.run, around.wall)
@@ -106,6 +107,24 @@ class Session:
             )
             warnings.warn(message, SavekitWarning, stacklevel=2)
 
+    def _require_data_that_can_start_anywhere(self) -> None:
+        source = self._around.source
+        if source is None or source.flows:
+            return
+        if self._flows:
+            raise DataError(
+                "fit(steps_per_epoch=) draws epochs across the bounds of the data's own",
+                "",
+                "give steps_per_epoch to keras_savekit.resumable() instead",
+            )
+        replicas = self._model.distribute_strategy.num_replicas_in_sync
+        if replicas > 1:
+            raise DataError(
+                f"only arrays can be resumed from under a strategy of {replicas} replicas",
+                "",
+                "leave data= away, or give keras_savekit.resumable() arrays",
+            )
+
     def _resume(self) -> None:
         """Find a checkpoint, put it into the model, and go on from there."""
         found = self._find()
@@ -116,11 +135,11 @@ class Session:
         require_same(self._model, manifest, RESTORED, str(found.checkpoint.path))
         self._length = self._length or found.state["length"]
         others = self._fit.others()
-        moment, reasons = resume.position(found, around.source, self._length)
-        reasons += callback_state.not_restored(others, memory_of(found))
+        moment, level, reasons = resume.position(found, around.source, self._length)
+        more = callback_state.not_restored(others, memory_of(found))
         with_metrics = bool(moment.batch) and self._same_metrics(manifest)
         if moment.batch and not with_metrics:
-            reasons += ("its metrics are others; the logs of this epoch begin anew",)
+            more += ("its metrics are others; the logs of this epoch begin anew",)
         self._restoration = Restoration(
             found, moment, self._model, others, with_metrics=with_metrics
         )
@@ -128,7 +147,8 @@ class Session:
         self._now = self._seen = moment
         self._memory = found.state["memory"]
         self._history = [(epoch, logs) for epoch, logs in found.state["history"]]
-        self._go_on(found, Resumed.of(found, moment, reasons, self._passed))
+        name, level = found.checkpoint.name, "position" if more else level
+        self._go_on(found, Resumed(name, moment, level, reasons + more, self._passed))
 
     def _find(self) -> Found | None:
         around = self._around
@@ -175,7 +195,10 @@ class Session:
             )
 
     def _same_metrics(self, manifest: Manifest) -> bool:
-        metrics.build(self._model, self._around.data)
+        source = self._around.source
+        if source is None:
+            return False
+        metrics.build(self._model, source.first_batch)
         try:
             require_same(self._model, manifest, ("metric",), "")
         except MismatchError:
@@ -204,7 +227,7 @@ class Session:
             return
         if not self._flows:
             source.start(epoch, self._offset)
-        elif self._first_epoch:
+        elif self._first_epoch and source.steps_per_epoch:
             # One pass after another, whatever `fit` calls an epoch.
             source.start(*divmod(self._now.step, source.steps_per_epoch))
 
