@@ -69,7 +69,7 @@ _BELONGS = {
     "weight": "architecture",
     "optimizer": "optimizer",
     "metric": "set of metrics",
-    "seed": "set of seed generators",
+    "seed": "set of seed generators and states",
 }
 
 
