@@ -32,8 +32,10 @@ if TYPE_CHECKING:
         SavekitError,
         SavekitWarning,
     )
+    from keras_savekit.loading import load_model, load_weights
     from keras_savekit.policy.plan import Policy, SavePlan
     from keras_savekit.policy.yaml_file import load_policy, parse_policy
+    from keras_savekit.saving import save_model, save_weights
     from keras_savekit.training.data import resumable
 
 _HOMES = {
@@ -52,8 +54,10 @@ _HOMES = {
         "SavekitError",
         "SavekitWarning",
     ),
+    "loading": ("load_model", "load_weights"),
     "policy.plan": ("Policy", "SavePlan"),
     "policy.yaml_file": ("load_policy", "parse_policy"),
+    "saving": ("save_model", "save_weights"),
     "training.data": ("resumable",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -77,9 +81,13 @@ __all__ = [
     "SavekitWarning",
     "WeightsSaver",
     "__version__",
+    "load_model",
     "load_policy",
+    "load_weights",
     "parse_policy",
     "resumable",
+    "save_model",
+    "save_weights",
 ]
 
 

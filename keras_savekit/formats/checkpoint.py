@@ -14,7 +14,7 @@ import xxhash
 
 from keras_savekit.formats import full_h5, h5_file, training_state, weights_h5
 from keras_savekit.formats.h5_file import Layout
-from keras_savekit.formats.snapshot import Array, Snapshot, as_array
+from keras_savekit.formats.snapshot import Array, Blueprint, Snapshot, as_array
 from keras_savekit.store.manifest import MANIFEST, FileEntry, Manifest, TensorEntry, to_json
 
 Save = Literal["model", "weights"]
@@ -44,7 +44,7 @@ def write(directory: Path, snapshot: Snapshot, purpose: Purpose) -> Manifest:
     files = [h5_file.write(directory / name, layout, values) for name, layout in layouts.items()]
     if purpose.save == "weights":
         text = snapshot.blueprint.model_config.encode()
-        files.append(_write_text(directory / ARCHITECTURE_FILE, text))
+        files.append(write_text(directory / ARCHITECTURE_FILE, text))
     manifest = Manifest(
         run=purpose.run,
         plan=purpose.plan,
@@ -54,7 +54,7 @@ def write(directory: Path, snapshot: Snapshot, purpose: Purpose) -> Manifest:
         created=purpose.created,
         model_file=MODEL_FILES[purpose.save],
         files=tuple(files),
-        tensors=_tensors(snapshot, layouts, values),
+        tensors=tensor_entries(snapshot, layouts, values),
         versions=snapshot.blueprint.versions,
     )
     (directory / MANIFEST).write_bytes(to_json(manifest))
@@ -64,19 +64,21 @@ def write(directory: Path, snapshot: Snapshot, purpose: Purpose) -> Manifest:
 def _layouts(snapshot: Snapshot, save: Save) -> dict[str, Layout]:
     blueprint = snapshot.blueprint
     model = full_h5.layout(snapshot) if save == "model" else weights_h5.layout(blueprint)
-    held = {dataset.position for dataset in model.datasets}
-    rest = [
-        position
-        for position in blueprint.positions("weight", "optimizer", "seed", "metric", "callback")
-        if position not in held
-    ]
+    rest = positions_outside(model, blueprint)
     state = training_state.layout(blueprint, rest, state_position=len(blueprint.variables))
     return {MODEL_FILES[save]: model, training_state.STATE_FILE: state}
 
 
-def _tensors(
+def positions_outside(layout: Layout, blueprint: Blueprint) -> list[int]:
+    """Everything of a snapshot that a file has no place for."""
+    held = {dataset.position for dataset in layout.datasets}
+    return [position for position in range(len(blueprint.variables)) if position not in held]
+
+
+def tensor_entries(
     snapshot: Snapshot, layouts: dict[str, Layout], values: list[Array]
 ) -> tuple[TensorEntry, ...]:
+    """Every variable that has a place in one of the layouts, by the names of their files."""
     places: dict[int, list[str]] = {}
     for name, layout in layouts.items():
         for dataset in layout.datasets:
@@ -96,6 +98,7 @@ def _tensors(
     )
 
 
-def _write_text(path: Path, text: bytes) -> FileEntry:
+def write_text(path: Path, text: bytes) -> FileEntry:
+    """Write a small file; return its size and digest."""
     path.write_bytes(text)
     return FileEntry(path.name, len(text), xxhash.xxh3_128_hexdigest(text))

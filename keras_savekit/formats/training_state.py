@@ -8,7 +8,7 @@ plain JSON.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,20 @@ STATE_FORMAT = 1
 
 def layout(blueprint: Blueprint, positions: Iterable[int], state_position: int) -> Layout:
     """Variables at `positions`, by role and index, and the JSON state at `state_position`."""
-    datasets = [Dataset(STATE_DATASET, state_position)]
+    datasets = (Dataset(STATE_DATASET, state_position), *variables(blueprint, positions))
+    return Layout({"": {"savekit_state": str(STATE_FORMAT)}}, datasets)
+
+
+def variables(
+    blueprint: Blueprint, positions: Iterable[int], prefix: str = ""
+) -> Iterator[Dataset]:
+    """A dataset for each variable at `positions`, by role and index."""
     for position in positions:
         variable = blueprint.variables[position]
         dtype = "V2" if variable.dtype == "bfloat16" else None
         attributes = {"path": variable.name, "dtype": variable.dtype}
-        path = f"{variable.role}/{variable.index:06d}"
-        datasets.append(Dataset(path, position, dtype, attributes))
-    return Layout({"": {"savekit_state": str(STATE_FORMAT)}}, tuple(datasets))
+        path = f"{prefix}{variable.role}/{variable.index:06d}"
+        yield Dataset(path, position, dtype, attributes)
 
 
 def encode(state: Mapping[str, Any]) -> Array:

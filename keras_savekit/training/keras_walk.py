@@ -85,3 +85,37 @@ def _optimizers_give_references() -> Iterator[None]:
             delattr(base, _SAVE)
         else:
             setattr(base, _SAVE, own)
+
+
+class _GivingStore(saving_lib.H5IOStore):  # type: ignore[misc]
+    """Gives what lies in memory, by the paths of a walk."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._groups: dict[str, dict[str, Any]] = {}
+        for name, value in values.items():
+            group, _, key = name.rpartition("/")
+            self._groups.setdefault(group, {})[key] = value
+
+    def __bool__(self) -> bool:
+        return True
+
+    def get(self, path: str) -> dict[str, Any]:
+        return self._groups.get(f"{path}/vars" if path else "vars", {})
+
+    def has_path(self, path: str) -> bool:
+        return any(name.startswith(f"{path}/") for name in self._groups)
+
+    def close(self) -> None:
+        pass
+
+
+def put(model: Any, values: Mapping[str, Any]) -> list[str]:
+    """Let Keras load the model, not its optimizer, from arrays by the paths of its walk.
+
+    Returns what Keras says of objects that could not be loaded; the others
+    then hold the new values.
+    """
+    visited = {id(getattr(model, "optimizer", None))}
+    messages: dict[int, tuple[Any, Exception]] = {}
+    saving_lib._load_state(model, _GivingStore(values), None, "", False, visited, set(), messages)
+    return [f"{getattr(item, 'name', item)}: {error}" for item, error in messages.values()]

@@ -25,7 +25,7 @@ import numpy as np
 import xxhash
 
 from keras_savekit.formats.dtypes import by_name, narrowed
-from keras_savekit.store.manifest import FileEntry, Finding, Manifest, TensorEntry
+from keras_savekit.store.manifest import FileEntry, Finding, Manifest, TensorEntry, split_place
 from keras_savekit.verify.bytes import PIECE, plain_path
 
 CONFIGURATIONS = ("model_config", "training_config")
@@ -125,7 +125,7 @@ def _check_tensor(tensor: TensorEntry, files: dict[str, _File | None]) -> Iterat
     if not tensor.places:
         yield Finding("missing", tensor.name, f"{_title(tensor)} is stored nowhere")
     for place in tensor.places:
-        name, _, path = place.partition(":")
+        name, path = split_place(place)
         if name not in files:
             what = f"{_title(tensor)} is said to be in a file the manifest does not know"
             yield Finding("missing", place, what)
