@@ -20,7 +20,7 @@ import keras
 import numpy as np
 
 from keras_savekit.errors import CheckpointError, MismatchError, ModelError
-from keras_savekit.formats import guard, one_file
+from keras_savekit.formats import guard, keras_archive, one_file
 from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE
 from keras_savekit.formats.dtypes import by_name, narrowed
 from keras_savekit.formats.full_h5 import COMPILE_ATTRIBUTE
@@ -28,7 +28,7 @@ from keras_savekit.formats.one_file import WEIGHTS_SUFFIX, architecture_beside
 from keras_savekit.formats.snapshot import Array
 from keras_savekit.store.manifest import Manifest, Role, read_manifest
 from keras_savekit.training.blueprint import describe, require_built, variables_by_role
-from keras_savekit.training.keras_walk import put, walk
+from keras_savekit.training.keras_walk import deserialized, put, walk
 from keras_savekit.training.restore import assign, read_tensors, require_computed, require_same
 from keras_savekit.verify.structure import check_structure
 
@@ -111,11 +111,11 @@ def _stored(path: Path) -> _Stored | None:
         stored = _Stored(path, manifest, path / ARCHITECTURE_FILE)
     elif not path.is_file():
         raise CheckpointError("no such file or directory", str(path), "check the path")
-    elif path.suffix == ".keras":
-        guard.require_harmless_zip(path)
-        return None
     else:
-        guard.require_harmless_h5(path)
+        if path.suffix == ".keras":
+            guard.require_harmless_zip(path)
+        else:
+            guard.require_harmless_h5(path)
         found = one_file.read_manifest(path)
         if found is None:
             return None
@@ -131,7 +131,7 @@ def _rebuild(stored: _Stored, *, compile: bool) -> Any:  # noqa: A002
     config, compiled = _configurations(stored)
     tensors = read_tensors(stored.directory, stored.manifest)
     with _building(stored.file):
-        model = keras.saving.deserialize_keras_object(config)
+        model = deserialized(config)
         if compile and compiled:
             model.compile_from_config(compiled)
     roles: list[Role] = ["weight"]
@@ -150,6 +150,9 @@ def _configurations(stored: _Stored) -> tuple[dict[str, Any], dict[str, Any] | N
     try:
         if stored.manifest.save == "weights":
             config = json.loads(stored.architecture.read_text())
+            return config, config.pop("compile_config", None)
+        if stored.file.suffix == ".keras":
+            config = json.loads(keras_archive.read_config(stored.file))
             return config, config.pop("compile_config", None)
         with h5py.File(stored.file, "r") as file:
             config = json.loads(file.attrs["model_config"])

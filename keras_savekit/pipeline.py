@@ -122,7 +122,9 @@ class Pipeline:
     def _write(self, job: _Save) -> None:
         directory, plan = self._directory, job.due.plan
         began = time.monotonic()
-        purpose = Purpose(self._run, plan.name, plan.save, job.due.reasons, self._clock())
+        purpose = Purpose(
+            self._run, plan.name, plan.save, job.due.reasons, self._clock(), plan.format
+        )
         scratch = directory.new_scratch(job.name)
         try:
             with disk_errors("write the checkpoint", scratch):

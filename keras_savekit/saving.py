@@ -17,8 +17,7 @@ from typing import Any, Literal
 
 from keras_savekit.errors import ModelError, SaveError, SavekitWarning
 from keras_savekit.formats import one_file
-from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE, MODEL_FILES, Save, write_text
-from keras_savekit.formats.one_file import WEIGHTS_SUFFIX, architecture_beside
+from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE, MODEL_FILES, Format, write_text
 from keras_savekit.policy.moment import Moment
 from keras_savekit.store.commit import disk_errors, publish_file, scratch_for
 from keras_savekit.store.manifest import MANIFEST, to_json
@@ -31,24 +30,22 @@ Depth = Literal["bytes", "structure", "load"]
 
 
 def save_model(model: Any, path: str | os.PathLike[str], *, verify: Depth = "load") -> None:
-    """Save the whole model as one `.h5` file that stock Keras reads.
+    """Save the whole model as one `.h5` or `.keras` file that stock Keras reads.
 
     Architecture, weights, optimizer, compile settings and seed generators. The
     model is not changed, and may be trained on at once.
 
-    path: ends in `.h5`. What stood there is replaced by one rename, once the new
-        file has been verified.
+    path: ends in `.h5` or `.keras`. What stood there is replaced by one rename,
+        once the new file has been verified.
     verify: `load` has a process of its own load the file with stock Keras and
         compare every weight; `structure` reads every tensor back; `bytes` the file.
 
     Raises ModelError if the model cannot be saved, SaveError if the file is not
     good, DirectoryError if the disk refuses; what stood at `path` then still does.
     """
-    target = _target(path)
-    if target.suffix != ".h5" or target.name.endswith(WEIGHTS_SUFFIX):
-        raise ModelError("a whole model is saved as .h5", str(path), "give it a name ending in .h5")
-    with _written(model, target, "model", verify) as scratch:
-        publish_file(scratch / MODEL_FILES["model"], target)
+    target = _target(path, "h5", "keras")
+    with _written(model, target, verify) as scratch:
+        publish_file(scratch / MODEL_FILES[one_file.format_of(target)], target)
 
 
 def save_weights(model: Any, path: str | os.PathLike[str], *, verify: Depth = "structure") -> None:
@@ -61,32 +58,34 @@ def save_weights(model: Any, path: str | os.PathLike[str], *, verify: Depth = "s
     Raises as `save_model` does. The architecture takes its place first: each of
     the two files is whole at any time.
     """
-    target = _target(path)
-    if not target.name.endswith(WEIGHTS_SUFFIX):
-        remedy = f"give it a name ending in {WEIGHTS_SUFFIX}"
-        raise ModelError(f"weights are saved as {WEIGHTS_SUFFIX}", str(path), remedy)
-    with _written(model, target, "weights", verify) as scratch:
-        publish_file(scratch / ARCHITECTURE_FILE, architecture_beside(target))
-        publish_file(scratch / MODEL_FILES["weights"], target)
+    target = _target(path, "weights.h5")
+    with _written(model, target, verify) as scratch:
+        publish_file(scratch / ARCHITECTURE_FILE, one_file.architecture_beside(target))
+        publish_file(scratch / MODEL_FILES["weights.h5"], target)
 
 
-def _target(path: str | os.PathLike[str]) -> Path:
+def _target(path: str | os.PathLike[str], *formats: Format) -> Path:
     if "://" in os.fspath(path):
         remedy = "save it here and copy it there"
         raise ModelError("is not a path of this machine's file system", os.fspath(path), remedy)
-    return Path(path).absolute()
+    target = Path(path).absolute()
+    if one_file.format_of(target) not in formats:
+        remedy = f"give it a name ending in .{' or .'.join(formats)}"
+        raise ModelError("this is not saved under such a name", str(path), remedy)
+    return target
 
 
 @contextmanager
-def _written(model: Any, target: Path, save: Save, verify: Depth) -> Iterator[Path]:
+def _written(model: Any, target: Path, verify: Depth) -> Iterator[Path]:
     """A scratch directory beside `target` with verified files."""
     live = LiveModel(model)
     snapshot = Capture(live)(Moment(), {}, {})
     scratch = scratch_for(target)
     try:
         with disk_errors("write", target):
-            manifest = one_file.write(scratch / MODEL_FILES[save], snapshot, save, time.time())
-            if save == "weights":
+            name = MODEL_FILES[one_file.format_of(target)]
+            manifest = one_file.write(scratch / name, snapshot, time.time())
+            if manifest.save == "weights":
                 text = live.blueprint.model_config.encode()
                 beside = write_text(scratch / ARCHITECTURE_FILE, text)
                 manifest = replace(manifest, files=(*manifest.files, beside))

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import zipfile
 
 import h5py
 import keras
@@ -10,6 +11,7 @@ import pytest
 from formats_models import arrays, batch, fingerprint, layers, small, train, write
 
 from keras_savekit.formats.full_h5 import unique_names
+from keras_savekit.formats.keras_archive import locate_weights
 
 pytestmark = pytest.mark.slow
 
@@ -209,7 +211,7 @@ MODELS = [
 
 def stock_load(directory, manifest, model):
     """Load as a user without this package would."""
-    if manifest.save == "model":
+    if manifest.save == "model":  # .h5 or .keras
         loaded = keras.models.load_model(directory / manifest.model_file)
     else:
         loaded = keras.models.model_from_json((directory / "model.json").read_text())
@@ -236,13 +238,19 @@ def same_predictions(loaded, model):
 def test_stock_keras_loads_equal_weights_and_trains_on(build, tmp_path):
     model = train(build())
     before = fingerprint(model)
-    saved = [write(tmp_path, model, save) for save in ("model", "weights")]
+    saved = [
+        write(tmp_path, model),
+        write(tmp_path, model, form="keras"),
+        write(tmp_path, model, "weights"),
+    ]
     assert fingerprint(model) == before
-    full, separate = (stock_load(*each, model) for each in saved)
-    assert arrays(full.weights) == arrays(separate.weights) == arrays(model.weights)
-    assert arrays(separate.optimizer.variables) == arrays(model.optimizer.variables)
+    full, *with_slots = (stock_load(*each, model) for each in saved)
+    for loaded in (full, *with_slots):
+        assert arrays(loaded.weights) == arrays(model.weights)
+    for loaded in with_slots:
+        assert arrays(loaded.optimizer.variables) == arrays(model.optimizer.variables)
     same_predictions(full, model)
-    for loaded in (full, separate):
+    for loaded in (full, *with_slots):
         train(loaded)
 
 
@@ -367,6 +375,30 @@ def test_a_weights_file_has_the_structure_stock_keras_gives_it(build, tmp_path):
     directory, manifest = write(tmp_path, model, "weights")
     model.save_weights(tmp_path / "stock.weights.h5")
     assert structure(directory / manifest.model_file) == structure(tmp_path / "stock.weights.h5")
+
+
+def test_an_archive_has_the_members_and_the_weights_stock_keras_gives_it(tmp_path):
+    model = train(small())
+    directory, _ = write(tmp_path, model, form="keras")
+    model.save(tmp_path / "stock.keras")
+    members = []
+    for path in (directory / "model.keras", tmp_path / "stock.keras"):
+        with zipfile.ZipFile(path) as archive:
+            assert archive.testzip() is None
+            assert all(each.compress_type == zipfile.ZIP_STORED for each in archive.infolist())
+            config = json.loads(archive.read("config.json"))
+            metadata = json.loads(archive.read("metadata.json"))
+            (tmp_path / f"{path.stem}.weights.h5").write_bytes(archive.read("model.weights.h5"))
+            found = structure(tmp_path / f"{path.stem}.weights.h5")
+            members.append((sorted(archive.namelist()), config, metadata.keys(), found))
+    assert members[0] == members[1]
+
+
+def test_the_weights_in_an_archive_begin_where_a_disk_block_does(tmp_path):
+    directory, _ = write(tmp_path, train(small()), form="keras")
+    base = locate_weights(directory / "model.keras")
+    assert base % 4096 == 0
+    assert (directory / "model.keras").read_bytes()[base : base + 4] == b"\x89HDF"
 
 
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5:UserWarning")

@@ -34,13 +34,16 @@ def test_everything_comes_back_bit_for_bit_and_training_goes_on(build, tmp_path)
     model = train(build())
     before = fingerprint(model)
     sk.save_model(model, tmp_path / "m.h5", verify="structure")
+    sk.save_model(model, tmp_path / "m.keras", verify="structure")
     sk.save_weights(model, tmp_path / "m.weights.h5")
     checkpoint, _ = write(tmp_path, model)
     weights, _ = write(tmp_path, model, "weights")
     assert fingerprint(model) == before
     assert not leftovers(tmp_path)
     loaded = None
-    for path in (tmp_path / "m.h5", tmp_path / "m.weights.h5", checkpoint, weights):
+    archive, _ = write(tmp_path, model, form="keras")
+    files = [tmp_path / f"m.{suffix}" for suffix in ("h5", "keras", "weights.h5")]
+    for path in (*files, checkpoint, weights, archive):
         loaded = sk.load_model(path)
         same(loaded, model)
     for each in (model, loaded):
@@ -103,6 +106,43 @@ def test_what_a_layer_computes_on_saving_is_handed_back(tmp_path):
         np.testing.assert_array_equal(loaded.layers[0].twice, 2 * model.layers[0].kernel.numpy())
 
 
+@keras.saving.register_keras_serializable("tests")
+class Borrowing(layers.Layer):
+    """Uses a layer that another uses too."""
+
+    def __init__(self, inner, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = inner
+
+    def build(self, shape):
+        if not self.inner.built:
+            self.inner.build(shape)
+
+    def call(self, x):
+        return self.inner(x)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "inner": keras.saving.serialize_keras_object(self.inner),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(keras.saving.deserialize_keras_object(config.pop("inner")), **config)
+
+
+def test_a_layer_that_two_others_share_becomes_two_in_keras_which_is_told(tmp_path):
+    """What Keras's configuration forgets: its own `.keras` archive cannot be loaded at all."""
+    inner = layers.Dense(4)
+    model = keras.Sequential([keras.Input((4,)), Borrowing(inner), Borrowing(inner)])
+    model.compile("adam", "mse")
+    sk.save_model(train(model), tmp_path / "m.h5", verify="structure")
+    same_predictions(keras.models.load_model(tmp_path / "m.h5"), model)
+    with pytest.raises(sk.MismatchError, match="only in the model"):
+        sk.load_model(tmp_path / "m.h5")
+
+
 def test_code_that_is_not_given_is_asked_for_by_name(tmp_path):
     model = train(small(loss=homemade))
     with pytest.warns(sk.SavekitWarning, match=r"stock Keras alone cannot load it.*homemade"):
@@ -121,24 +161,27 @@ def test_what_stock_keras_wrote_is_loaded_as_stock_keras_does(tmp_path):
 # Weights into a model that is there.
 
 
-@pytest.mark.parametrize("source", ["ours", "stock", "full", "checkpoint", "archive"])
+@pytest.mark.parametrize(
+    "source", ["ours", "stock", "full", "checkpoint", "archive", "stock archive"]
+)
 def test_weights_are_loaded_and_the_optimizer_is_left_alone(source, tmp_path):
     model, other = train(small()), train(small(), seed=9)
     slots = arrays(other.optimizer.variables)
-    path = tmp_path / {"full": "m.h5", "archive": "m.keras"}.get(source, "m.weights.h5")
+    names = {"full": "m.h5", "archive": "m.keras", "stock archive": "m.keras"}
+    path = tmp_path / names.get(source, "m.weights.h5")
     if source == "ours":
         sk.save_weights(model, path)
     elif source == "stock":
         model.save_weights(path)
-    elif source == "archive":
+    elif source == "stock archive":
         model.save(path)
-    elif source == "full":
+    elif source in {"archive", "full"}:
         sk.save_model(model, path, verify="bytes")
     else:
         path, _ = write(tmp_path, model)
     sk.load_weights(other, path)
     assert arrays(other.weights) == arrays(model.weights)
-    if source != "archive":
+    if source != "stock archive":
         assert arrays(other.optimizer.variables) == slots
 
 
@@ -218,8 +261,8 @@ def test_a_save_that_fails_leaves_the_file_before_it(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("save", "path", "said"),
     [
-        (sk.save_model, "m.txt", "ending in .h5"),
-        (sk.save_model, "m.weights.h5", "ending in .h5"),
+        (sk.save_model, "m.txt", r"ending in \.h5"),
+        (sk.save_model, "m.weights.h5", r"ending in \.h5"),
         (sk.save_weights, "m.h5", r"ending in \.weights\.h5"),
         (sk.save_model, "gs://bucket/m.h5", "not a path of this machine"),
     ],
@@ -257,6 +300,18 @@ def refused(path, match, kind=sk.CheckpointError):
             load(path)
         assert str(path) in str(caught.value)
     assert fingerprint(model) == before
+
+
+def test_a_flipped_bit_in_an_archive_is_found(tmp_path):
+    sk.save_model(train(small()), tmp_path / "m.keras", verify="bytes")
+    content = bytearray((tmp_path / "m.keras").read_bytes())
+    with zipfile.ZipFile(tmp_path / "m.keras") as archive:
+        assert archive.testzip() is None
+    spot = len(content) // 2
+    content[spot] ^= 1
+    (tmp_path / "m.keras").write_bytes(content)
+    with zipfile.ZipFile(tmp_path / "m.keras") as archive:
+        assert archive.testzip() == "model.weights.h5"
 
 
 @pytest.mark.parametrize("size", [0, 10, 2000, -1])

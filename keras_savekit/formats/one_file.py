@@ -14,9 +14,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from keras_savekit.errors import CheckpointError
-from keras_savekit.formats import checkpoint, full_h5, h5_file, training_state, weights_h5
-from keras_savekit.formats.checkpoint import Save
+from keras_savekit.errors import CheckpointError, ModelError
+from keras_savekit.formats import checkpoint, h5_file, keras_archive, training_state
+from keras_savekit.formats.checkpoint import Format
 from keras_savekit.formats.h5_file import Dataset, Layout
 from keras_savekit.formats.snapshot import Snapshot, as_array
 from keras_savekit.store.manifest import (
@@ -30,15 +30,16 @@ from keras_savekit.store.manifest import (
 MANIFEST_DATASET = "savekit_manifest"
 STATE_GROUP = "savekit_state"
 WEIGHTS_SUFFIX = ".weights.h5"
+_FORMATS: dict[str, Format] = {".weights.h5": "weights.h5", ".h5": "h5", ".keras": "keras"}
 
 
-def write(path: Path, snapshot: Snapshot, save: Save, created: float) -> Manifest:
+def write(path: Path, snapshot: Snapshot, created: float) -> Manifest:
     """Write a snapshot into a new file; return what the file promises.
 
     created: seconds since 1970.
     """
     blueprint = snapshot.blueprint
-    layout = full_h5.layout(snapshot) if save == "model" else weights_h5.layout(blueprint)
+    layout = checkpoint.model_layout(snapshot, format_of(path))
     rest = checkpoint.positions_outside(layout, blueprint)
     datasets = (
         *layout.datasets,
@@ -48,7 +49,7 @@ def write(path: Path, snapshot: Snapshot, save: Save, created: float) -> Manifes
     manifest = Manifest(
         run="",
         plan="",
-        save=save,
+        save="weights" if format_of(path) == "weights.h5" else "model",
         reasons=(),
         moment=snapshot.moment,
         created=created,
@@ -59,7 +60,8 @@ def write(path: Path, snapshot: Snapshot, save: Save, created: float) -> Manifes
     )
     values.append(np.frombuffer(to_json(manifest), np.uint8))
     last = Dataset(MANIFEST_DATASET, len(values) - 1)
-    entry = h5_file.write(path, Layout(layout.groups, (*datasets, last)), values)
+    whole = Layout(layout.groups, (*datasets, last))
+    entry = checkpoint.write_file(path, blueprint, whole, values, created)
     return _named(manifest, entry)
 
 
@@ -68,13 +70,23 @@ def architecture_beside(weights: Path) -> Path:
     return weights.with_name(weights.name.removesuffix(WEIGHTS_SUFFIX) + ".json")
 
 
+def format_of(path: Path) -> Format:
+    """The format that a file's name asks for. Raises ModelError for names of no model."""
+    for suffix, found in _FORMATS.items():
+        if path.name.endswith(suffix):
+            return found
+    remedy = "give it a name ending in .h5, .keras or .weights.h5"
+    raise ModelError("is no name of a model's file", str(path), remedy)
+
+
 def read_manifest(path: Path) -> Manifest | None:
     """The manifest inside a file, None for a file that was not written by `write`.
 
     Raises CheckpointError if the file is no HDF5 file or its manifest is damaged.
     """
     try:
-        with h5py.File(path, "r") as file:
+        base = keras_archive.locate_weights(path) if path.suffix == ".keras" else 0
+        with h5_file.opened(path, base) as (file, _):
             if file.get(MANIFEST_DATASET, getclass=True, getlink=True) is not h5py.HardLink:
                 return None
             dataset = file[MANIFEST_DATASET]

@@ -19,7 +19,7 @@ from keras_savekit.policy.retention import All, Best, Rules
 from keras_savekit.policy.triggers import AllOf, AnyOf, Improved, Not, Trigger, Triggers
 from keras_savekit.policy.value import Text, Value, Whole, WrongValueError, plural, show, wrong
 
-FORMATS: dict[str, str] = {"model": "h5", "weights": "weights.h5"}
+FORMATS = {"model": ("h5", "keras"), "weights": ("weights.h5",)}
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -31,7 +31,7 @@ class SavePlan(Value):
 
     name: str = Field(description="a word for this plan; checkpoints are named after it")
     save: Literal["model", "weights"] = "model"
-    format: Literal["h5", "weights.h5"] = "h5"
+    format: Literal["h5", "keras", "weights.h5"] = "h5"
     when: Triggers = Field(description='when to save, such as "every 2 epochs"')
     keep: Rules = (All(),)
     verify: Literal["bytes", "structure", "load"] = "structure"
@@ -41,7 +41,7 @@ class SavePlan(Value):
     @classmethod
     def _format_by_save(cls, fields: Any) -> Any:
         if isinstance(fields, dict) and fields.get("save") == "weights":
-            return {"format": FORMATS["weights"], **fields}
+            return {"format": "weights.h5", **fields}
         return fields
 
     @field_validator("name")
@@ -53,13 +53,6 @@ class SavePlan(Value):
                 f" got {show(name)}"
             )
         return name
-
-    @field_validator("format", mode="before")
-    @classmethod
-    def _no_keras_yet(cls, value: object) -> object:
-        if value == "keras":
-            raise wrong("keras is not there yet; write h5")
-        return value
 
     @field_validator("verify", mode="before")
     @classmethod
@@ -86,9 +79,9 @@ class SavePlan(Value):
 
     @model_validator(mode="after")
     def _parts_agree(self) -> SavePlan:
-        if self.format != FORMATS[self.save]:
+        if self.format not in FORMATS[self.save]:
             raise wrong(
-                f"{self.save} is saved as {FORMATS[self.save]}, not {self.format};"
+                f"{self.save} is saved as {' or '.join(FORMATS[self.save])}, not {self.format};"
                 " leave format out, or change save",
                 "format",
             )

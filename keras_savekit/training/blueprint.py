@@ -19,7 +19,7 @@ from keras_savekit._version import __version__
 from keras_savekit.errors import ModelError
 from keras_savekit.formats.snapshot import Blueprint, Group, LayerWeights, Slot, Variable
 from keras_savekit.store.manifest import Role
-from keras_savekit.training.keras_walk import Walk, walk
+from keras_savekit.training.keras_walk import Walk, serialized, walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +175,7 @@ def _top_level(model: Any) -> list[Any]:
 
 def _model_config(model: Any) -> str:
     try:
-        return json.dumps(keras.saving.serialize_keras_object(model))
+        return json.dumps(serialized(model))
     except (TypeError, ValueError, NotImplementedError) as error:
         raise ModelError(
             f"the architecture of {model.name!r} cannot be serialized: {error}",

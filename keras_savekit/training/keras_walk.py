@@ -14,10 +14,24 @@ from typing import Any
 
 import keras
 from keras.src.saving import saving_lib
+from keras.src.saving.serialization_lib import ObjectSharingScope
 
 # Older versions of Keras make a group for everything they visit, and want it when they load.
 _MAKES_EMPTY_GROUPS = hasattr(saving_lib, "H5Entry")
 _SAVE = "save_own_variables"
+
+
+def serialized(model: Any) -> dict[str, Any]:
+    """The model's configuration, in which an object that is used twice stays one object."""
+    with ObjectSharingScope():
+        config: dict[str, Any] = keras.saving.serialize_keras_object(model)
+    return config
+
+
+def deserialized(config: Mapping[str, Any]) -> Any:
+    """The model that `serialized` read. Whatever Keras raises comes through."""
+    with ObjectSharingScope():
+        return keras.saving.deserialize_keras_object(config)
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_savekit.errors import CheckpointError, MismatchError
-from keras_savekit.formats import h5_file
+from keras_savekit.formats import h5_file, keras_archive
 from keras_savekit.formats.snapshot import Array, Variable
 from keras_savekit.store.manifest import Manifest, Role, split_place
 from keras_savekit.training.blueprint import describe, variables_by_role
@@ -33,10 +33,10 @@ def read_tensors(directory: Path, manifest: Manifest) -> Tensors:
         wanted.setdefault(name, []).append((dataset, tensor))
     found: dict[tuple[Role, int], Array] = {}
     for name, entries in wanted.items():
+        file = directory / name
+        base = keras_archive.locate_weights(file) if file.suffix == ".keras" else 0
         paths = [(dataset, tensor.dtype) for dataset, tensor in entries]
-        for (dataset, tensor), value in zip(
-            entries, h5_file.read(directory / name, paths), strict=True
-        ):
+        for (dataset, tensor), value in zip(entries, h5_file.read(file, paths, base), strict=True):
             if h5_file.tensor_digest(value) != tensor.digest:
                 raise CheckpointError(
                     f"{tensor.name} differs from the manifest", f"{directory / name}:/{dataset}"
