@@ -20,7 +20,7 @@ import keras
 import numpy as np
 
 from keras_savekit.errors import CheckpointError, MismatchError, ModelError
-from keras_savekit.formats import guard, keras_archive, one_file
+from keras_savekit.formats import guard, keras_archive, one_file, training_state
 from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE
 from keras_savekit.formats.dtypes import by_name, narrowed
 from keras_savekit.formats.full_h5 import COMPILE_ATTRIBUTE
@@ -28,7 +28,7 @@ from keras_savekit.formats.one_file import WEIGHTS_SUFFIX, architecture_beside
 from keras_savekit.formats.snapshot import Array
 from keras_savekit.store.manifest import Manifest, Role, read_manifest
 from keras_savekit.training.blueprint import describe, require_built, variables_by_role
-from keras_savekit.training.keras_walk import deserialized, put, walk
+from keras_savekit.training.keras_walk import deserialized, put, put_assets, walk
 from keras_savekit.training.restore import assign, read_tensors, require_computed, require_same
 from keras_savekit.verify.structure import check_structure
 
@@ -134,6 +134,7 @@ def _rebuild(stored: _Stored, *, compile: bool) -> Any:  # noqa: A002
         model = deserialized(config)
         if compile and compiled:
             model.compile_from_config(compiled)
+        put_assets(model, _assets(stored))
     roles: list[Role] = ["weight"]
     if any(role == "seed" for role, _ in tensors):
         roles.append("seed")
@@ -162,6 +163,15 @@ def _configurations(stored: _Stored) -> tuple[dict[str, Any], dict[str, Any] | N
         raise CheckpointError(what, str(stored.file)) from error
     wrapped = config["class_name"] == "deserialize"
     return (config["config"]["config"] if wrapped else config), compiled
+
+
+def _assets(stored: _Stored) -> dict[str, bytes]:
+    if stored.file.suffix == ".keras":
+        return keras_archive.read_assets(stored.file)
+    beside = stored.directory / training_state.STATE_FILE
+    if any(entry.name == training_state.STATE_FILE for entry in stored.manifest.files):
+        return training_state.read_assets(beside)
+    return training_state.read_assets(stored.file, prefix=f"{one_file.STATE_GROUP}/")
 
 
 def _has_slots(model: Any, manifest: Manifest) -> bool:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from keras_savekit.errors import ModelError, SaveError, SavekitWarning
 from keras_savekit.formats import one_file
 from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE, MODEL_FILES, Format, write_text
+from keras_savekit.formats.snapshot import Blueprint
 from keras_savekit.policy.moment import Moment
 from keras_savekit.store.commit import disk_errors, publish_file, scratch_for
 from keras_savekit.store.manifest import MANIFEST, to_json
@@ -75,10 +76,21 @@ def _target(path: str | os.PathLike[str], *formats: Format) -> Path:
     return target
 
 
+def lost_by_stock(blueprint: Blueprint) -> str:
+    """What stock Keras does not restore from a `.h5` file of this model."""
+    layers = ", ".join(sorted({str(Path(name).parent) for name in blueprint.assets}))
+    return (
+        f"stock Keras does not read the vocabularies of {layers} from .h5 files; "
+        "keras_savekit.load_model does, and .keras files give them to both"
+    )
+
+
 @contextmanager
 def _written(model: Any, target: Path, verify: Depth) -> Iterator[Path]:
     """A scratch directory beside `target` with verified files."""
     live = LiveModel(model)
+    if live.blueprint.assets and target.suffix == ".h5":
+        warnings.warn(lost_by_stock(live.blueprint), SavekitWarning, stacklevel=4)
     snapshot = Capture(live)(Moment(), {}, {})
     scratch = scratch_for(target)
     try:

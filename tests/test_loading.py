@@ -62,7 +62,7 @@ def test_what_compile_was_given_comes_back(tmp_path):
         config.pop("optimizer")
     assert ours == theirs
     assert loaded.steps_per_execution == 2
-    assert float(loaded.optimizer.learning_rate) == 0.125
+    assert float(loaded.optimizer.learning_rate.numpy()) == 0.125
 
 
 def test_a_model_is_loaded_uncompiled_on_request_and_if_it_was(tmp_path):

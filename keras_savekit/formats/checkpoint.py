@@ -47,6 +47,7 @@ def write(directory: Path, snapshot: Snapshot, purpose: Purpose) -> Manifest:
     layouts = _layouts(snapshot, purpose.format)
     values = [as_array(tensor) for tensor in snapshot.tensors]
     values.append(training_state.encode(snapshot.state))
+    values += training_state.asset_values(snapshot.blueprint)
     files = [
         write_file(directory / name, snapshot.blueprint, layout, values, purpose.created)
         for name, layout in layouts.items()

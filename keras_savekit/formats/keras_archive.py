@@ -27,6 +27,7 @@ from keras_savekit.formats.snapshot import Array, Blueprint
 from keras_savekit.store.manifest import FileEntry
 
 WEIGHTS_MEMBER = "model.weights.h5"
+ASSETS = "assets"
 _DESCRIPTOR_FOLLOWS = 0x08
 _PADDING = 0xD935  # the extra field that zipalign pads with
 
@@ -48,6 +49,8 @@ def write(
         }
         archive.writestr("metadata.json", json.dumps(metadata))
         archive.writestr("config.json", blueprint.model_config)
+        for name, content in blueprint.assets.items():
+            archive.writestr(f"{ASSETS}/{name}", content)
         weights = _begin_weights(file)
         file.flush()
         digest = _Digest(file.fileno())
@@ -68,6 +71,19 @@ def read_config(path: Path) -> bytes:
             return archive.read("config.json")
     except zipfile.BadZipFile as error:
         raise ValueError(str(error)) from error
+
+
+def read_assets(path: Path) -> dict[str, bytes]:
+    """What lies in an archive's assets, by path; CheckpointError if it cannot be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {
+                name.removeprefix(f"{ASSETS}/"): archive.read(name)
+                for name in archive.namelist()
+                if name.startswith(f"{ASSETS}/") and not name.endswith("/")
+            }
+    except (OSError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"its assets cannot be read: {error}", str(path)) from error
 
 
 def locate_weights(path: Path) -> int:

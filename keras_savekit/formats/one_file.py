@@ -46,6 +46,7 @@ def write(path: Path, snapshot: Snapshot, created: float) -> Manifest:
         *training_state.variables(blueprint, rest, prefix=f"{STATE_GROUP}/"),
     )
     values = [as_array(tensor) for tensor in snapshot.tensors]
+    extra = training_state.assets(blueprint, len(values), prefix=f"{STATE_GROUP}/")
     manifest = Manifest(
         run="",
         plan="",
@@ -58,9 +59,10 @@ def write(path: Path, snapshot: Snapshot, created: float) -> Manifest:
         tensors=checkpoint.tensor_entries(snapshot, {"": Layout({}, datasets)}, values),
         versions=blueprint.versions,
     )
+    values += training_state.asset_values(blueprint)
     values.append(np.frombuffer(to_json(manifest), np.uint8))
     last = Dataset(MANIFEST_DATASET, len(values) - 1)
-    whole = Layout(layout.groups, (*datasets, last))
+    whole = Layout(layout.groups, (*datasets, *extra, last))
     entry = checkpoint.write_file(path, blueprint, whole, values, created)
     return _named(manifest, entry)
 

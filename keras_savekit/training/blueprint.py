@@ -19,7 +19,7 @@ from keras_savekit._version import __version__
 from keras_savekit.errors import ModelError
 from keras_savekit.formats.snapshot import Blueprint, Group, LayerWeights, Slot, Variable
 from keras_savekit.store.manifest import Role
-from keras_savekit.training.keras_walk import Walk, serialized, walk
+from keras_savekit.training.keras_walk import Walk, assets, serialized, walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,8 @@ def require_built(model: Any) -> None:
         # In older versions of Keras, layers that have nothing to build never are.
         if not layer.built and type(layer).build is not keras.layers.Layer.build
     ]
-    if model.built and not unbuilt:
+    # A model made of its inputs has called every layer that it will ever call.
+    if model.built and (not unbuilt or getattr(model, "inputs", None)):
         return
     names = ", ".join(unbuilt[:3]) + (" ..." if len(unbuilt) > 3 else "")
     raise ModelError(
@@ -153,6 +154,7 @@ def _blueprint(
             "keras": keras.__version__,
             "tensorflow": tf.__version__,
         },
+        assets=assets(model),
     )
 
 

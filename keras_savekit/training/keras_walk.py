@@ -7,9 +7,11 @@ fails when a version of Keras changes what is relied upon here.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -133,3 +135,45 @@ def put(model: Any, values: Mapping[str, Any]) -> list[str]:
     messages: dict[int, tuple[Any, Exception]] = {}
     saving_lib._load_state(model, _GivingStore(values), None, "", False, visited, set(), messages)
     return [f"{getattr(item, 'name', item)}: {error}" for item, error in messages.values()]
+
+
+class _AssetStore(saving_lib.DiskIOStore):  # type: ignore[misc]
+    """Directories by the paths of a walk, in a directory that is given."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def make(self, path: str) -> str:
+        (self._root / path).mkdir(parents=True, exist_ok=True)
+        return str(self._root / path)
+
+    def get(self, path: str) -> str | None:
+        return str(self._root / path) if (self._root / path).exists() else None
+
+    def has_path(self, path: str) -> bool:
+        return (self._root / path).exists()
+
+
+def assets(model: Any) -> dict[str, bytes]:
+    """What layers write into files of their own when they are saved, by path."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        saving_lib._save_state(model, None, _AssetStore(root), "", set())
+        files = sorted(path for path in root.rglob("*") if path.is_file())
+        return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
+
+
+def put_assets(model: Any, found: Mapping[str, bytes]) -> None:
+    """Let layers read their files back. Raises ValueError if one does not."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder).resolve()
+        for name, content in found.items():
+            path = (root / name).resolve()
+            if not path.is_relative_to(root):
+                raise ValueError(f"the asset {name!r} leads out of its directory")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        messages: dict[int, tuple[Any, Exception]] = {}
+        saving_lib._load_state(model, None, _AssetStore(root), "", False, set(), set(), messages)
+    for item, error in messages.values():
+        raise ValueError(f"{getattr(item, 'name', item)} did not take its assets") from error
