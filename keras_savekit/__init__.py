@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     )
     from keras_savekit.policy.plan import Policy, SavePlan
     from keras_savekit.policy.yaml_file import load_policy, parse_policy
+    from keras_savekit.restoration import restore
+    from keras_savekit.resume import Restored
     from keras_savekit.training.data import resumable
 
 _HOMES = {
@@ -53,6 +55,8 @@ _HOMES = {
         "SavekitWarning",
     ),
     "policy.plan": ("Policy", "SavePlan"),
+    "restoration": ("restore",),
+    "resume": ("Restored",),
     "policy.yaml_file": ("load_policy", "parse_policy"),
     "training.data": ("resumable",),
 }
@@ -69,6 +73,7 @@ __all__ = [
     "ModelError",
     "Policy",
     "PolicyError",
+    "Restored",
     "ResumeError",
     "SaveError",
     "SaveKit",
@@ -79,6 +84,7 @@ __all__ = [
     "__version__",
     "load_policy",
     "parse_policy",
+    "restore",
     "resumable",
 ]
 

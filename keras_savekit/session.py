@@ -28,8 +28,13 @@ from keras_savekit.errors import (
 from keras_savekit.pipeline import Pipeline
 from keras_savekit.policy.moment import Event, Moment, Tick
 from keras_savekit.policy.plan import Policy, decide
-from keras_savekit.restoration import RESTORED, Restoration, memory_of
-from keras_savekit.resume import Found, Resumed
+from keras_savekit.restoration import (
+    RESTORED,
+    Restoration,
+    memory_of,
+    require_same_optimizer,
+)
+from keras_savekit.resume import Found, Restored
 from keras_savekit.store.directory import RunDirectory
 from keras_savekit.store.manifest import Manifest
 from keras_savekit.training import callback_state, metrics, randomness
@@ -78,6 +83,7 @@ class Session:
         self._length_known_to_keras = params.get("steps") is not None
         self._per_call: int = model.steps_per_execution
         self._configuration = Configuration.of(model)
+        self._optimizer = self._configuration.optimizer  # as the user's code set it up
         self._capture: Capture | None = None
         self._memory: Mapping[str, float] = {}
         self._history: list[tuple[int, dict[str, float]]] = []
@@ -86,7 +92,7 @@ class Session:
         self._offset = self._begun = 0
         self._first_epoch = True
         self._cut_short = self._validated = self._metrics_checked = False
-        self.resumed: Resumed | None = None
+        self.resumed: Restored | None = None
         callback_state.require_none_in_the_way(self._fit.others())
         callback_state.remember(self._fit.others())  # proves that it can be saved
         build_optimizer(model)
@@ -133,6 +139,8 @@ class Session:
             return
         around, manifest = self._around, found.checkpoint.manifest
         require_same(self._model, manifest, RESTORED, str(found.checkpoint.path))
+        require_same_optimizer(found, self._optimizer)
+        self._optimizer = found.state["optimizer"]
         self._length = self._length or found.state["length"]
         others = self._fit.others()
         moment, level, reasons = resume.position(found, around.source, self._length)
@@ -148,7 +156,7 @@ class Session:
         self._memory = found.state["memory"]
         self._history = [(epoch, logs) for epoch, logs in found.state["history"]]
         name, level = found.checkpoint.name, "position" if more else level
-        self._go_on(found, Resumed(name, moment, level, reasons + more, self._passed))
+        self._go_on(found, Restored(name, moment, level, reasons + more, self._passed))
 
     def _find(self) -> Found | None:
         around = self._around
@@ -169,7 +177,7 @@ class Session:
                 around.tell(f"passed over {each}")
         return found
 
-    def _go_on(self, found: Found, resumed: Resumed) -> None:
+    def _go_on(self, found: Found, resumed: Restored) -> None:
         """Tell `fit` and the user where training goes on, or that nothing is left to do."""
         around, moment = self._around, resumed.moment
         self.resumed = resumed
@@ -323,6 +331,7 @@ class Session:
             "epochs": self._epochs,
             "length": self._length,
             "stopped": stopped(self._model),
+            "optimizer": self._optimizer,
         }
 
     def _seconds(self) -> float:
