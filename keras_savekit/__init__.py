@@ -18,6 +18,7 @@ from keras_savekit._version import __version__
 
 if TYPE_CHECKING:
     from keras_savekit.callbacks import FullModelSaver, SaveKit, WeightsSaver
+    from keras_savekit.determinism import Determinism, check_determinism
     from keras_savekit.errors import (
         CheckpointError,
         DataError,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "callbacks": ("FullModelSaver", "SaveKit", "WeightsSaver"),
+    "determinism": ("Determinism", "check_determinism"),
     "errors": (
         "CheckpointError",
         "DataError",
@@ -65,6 +67,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "CheckpointError",
     "DataError",
+    "Determinism",
     "DirectoryError",
     "DirectoryInUseError",
     "FullModelSaver",
@@ -82,6 +85,7 @@ __all__ = [
     "SavekitWarning",
     "WeightsSaver",
     "__version__",
+    "check_determinism",
     "load_policy",
     "parse_policy",
     "restore",
