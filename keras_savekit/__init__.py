@@ -18,6 +18,7 @@ from keras_savekit._version import __version__
 
 if TYPE_CHECKING:
     from keras_savekit.callbacks import FullModelSaver, SaveKit, WeightsSaver
+    from keras_savekit.determinism import Determinism, check_determinism
     from keras_savekit.errors import (
         CheckpointError,
         DataError,
@@ -35,11 +36,14 @@ if TYPE_CHECKING:
     from keras_savekit.loading import load_model, load_weights
     from keras_savekit.policy.plan import Policy, SavePlan
     from keras_savekit.policy.yaml_file import load_policy, parse_policy
+    from keras_savekit.restoration import restore
+    from keras_savekit.resume import Restored
     from keras_savekit.saving import save_model, save_weights
     from keras_savekit.training.data import resumable
 
 _HOMES = {
     "callbacks": ("FullModelSaver", "SaveKit", "WeightsSaver"),
+    "determinism": ("Determinism", "check_determinism"),
     "errors": (
         "CheckpointError",
         "DataError",
@@ -56,6 +60,8 @@ _HOMES = {
     ),
     "loading": ("load_model", "load_weights"),
     "policy.plan": ("Policy", "SavePlan"),
+    "restoration": ("restore",),
+    "resume": ("Restored",),
     "policy.yaml_file": ("load_policy", "parse_policy"),
     "saving": ("save_model", "save_weights"),
     "training.data": ("resumable",),
@@ -65,6 +71,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "CheckpointError",
     "DataError",
+    "Determinism",
     "DirectoryError",
     "DirectoryInUseError",
     "FullModelSaver",
@@ -73,6 +80,7 @@ __all__ = [
     "ModelError",
     "Policy",
     "PolicyError",
+    "Restored",
     "ResumeError",
     "SaveError",
     "SaveKit",
@@ -81,10 +89,12 @@ __all__ = [
     "SavekitWarning",
     "WeightsSaver",
     "__version__",
+    "check_determinism",
     "load_model",
     "load_policy",
     "load_weights",
     "parse_policy",
+    "restore",
     "resumable",
     "save_model",
     "save_weights",

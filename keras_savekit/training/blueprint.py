@@ -33,6 +33,11 @@ class Configuration:
     training_config: Mapping[str, Any] | None
     compile_config: Mapping[str, Any] | None
 
+    @property
+    def optimizer(self) -> Mapping[str, Any] | None:
+        """The optimizer's settings, serialized; None if the model is not compiled."""
+        return None if self.compile_config is None else self.compile_config["optimizer"]
+
     @classmethod
     def of(cls, model: Any) -> Configuration:
         """Of a built model. Raises ModelError if it is not built or cannot be serialized."""

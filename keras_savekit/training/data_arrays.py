@@ -56,6 +56,10 @@ def from_arrays(
         return numbers.map(lambda number: batch_and_advance(number, epoch))
 
     dataset = tf.data.Dataset.from_tensors(0).flat_map(epoch_from_position)
+    options = tf.data.Options()
+    # It has nothing to tune here, and makes `fit` return seconds after its last batch.
+    options.autotune.enabled = False
+    dataset = dataset.with_options(options)
     # An epoch may start in its middle, so TensorFlow cannot know its length; Keras asks here.
     dataset.cardinality = lambda: tf.constant(steps, tf.int64)
     first_batch = tf.data.Dataset.range(1).map(lambda number: batch_of(number, number))
