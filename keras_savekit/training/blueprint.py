@@ -42,6 +42,7 @@ class Configuration:
     def of(cls, model: Any) -> Configuration:
         """Of a built model. Raises ModelError if it is not built or cannot be serialized."""
         require_built(model)
+        _require_known_numbers(model)
         compile_config = _compile_config(model)
         return cls(_model_config(model), _training_config(compile_config), compile_config)
 
@@ -90,6 +91,22 @@ def require_built(model: Any) -> None:
         f"layer {names}" if names else "",
         "give it an Input, or call it once on a batch, before `fit`",
     )
+
+
+def _require_known_numbers(model: Any) -> None:
+    """Raise ModelError for layers that Keras builds again with their weights in another order."""
+    float8 = [
+        layer.name
+        for layer in model._flatten_layers()
+        if getattr(layer, "quantization_mode", None) == "float8"
+    ]
+    if float8:
+        names = ", ".join(float8[:3]) + (" ..." if float8[3:] else "")
+        raise ModelError(
+            "Keras does not load models with layers quantized to float8 as they were saved",
+            f"layer {names}",
+            "train without layer.quantize('float8'), and quantize what was loaded",
+        )
 
 
 def build_optimizer(model: Any) -> None:
