@@ -141,7 +141,9 @@ def main():
                 found.append(outcome(model, save, Path(folder) / "m.h5"))
             survived[index] += found[-1] == "yes"
         print(f"| {name} | {found[0]} | {found[1]} |", flush=True)
-    print(f"| **survived** | **{survived[0]} of {len(MODELS)}** | **{survived[1]}** |")
+    print(
+        f"| **survived** | **{survived[0]} of {len(MODELS)}** | **{survived[1]} of {len(MODELS)}** |"
+    )
 
 
 def _save_with_savekit(model, path):
