@@ -141,9 +141,8 @@ def main():
                 found.append(outcome(model, save, Path(folder) / "m.h5"))
             survived[index] += found[-1] == "yes"
         print(f"| {name} | {found[0]} | {found[1]} |", flush=True)
-    print(
-        f"| **survived** | **{survived[0]} of {len(MODELS)}** | **{survived[1]} of {len(MODELS)}** |"
-    )
+    stock, ours = (f"**{count} of {len(MODELS)}**" for count in survived)
+    print(f"| **survived** | {stock} | {ours} |")
 
 
 def _save_with_savekit(model, path):

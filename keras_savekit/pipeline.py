@@ -123,7 +123,13 @@ class Pipeline:
         directory, plan = self._directory, job.due.plan
         began = time.monotonic()
         purpose = Purpose(
-            self._run, plan.name, plan.save, job.due.reasons, self._clock(), plan.format
+            self._run,
+            plan.name,
+            plan.save,
+            job.due.reasons,
+            self._clock(),
+            plan.format,
+            plan.compression,
         )
         scratch = directory.new_scratch(job.name)
         try:

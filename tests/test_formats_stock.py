@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from formats_models import arrays, batch, fingerprint, layers, small, train, write
 
+import keras_savekit as sk
 from keras_savekit.formats.full_h5 import unique_names
 from keras_savekit.formats.keras_archive import locate_weights
+from keras_savekit.verify.checks import verify_shallow
 
 pytestmark = pytest.mark.slow
 
@@ -286,6 +288,27 @@ def test_a_loss_given_by_its_alias_loads(alias, tmp_path):
     x, y = batch(model)
     assert keras.losses.get(loaded.loss) is keras.losses.get(alias)
     assert loaded.evaluate(x, y, verbose=0) == model.evaluate(x, y, verbose=0)
+
+
+@pytest.mark.parametrize("compression", ["gzip", "lzf"])
+@pytest.mark.parametrize("form", ["h5", "keras", "weights.h5"])
+def test_compressed_files_are_smaller_and_stock_keras_reads_them(form, compression, tmp_path):
+    model = keras.Sequential(
+        [
+            keras.Input((128,)),
+            layers.Dense(256, kernel_initializer="zeros"),
+            layers.Dense(256, dtype="bfloat16"),
+        ]
+    )
+    model.compile("sgd", "mse")
+    save = "weights" if "weights" in form else "model"
+    plain, _ = write(tmp_path, model, save, form)
+    directory, manifest = write(tmp_path, model, save, form, compression)
+    sizes = [(each / manifest.model_file).stat().st_size for each in (directory, plain)]
+    assert sizes[0] < sizes[1] - 100_000
+    assert verify_shallow(directory, "structure", 0.0).good
+    for loaded in (stock_load(directory, manifest, model), sk.load_model(directory)):
+        assert arrays(loaded.weights) == arrays(model.weights)
 
 
 def homemade(y, prediction):

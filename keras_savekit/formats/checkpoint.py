@@ -6,14 +6,14 @@ that format has a place for it, else in `state.h5`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import xxhash
 
 from keras_savekit.formats import full_h5, h5_file, keras_archive, training_state, weights_h5
-from keras_savekit.formats.h5_file import Layout
+from keras_savekit.formats.h5_file import Compression, Layout
 from keras_savekit.formats.snapshot import Array, Blueprint, Snapshot, as_array
 from keras_savekit.store.manifest import MANIFEST, FileEntry, Manifest, TensorEntry, to_json
 
@@ -37,6 +37,7 @@ class Purpose:
     reasons: tuple[str, ...]
     created: float
     format: Format
+    compression: Compression = None
 
 
 def write(directory: Path, snapshot: Snapshot, purpose: Purpose) -> Manifest:
@@ -44,7 +45,10 @@ def write(directory: Path, snapshot: Snapshot, purpose: Purpose) -> Manifest:
 
     Nothing is synced or published here. The manifest is written last.
     """
-    layouts = _layouts(snapshot, purpose.format)
+    layouts = {
+        name: replace(layout, compression=purpose.compression)
+        for name, layout in _layouts(snapshot, purpose.format).items()
+    }
     values = [as_array(tensor) for tensor in snapshot.tensors]
     values.append(training_state.encode(snapshot.state))
     values += training_state.asset_values(snapshot.blueprint)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -32,6 +32,7 @@ ALIGNED_FROM = 64 * 1024
 PIECE = 4 * 2**20
 _ALIGNED = {"alignment_threshold": ALIGNED_FROM, "alignment_interval": ALIGNMENT}
 Digest = Callable[[Any], object]
+Compression = Literal["gzip", "lzf"] | None
 ATTRIBUTE_LIMIT = 64512  # what Keras's own reader and writer split lists at
 
 
@@ -53,12 +54,14 @@ class Dataset:
 class Layout:
     """Everything in a file except the tensors' bytes.
 
+    compression: of tensors of 64 KiB and more; they are then written by HDF5 itself.
     groups: path of each group ("" is the file itself) to its attributes: texts,
         or lists of texts, which are split where they outgrow an attribute.
     """
 
     groups: Mapping[str, Mapping[str, str | bytes | Sequence[str]]]
     datasets: tuple[Dataset, ...]
+    compression: Compression = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,13 +158,17 @@ def _lay_out(file: h5py.File, layout: Layout, values: Sequence[Array]) -> list[_
         for key, value in attributes.items():
             write_attribute(group, key, value)
     for dataset in layout.datasets:
-        shape, dtype = values[dataset.position].shape, stored_dtype(dataset, values)
-        identifier = _reserve(file, dataset.path, shape, dtype)
+        tensor, dtype = values[dataset.position], stored_dtype(dataset, values)
+        compressed = layout.compression is not None and tensor.nbytes >= ALIGNED_FROM
+        if compressed:
+            identifier = _compress(file, dataset.path, tensor, dtype, layout.compression)
+        else:
+            identifier = _reserve(file, dataset.path, tensor.shape, dtype)
         if dataset.attributes:
             handle = h5py.Dataset(identifier)
             for key, value in dataset.attributes.items():
                 handle.attrs[key] = value
-        offset = identifier.get_offset()
+        offset = None if compressed else identifier.get_offset()
         if offset is not None:
             extents.append(_Extent(offset, dataset.position, dataset.dtype))
     return extents
@@ -171,6 +178,17 @@ def stored_dtype(dataset: Dataset, values: Sequence[Array]) -> np.dtype[Any]:
     """The dtype a value has in the file."""
     own = values[dataset.position].dtype
     return np.dtype(dataset.dtype) if dataset.dtype else own
+
+
+def _compress(
+    file: h5py.File, path: str, value: Array, dtype: np.dtype[Any], compression: Compression
+) -> h5py.h5d.DatasetID:
+    """Write a tensor in compressed chunks, its bytes shuffled first, as HDF5's manual advises."""
+    stored = value.view(dtype) if dtype.kind == "V" else widened(value, dtype)
+    made = file.create_dataset(
+        path, data=stored, chunks=True, shuffle=True, compression=compression
+    )
+    return made.id
 
 
 def _reserve(

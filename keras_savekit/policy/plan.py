@@ -32,6 +32,7 @@ class SavePlan(Value):
     name: str = Field(description="a word for this plan; checkpoints are named after it")
     save: Literal["model", "weights"] = "model"
     format: Literal["h5", "keras", "weights.h5"] = "h5"
+    compression: Literal["gzip", "lzf"] | None = None
     when: Triggers = Field(description='when to save, such as "every 2 epochs"')
     keep: Rules = (All(),)
     verify: Literal["bytes", "structure", "load"] = "structure"
