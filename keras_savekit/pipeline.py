@@ -19,9 +19,9 @@ from keras_savekit.errors import SaveError, SavekitError
 from keras_savekit.formats import checkpoint as checkpoint_files
 from keras_savekit.formats.checkpoint import Purpose
 from keras_savekit.formats.snapshot import Snapshot
+from keras_savekit.policy.measured import Improved
 from keras_savekit.policy.plan import Due, Policy, SavePlan
 from keras_savekit.policy.retention import Best, Record, best_of, prune
-from keras_savekit.policy.triggers import Improved
 from keras_savekit.policy.value import Mode
 from keras_savekit.store.commit import disk_errors
 from keras_savekit.store.directory import Checkpoint, RunDirectory

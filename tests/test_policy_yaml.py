@@ -158,7 +158,7 @@ plans:
         (plan("") + "limits: 3\n", 4, 9, "must be a mapping"),
         (plan("") + "limits: {queue: 0}\n", 4, 17, "must be 1 or more, got 0"),
         (plan("") + "limits: {queue: 1.5}\n", 4, 17, "must be a whole number, got 1.5"),
-        (plan("") + "limits: {overhead: 5%}\n", 4, 10, "unknown key; allowed: queue"),
+        (plan("") + "limits: {overhed: 5%}\n", 4, 10, 'did you mean "overhead"'),
         (plan("") + "plans: []\n", 4, 1, "stands here twice, first in line 1"),
         # one plan
         ("plans:\n  - when: every epoch\n", 2, 5, "name: is missing"),

@@ -44,7 +44,7 @@ class Value(BaseModel):
     Raises WrongValueError, with all problems, if it cannot be built.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     def __init__(self, /, **data: Any) -> None:
         try:
@@ -153,7 +153,7 @@ def _problems(error: ValidationError, kind: type[BaseModel]) -> tuple[Problem, .
 def _message(each: Mapping[str, Any], kind: type[BaseModel]) -> str:
     """What pydantic found, in the words of a policy."""
     field = str(each["loc"][-1]) if each["loc"] else ""
-    known = kind.model_fields
+    known = {field.alias or name: field for name, field in kind.model_fields.items()}
     context = each.get("ctx", {})
     got = show(each["input"])
     if "ge" in context or "gt" in context:
