@@ -120,10 +120,10 @@ class Improved(Trigger):
             case [metric, mode, "by", min_delta]:
                 return cls(metric=metric, mode=mode, min_delta=min_delta)
             case [metric, mode, "from", start]:
-                return cls.model_validate({"metric": metric, "mode": mode, "from": start})
+                return cls(**{"metric": metric, "mode": mode, "from": start})
             case [metric, mode, "by", min_delta, "from", start]:
                 fields = {"metric": metric, "mode": mode, "min_delta": min_delta, "from": start}
-                return cls.model_validate(fields)
+                return cls(**fields)
             case [metric]:
                 raise wrong(f'"improved {metric}" must end in min or max: which way is better')
         raise wrong(

@@ -118,11 +118,12 @@ class SavePlan(Value):
     def describe(self) -> str:
         """The plan as one sentence."""
         when = ", or ".join(each.describe() for each in self.when)
-        keep = " and ".join(each.describe() for each in self.keep)
+        keep = " and ".join(each.words() for each in self.keep)
+        what = {"model": "the whole model as .h5", "weights": "the weights as .weights.h5"}
         busy = "; training waits for it" if self.when_busy == "wait" else ""
         busy += ", also with weights that are not finite" if self.not_finite == "save" else ""
         return (
-            f"{self.name}: saves the {self.save} ({self.format}) {when}{busy};"
+            f"{self.name}: saves {what[self.save]} {when}{busy};"
             f" keeps {keep}; verifies {self.verify}"
         )
 

@@ -71,8 +71,8 @@ class Every(Trigger):
         """`every 200 steps`, if a multiple lies between the two moments."""
         unit, count = self._unit()
         stretch = 1 if unit == "epochs" else tick.stretch
-        length = count * stretch * _SECONDS.get(unit, 1)
-        offset, first = (each * _SECONDS.get(unit, 1) for each in (self.offset, self.first))
+        scale = _SECONDS.get(unit, 1)
+        length, offset, first = count * stretch * scale, self.offset * scale, self.first * scale
         index = (_position(tick.now, unit) - offset) // length
         if not (_position(tick.before, unit) - offset) // length < index:
             return None
@@ -86,6 +86,15 @@ class Every(Trigger):
             if count is not None:
                 return name, count
         raise AssertionError("an Every without a unit cannot be built")  # pragma: no cover
+
+    def in_time(self) -> bool:
+        """Whether it counts time rather than steps or epochs."""
+        return self.steps is None and self.epochs is None
+
+    def period(self) -> tuple[float, float]:
+        """Its interval and its offset, in seconds where it counts time."""
+        unit, count = self._unit()
+        return count * _SECONDS.get(unit, 1), self.offset * _SECONDS.get(unit, 1)
 
     def describe(self) -> str:
         """`every 200 steps`; reads back as the same trigger."""
@@ -109,7 +118,7 @@ class Every(Trigger):
             fields[given[-2]] = given[-1]
             del given[-2:]
         if len(given) == 1 and is_duration(given[0]):
-            return cls.model_validate({"seconds": as_duration(given[0]), **fields})
+            return cls(**{"seconds": as_duration(given[0]), **fields})
         if len(given) == 1:
             given = ["1", *given]
         if len(given) != 2:
@@ -169,7 +178,7 @@ class _At(Trigger):
     def from_words(cls, words: list[str]) -> Trigger:
         """`5 10 20`, also with commas."""
         try:
-            return cls.model_validate({"at": " ".join(words).replace(",", " ").split()})
+            return cls(at=" ".join(words).replace(",", " ").split())
         except WrongValueError as error:
             raise wrong(
                 f'must be written like "{cls.spelling}": {error.problems[0].message}'

@@ -70,8 +70,8 @@ class Signal(Trigger):
     def from_words(cls, words: list[str]) -> Trigger:
         """`SIGTERM SIGUSR1`, `SIGUSR1 then continue`."""
         if len(words) > 2 and words[-2] == "then":
-            return cls.model_validate({"names": words[:-2], "then": words[-1]})
-        return cls.model_validate({"names": words})
+            return cls(names=words[:-2], then=words[-1])
+        return cls(names=words)
 
 
 class FileAsked(Trigger):

@@ -67,7 +67,11 @@ class Rule(Value, ABC):
 
     @abstractmethod
     def describe(self) -> str:
-        """The rule, in English."""
+        """The rule as a short string, which reads back as the same rule."""
+
+    @abstractmethod
+    def words(self) -> str:
+        """What it keeps, in English."""
 
     @abstractmethod
     def as_written(self) -> Any:
@@ -94,6 +98,10 @@ class Last(Rule):
     def describe(self) -> str:
         """`last 3`."""
         return f"last {self.count}"
+
+    def words(self) -> str:
+        """`the last 3`."""
+        return f"the last {self.count}" if self.count > 1 else "the last"
 
     def as_written(self) -> Any:
         """`{last: 3}`."""
@@ -124,6 +132,10 @@ class Best(Rule):
     def describe(self) -> str:
         """`best 2 val_loss min`."""
         return f"best {self.count} {self.metric} {self.mode}" + " last" * (self.keep == "last")
+
+    def words(self) -> str:
+        """`the 2 best by val_loss (min)`."""
+        return f"the {f'{self.count} ' * (self.count > 1)}best by {self.metric} ({self.mode})"
 
     def as_written(self) -> Any:
         """`{best: 2, metric: val_loss, mode: min}`."""
@@ -171,6 +183,10 @@ class EveryNth(Rule):
         unit, count = next((unit, count) for unit, count in self if count is not None)
         return f"every {unit[:-1] if count == 1 else plural(count, unit[:-1])}"
 
+    def words(self) -> str:
+        """`one every 50 epochs`."""
+        return f"one {self.describe()}"
+
     def as_written(self) -> Any:
         """`{every: {epochs: 50}}`."""
         return {"every": {unit: count for unit, count in self if count is not None}}
@@ -188,6 +204,10 @@ class NewerThan(Rule):
     def describe(self) -> str:
         """`newer_than 7d`."""
         return f"newer_than {duration_text(self.age)}"
+
+    def words(self) -> str:
+        """`those of the last 7d`."""
+        return f"those of the last {duration_text(self.age)}"
 
     def as_written(self) -> Any:
         """`{newer_than: 7d}`."""
@@ -214,6 +234,10 @@ class WithinSize(Rule):
         """`size 20GB`."""
         return f"size {size_text(self.size)}"
 
+    def words(self) -> str:
+        """`the newest that fit into 20GB`."""
+        return f"the newest that fit into {size_text(self.size)}"
+
     def as_written(self) -> Any:
         """`{size: 20GB}`."""
         return {"size": size_text(self.size)}
@@ -229,6 +253,10 @@ class All(Rule):
     def describe(self) -> str:
         """`all`."""
         return "all"
+
+    def words(self) -> str:
+        """`every one`."""
+        return "every one"
 
     def as_written(self) -> Any:
         """`all`."""

@@ -7,6 +7,7 @@ each writer gives text that its reader reads back as the same number.
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field
@@ -61,7 +62,7 @@ def as_size(value: object) -> int:
         if unit.lower() not in _BYTES:
             known = ", ".join((*_DECIMAL, *_BINARY))
             raise wrong(f"unknown unit {show(unit)}; allowed: {known}")
-        value = float(amount) * _BYTES[unit.lower()]
+        value = round(Fraction(amount.rstrip(".")) * _BYTES[unit.lower()])
     elif isinstance(value, str) and not value[-1:].isdigit():
         raise wrong(f"must be a size such as 512MiB or 20GB, got {show(value)}")
     number = as_number(value)
