@@ -18,6 +18,7 @@ from keras_savekit._version import __version__
 
 if TYPE_CHECKING:
     from keras_savekit.callbacks import FullModelSaver, SaveKit, WeightsSaver
+    from keras_savekit.determinism import Determinism, check_determinism
     from keras_savekit.errors import (
         CheckpointError,
         DataError,
@@ -34,10 +35,13 @@ if TYPE_CHECKING:
     )
     from keras_savekit.policy.plan import Policy, SavePlan
     from keras_savekit.policy.yaml_file import load_policy, parse_policy
+    from keras_savekit.restoration import restore
+    from keras_savekit.resume import Restored
     from keras_savekit.training.data import resumable
 
 _HOMES = {
     "callbacks": ("FullModelSaver", "SaveKit", "WeightsSaver"),
+    "determinism": ("Determinism", "check_determinism"),
     "errors": (
         "CheckpointError",
         "DataError",
@@ -53,6 +57,8 @@ _HOMES = {
         "SavekitWarning",
     ),
     "policy.plan": ("Policy", "SavePlan"),
+    "restoration": ("restore",),
+    "resume": ("Restored",),
     "policy.yaml_file": ("load_policy", "parse_policy"),
     "training.data": ("resumable",),
 }
@@ -61,6 +67,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "CheckpointError",
     "DataError",
+    "Determinism",
     "DirectoryError",
     "DirectoryInUseError",
     "FullModelSaver",
@@ -69,6 +76,7 @@ __all__ = [
     "ModelError",
     "Policy",
     "PolicyError",
+    "Restored",
     "ResumeError",
     "SaveError",
     "SaveKit",
@@ -77,8 +85,10 @@ __all__ = [
     "SavekitWarning",
     "WeightsSaver",
     "__version__",
+    "check_determinism",
     "load_policy",
     "parse_policy",
+    "restore",
     "resumable",
 ]
 

@@ -13,7 +13,7 @@ import keras
 from keras_savekit.errors import DirectoryError
 from keras_savekit.policy.plan import Policy
 from keras_savekit.policy.yaml_file import load_policy, policy_from
-from keras_savekit.resume import Resumed
+from keras_savekit.resume import Restored
 from keras_savekit.session import Session, Surroundings
 from keras_savekit.store.directory import RunDirectory
 from keras_savekit.training.callback_state import open_for_appending
@@ -39,7 +39,7 @@ class SaveKit(keras.callbacks.Callback):  # type: ignore[misc]
     `on_failure: raise` by a SaveError at the next step; the checkpoints before
     it still stand.
 
-    resumed: after `fit` has begun, a `Resumed` that says from what it went on
+    resumed: after `fit` has begun, a `Restored` that says from what it went on
         and how exactly; None if it started from the beginning.
     """
 
@@ -57,11 +57,10 @@ class SaveKit(keras.callbacks.Callback):  # type: ignore[misc]
             raise DirectoryError(
                 "no directory to save into", "", "give directory=, or `directory:` in the policy"
             )
-        self._data = data
         self._source = source_of(data) if data is not None else None
         self.directory = RunDirectory(Path(chosen).absolute())
         self._session: Session | None = None
-        self.resumed: Resumed | None = None
+        self.resumed: Restored | None = None
         self._claim()
 
     def _claim(self) -> None:
@@ -85,9 +84,7 @@ class SaveKit(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
         """Resume, or start from the beginning."""
         self._claim()
-        around = Surroundings(
-            self.policy, self.directory, self._run, self, self._source, self._data, print
-        )
+        around = Surroundings(self.policy, self.directory, self._run, self, self._source, print)
         self._session = Session(around, self.model, self.params)
         self.resumed = self._session.resumed
 

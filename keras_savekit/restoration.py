@@ -9,16 +9,24 @@ stopped had happened long before: a schedule has set the learning rate again,
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from keras_savekit.errors import CheckpointError, DirectoryError, MismatchError, ResumeError
 from keras_savekit.policy.moment import Moment
-from keras_savekit.resume import Found
+from keras_savekit.resume import Found, Level, Restored, read
+from keras_savekit.store.directory import RunDirectory
 from keras_savekit.store.manifest import Role
-from keras_savekit.training import callback_state, randomness
+from keras_savekit.training import callback_state, differences, randomness
+from keras_savekit.training.blueprint import Configuration, build_optimizer, require_built
 from keras_savekit.training.callback_state import Memory
-from keras_savekit.training.restore import assign
+from keras_savekit.training.restore import REMEDY, assign, require_same
+from keras_savekit.verify.choice import candidates
 
+LEARNING_RATE = "learning_rate"
 RESTORED: tuple[Role, ...] = ("weight", "optimizer", "seed")
 
 
@@ -68,3 +76,76 @@ def memory_of(found: Found) -> Memory:
         entry.name: found.tensors[entry.role, entry.index] for entry in names
     }
     return Memory(found.state["callbacks"], arrays)
+
+
+def require_same_optimizer(found: Found, settings: Mapping[str, Any] | None) -> None:
+    """Raise MismatchError, naming what differs, if the optimizer has other settings now."""
+    differing = differences.of_optimizers(found.state["optimizer"], settings, _learning_rate(found))
+    if differing:
+        raise MismatchError(
+            f"the training has other settings now:{differences.listed(differing)}",
+            str(found.checkpoint.path),
+            REMEDY,
+        )
+
+
+def _learning_rate(found: Found) -> float | None:
+    for entry in found.checkpoint.manifest.tensors:
+        if entry.role == "optimizer" and entry.name.rpartition("/")[2] == LEARNING_RATE:
+            return float(found.tensors[entry.role, entry.index])
+    return None
+
+
+def restore(model: Any, directory: str | os.PathLike[str], which: str = "latest") -> Restored:
+    """Put a checkpoint of a run into a model, outside `fit`.
+
+    model: built; its weights and seed generators are set, and if it is compiled the
+        optimizer too, together with the process's random generators.
+    directory: of a run; it is only read.
+    which: "latest", the newest checkpoint that is whole; "best", what the link
+        `best` leads to; or the name of a checkpoint.
+
+    Returns which checkpoint it was, where its training stood, and how much was
+    restored: metrics, data and callbacks are the business of the training that
+    follows. Under `fit` the savekit callback resumes by itself.
+
+    Raises DirectoryError if there is no such run, ResumeError if it has no such
+    checkpoint, CheckpointError if the one named is damaged, ModelError and
+    MismatchError, naming what differs, if it does not fit; the model is then
+    unchanged.
+    """
+    require_built(model)
+    found, passed = _chosen(RunDirectory(Path(directory)), which)
+    where = str(found.checkpoint.path)
+    compiled = getattr(model, "optimizer", None) is not None
+    roles: tuple[Role, ...] = RESTORED if compiled else ("weight", "seed")
+    build_optimizer(model)
+    require_same(model, found.checkpoint.manifest, roles, where)
+    level: Level = "exact" if compiled else "weights only"
+    if compiled:
+        require_same_optimizer(found, Configuration.of(model).optimizer)
+    assign(model, found.tensors, roles)
+    randomness.restore(found.state["randomness"])
+    reasons = () if compiled else ("the model is not compiled, so it has no optimizer",)
+    return Restored(found.checkpoint.name, found.checkpoint.manifest.moment, level, reasons, passed)
+
+
+def _chosen(run: RunDirectory, which: str) -> tuple[Found, tuple[str, ...]]:
+    where = str(run.path)
+    if not run.exists:
+        raise DirectoryError("not the directory of a run", where)
+    passed: list[str] = []
+    if which == "latest":
+        for each in candidates(run, time.time()):
+            if each.usable and each.checkpoint is not None:
+                try:
+                    return read(each.checkpoint), tuple(passed)
+                except CheckpointError as error:
+                    passed.append(f"{each.name}: {error.what}")
+            else:
+                passed.append(f"{each.name}: {each.why_not()}")
+        raise ResumeError("there is no checkpoint" + "".join(f"\n  {p}" for p in passed), where)
+    name = run.linked("best") if which == "best" else which
+    if name is None:
+        raise ResumeError("no checkpoint is the best yet", where, "name one: see `savekit list`")
+    return read(run.open(name)), ()

@@ -20,9 +20,9 @@ from keras_savekit.store.directory import Checkpoint, RunDirectory
 from keras_savekit.store.manifest import Finding, Verification
 from keras_savekit.training.data import Source
 from keras_savekit.training.restore import Tensors, read_tensors
-from keras_savekit.verify.checks import verify_shallow
+from keras_savekit.verify.choice import Candidate, candidates
 
-Level = Literal["exact", "exact from the epoch's start", "position"]
+Level = Literal["exact", "exact from the epoch's start", "position", "weights only"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +35,14 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Resumed:
+class Restored:
     """Where a training goes on, and how exactly.
 
     moment: position of the first batch to come.
     level: `exact`: as if it had never stopped. `exact from the epoch's start`:
         batches of an epoch begun are trained again. `position`: the order of
         the data, or what a callback remembered, is not known to be the same.
+        `weights only`: the optimizer is not that of the checkpoint, or there is none.
     reasons: why the level is not `exact`, each with what to do about it.
     """
 
@@ -50,14 +51,6 @@ class Resumed:
     level: Level
     reasons: tuple[str, ...]
     passed_over: tuple[str, ...]
-
-    @classmethod
-    def of(
-        cls, found: Found, moment: Moment, reasons: tuple[str, ...], passed_over: tuple[str, ...]
-    ) -> Resumed:
-        """The report on a checkpoint from which training goes on at `moment`."""
-        level: Level = "position" if reasons else "exact"
-        return cls(found.checkpoint.name, moment, level, reasons, passed_over)
 
     def __str__(self) -> str:
         now = self.moment
@@ -76,42 +69,53 @@ def find(directory: RunDirectory, now: float) -> tuple[Found | None, tuple[str, 
     For the holder of the directory's lock: damaged ones are moved to quarantine.
     """
     passed: list[str] = []
-    scan = directory.scan()
-    for name, error in scan.damaged:
-        verification = Verification("bytes", now, (Finding("manifest", name, error.what),))
-        passed.append(_set_aside(directory, name, verification))
-    for checkpoint in reversed(scan.checkpoints):
-        verification = checkpoint.verification or _verify(directory, checkpoint, now)
-        if verification.good:
+    for each in candidates(directory, now):
+        verification = each.verification
+        if each.usable and each.checkpoint is not None:
+            if each.fresh:
+                _record(directory, each.name, verification)
             try:
-                return _read(checkpoint), tuple(passed)
+                return read(each.checkpoint), tuple(passed)
             except CheckpointError as error:
-                found = Finding("tensor", error.where, error.what)
-                verification = Verification("structure", now, (found,))
-        passed.append(_set_aside(directory, checkpoint.name, verification))
+                finding = Finding("tensor", error.where, error.what)
+                verification = Verification("structure", now, (finding,))
+        passed.append(_set_aside(directory, replace(each, verification=verification)))
     return None, tuple(passed)
 
 
-def _verify(directory: RunDirectory, checkpoint: Checkpoint, now: float) -> Verification:
-    verification = verify_shallow(checkpoint.path, "structure", now)
-    if verification.good:
-        directory.record(checkpoint.name, verification)
-        directory.events.append(
-            "verified", name=checkpoint.name, depth=verification.depth, note="at resume"
-        )
-    return verification
+def read(checkpoint: Checkpoint) -> Found:
+    """A checkpoint's tensors, each compared with its digest, and its state.
+
+    Raises CheckpointError if anything is damaged.
+    """
+    tensors = read_tensors(checkpoint.path, checkpoint.manifest)
+    state = training_state.read(checkpoint.path / STATE_FILE)
+    return Found(checkpoint, tensors, state)
+
+
+def _record(directory: RunDirectory, name: str, verification: Verification) -> None:
+    directory.record(name, verification)
+    directory.events.append("verified", name=name, depth=verification.depth, note="at resume")
+
+
+def _set_aside(directory: RunDirectory, each: Candidate) -> str:
+    findings = [str(finding) for finding in each.verification.findings]
+    directory.quarantine(each.name, each.verification)
+    directory.events.append("quarantined", name=each.name, findings=findings)
+    return f"{each.name}: {each.why_not()}"
 
 
 def position(
     found: Found, source: Source | None, length: int | None
-) -> tuple[Moment, tuple[str, ...]]:
-    """Where to go on, and why not exactly there or not exactly so.
+) -> tuple[Moment, Level, tuple[str, ...]]:
+    """Where to go on, how exactly, and why not better.
 
     source: of the data that training will go on with, if its order is known.
     length: batches in an epoch, if that is known.
     """
     saved = found.checkpoint.manifest.moment
     moment = saved
+    level: Level = "exact"
     reasons = []
     if source is None:
         reasons.append(
@@ -121,34 +125,25 @@ def position(
     elif found.state["data"] != source.identity:
         changed = _changed(found.state["data"] or {}, source.identity)
         reasons.append(f"the data is not what it was: {changed}")
+    if reasons or not found.state["consistent"]:
+        level = "position"
     if saved.batch and (reasons or length is None):
         moment = replace(saved, batch=0)
-        if length is None:
+        if not reasons:
+            level = "exact from the epoch's start"
             reasons.append(
                 "how many batches an epoch has is not known yet; give resumable(steps_per_epoch=)"
             )
         reasons.append(f"epoch {saved.epoch + 1} starts again; {saved.batch} batches are repeated")
     elif length is not None and moment.batch >= length:
         moment = replace(saved, epoch=saved.epoch + 1, batch=0)
+        level = "position"
         reasons.append(f"the validation of epoch {saved.epoch + 1} is not repeated")
     if not found.state["consistent"]:
         reasons.append("an exception in the middle of a step may have left a part of it")
-    return moment, tuple(reasons)
+    return moment, level, tuple(reasons)
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     keys = [key for key in now if before.get(key) != now[key]]
     return ", ".join(f"{key} was {before.get(key)}, is {now[key]}" for key in keys)
-
-
-def _read(checkpoint: Checkpoint) -> Found:
-    tensors = read_tensors(checkpoint.path, checkpoint.manifest)
-    state = training_state.read(checkpoint.path / STATE_FILE)
-    return Found(checkpoint, tensors, state)
-
-
-def _set_aside(directory: RunDirectory, name: str, verification: Verification) -> str:
-    findings = [str(finding) for finding in verification.findings]
-    directory.quarantine(name, verification)
-    directory.events.append("quarantined", name=name, findings=findings)
-    return f"{name}: {findings[0]}" + (f" and {len(findings) - 1} more" if findings[1:] else "")

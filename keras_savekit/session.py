@@ -17,6 +17,7 @@ from typing import Any
 
 from keras_savekit import resume
 from keras_savekit.errors import (
+    DataError,
     DirectoryError,
     MetricError,
     MismatchError,
@@ -27,8 +28,13 @@ from keras_savekit.errors import (
 from keras_savekit.pipeline import Pipeline
 from keras_savekit.policy.moment import Event, Moment, Tick
 from keras_savekit.policy.plan import Policy, decide
-from keras_savekit.restoration import RESTORED, Restoration, memory_of
-from keras_savekit.resume import Found, Resumed
+from keras_savekit.restoration import (
+    RESTORED,
+    Restoration,
+    memory_of,
+    require_same_optimizer,
+)
+from keras_savekit.resume import Found, Restored
 from keras_savekit.store.directory import RunDirectory
 from keras_savekit.store.manifest import Manifest
 from keras_savekit.training import callback_state, metrics, randomness
@@ -53,7 +59,6 @@ class Surroundings:
     run: str
     callback: Any
     source: Source | None
-    data: Any
     tell: Callable[[str], None]
     wall: Callable[[], float] = time.time
     clock: Callable[[], float] = time.monotonic
@@ -78,6 +83,7 @@ class Session:
         self._length_known_to_keras = params.get("steps") is not None
         self._per_call: int = model.steps_per_execution
         self._configuration = Configuration.of(model)
+        self._optimizer = self._configuration.optimizer  # as the user's code set it up
         self._capture: Capture | None = None
         self._memory: Mapping[str, float] = {}
         self._history: list[tuple[int, dict[str, float]]] = []
@@ -85,17 +91,20 @@ class Session:
         self._now = self._seen = Moment()
         self._offset = self._begun = 0
         self._first_epoch = True
+        self._updates_before = 0
+        self._owed = False  # whether a step is done that we have not been told of
         self._cut_short = self._validated = self._metrics_checked = False
-        self.resumed: Resumed | None = None
+        self.resumed: Restored | None = None
         callback_state.require_none_in_the_way(self._fit.others())
         callback_state.remember(self._fit.others())  # proves that it can be saved
         build_optimizer(model)
         around.directory.sweep()
         self._warn_of_callbacks_after()
+        self._require_data_that_can_start_anywhere()
         self._resume()
         self._since = around.clock() - self._now.seconds
         self._pipeline = Pipeline(around.directory, around.policy, around.run, around.wall)
-        self._fit.watch(self._leave)
+        self._fit.watch(self._leave, self._stepped)
 
     def _warn_of_callbacks_after(self) -> None:
         after = [type(each).__name__ for each in self._fit.after()]
@@ -106,6 +115,24 @@ class Session:
             )
             warnings.warn(message, SavekitWarning, stacklevel=2)
 
+    def _require_data_that_can_start_anywhere(self) -> None:
+        source = self._around.source
+        if source is None or source.flows:
+            return
+        if self._flows:
+            raise DataError(
+                "fit(steps_per_epoch=) draws epochs across the bounds of the data's own",
+                "",
+                "give steps_per_epoch to keras_savekit.resumable() instead",
+            )
+        replicas = self._model.distribute_strategy.num_replicas_in_sync
+        if replicas > 1:
+            raise DataError(
+                f"only arrays can be resumed from under a strategy of {replicas} replicas",
+                "",
+                "leave data= away, or give keras_savekit.resumable() arrays",
+            )
+
     def _resume(self) -> None:
         """Find a checkpoint, put it into the model, and go on from there."""
         found = self._find()
@@ -114,13 +141,15 @@ class Session:
             return
         around, manifest = self._around, found.checkpoint.manifest
         require_same(self._model, manifest, RESTORED, str(found.checkpoint.path))
+        require_same_optimizer(found, self._optimizer)
+        self._optimizer = found.state["optimizer"]
         self._length = self._length or found.state["length"]
         others = self._fit.others()
-        moment, reasons = resume.position(found, around.source, self._length)
-        reasons += callback_state.not_restored(others, memory_of(found))
+        moment, level, reasons = resume.position(found, around.source, self._length)
+        more = callback_state.not_restored(others, memory_of(found))
         with_metrics = bool(moment.batch) and self._same_metrics(manifest)
         if moment.batch and not with_metrics:
-            reasons += ("its metrics are others; the logs of this epoch begin anew",)
+            more += ("its metrics are others; the logs of this epoch begin anew",)
         self._restoration = Restoration(
             found, moment, self._model, others, with_metrics=with_metrics
         )
@@ -128,7 +157,8 @@ class Session:
         self._now = self._seen = moment
         self._memory = found.state["memory"]
         self._history = [(epoch, logs) for epoch, logs in found.state["history"]]
-        self._go_on(found, Resumed.of(found, moment, reasons, self._passed))
+        name, level = found.checkpoint.name, "position" if more else level
+        self._go_on(found, Restored(name, moment, level, reasons + more, self._passed))
 
     def _find(self) -> Found | None:
         around = self._around
@@ -149,7 +179,7 @@ class Session:
                 around.tell(f"passed over {each}")
         return found
 
-    def _go_on(self, found: Found, resumed: Resumed) -> None:
+    def _go_on(self, found: Found, resumed: Restored) -> None:
         """Tell `fit` and the user where training goes on, or that nothing is left to do."""
         around, moment = self._around, resumed.moment
         self.resumed = resumed
@@ -175,7 +205,10 @@ class Session:
             )
 
     def _same_metrics(self, manifest: Manifest) -> bool:
-        metrics.build(self._model, self._around.data)
+        source = self._around.source
+        if source is None:
+            return False
+        metrics.build(self._model, source.first_batch)
         try:
             require_same(self._model, manifest, ("metric",), "")
         except MismatchError:
@@ -195,8 +228,16 @@ class Session:
                 self._restoration.epoch_begins()
                 self._restoration = None
         self._first_epoch = False
+        self._updates_before = 0
         if epoch != self._now.epoch:
             self._now = Moment(epoch, 0, self._now.step, self._seconds(), self._now.logs)
+        self._updates_before = self._updates() - self._now.step
+
+    def _updates(self) -> int:
+        """Steps done, by the optimizer's count."""
+        optimizer = self._model.optimizer
+        counted = 0 if optimizer is None else int(optimizer.iterations.numpy())
+        return counted - self._updates_before
 
     def _begin_data(self, epoch: int) -> None:
         source = self._around.source
@@ -204,7 +245,7 @@ class Session:
             return
         if not self._flows:
             source.start(epoch, self._offset)
-        elif self._first_epoch:
+        elif self._first_epoch and source.steps_per_epoch:
             # One pass after another, whatever `fit` calls an epoch.
             source.start(*divmod(self._now.step, source.steps_per_epoch))
 
@@ -214,18 +255,26 @@ class Session:
 
     def batch_end(self, logs: Mapping[str, float]) -> None:
         """The batches of one call of the train function are done."""
-        now = self._now
-        done = self._offset + self._begun + self._per_call
-        if self._length is not None:
-            done = min(done, self._length)
-        step = now.step + done - now.batch
-        self._now = Moment(now.epoch, done, step, self._seconds(), logs)
-        if done != self._length:
+        self._owed = False
+        self._now = self._after_call(logs)
+        if self._now.batch != self._length:
             self._cut_short = stopped(self._model)
             self._observe("step", self._now)
         elif self._offset or not self._length_known_to_keras:
             # Else the epoch's end, with all its logs, is at once the end of this batch.
             end_epoch(self._model)
+
+    def _after_call(self, logs: Mapping[str, float]) -> Moment:
+        """Where training stands when the call of the train function under way is done."""
+        now = self._now
+        done = self._offset + self._begun + self._per_call
+        if self._length is not None:
+            done = min(done, self._length)
+        return Moment(now.epoch, done, now.step + done - now.batch, self._seconds(), logs)
+
+    def _stepped(self) -> None:
+        """The train function has returned; other callbacks hear of it before us."""
+        self._owed = True
 
     def test_begin(self) -> None:
         """A validation begins."""
@@ -255,8 +304,15 @@ class Session:
         if self._capture is None:  # nothing was trained
             self._finish(stop=False)
             return
+        consistent = not in_step
+        if in_step and not isinstance(error, Exception) and not self._model.run_eagerly:
+            # Ctrl-C: Python heeds it between two steps, though it looks as if within one.
+            consistent = True
+            self._owed = self._updates() == self._after_call({}).step
+        if self._owed:
+            self._now = self._after_call(self._now.logs)
         try:
-            self._observe("exception", self._now, consistent=not in_step)
+            self._observe("exception", self._now, consistent=consistent)
         finally:
             self._around.directory.events.append(
                 "interrupted", why=type(error).__name__, step=self._now.step
@@ -300,6 +356,7 @@ class Session:
             "epochs": self._epochs,
             "length": self._length,
             "stopped": stopped(self._model),
+            "optimizer": self._optimizer,
         }
 
     def _seconds(self) -> float:

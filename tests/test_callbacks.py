@@ -293,7 +293,7 @@ def test_an_exception_leaves_fit_unchanged_after_the_state_was_saved(tmp_path):
     with pytest.raises(ValueError, match="the training broke") as raised:
         fit(model(), kit, Interrupt(3, error))
     assert raised.value is error
-    assert names(tmp_path) == ["000000002-p"]  # the batch that raised had not reached the kit
+    assert names(tmp_path) == ["000000003-p"]  # the kit had not heard of that step yet
     assert events(tmp_path, "interrupted")[0]["why"] == "ValueError"
     assert RunDirectory(tmp_path).checkpoints()[0].status == "verified"
 
@@ -302,14 +302,14 @@ def test_ctrl_c_saves_too_and_frees_the_directory(tmp_path):
     kit = sk.SaveKit(policy(plan("exception")), directory=tmp_path)
     with pytest.raises(KeyboardInterrupt):
         fit(model(), kit, Interrupt(3))
-    assert names(tmp_path) == ["000000002-p"]
+    assert names(tmp_path) == ["000000003-p"]
     sk.SaveKit(policy(), directory=tmp_path)
 
 
 def test_without_the_trigger_an_exception_saves_nothing_but_finishes_what_was_begun(tmp_path):
     kit = sk.SaveKit(policy(plan("every 2 steps")), directory=tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        fit(model(), kit, Interrupt(4))
+        fit(model(), kit, Interrupt(3))
     assert names(tmp_path) == ["000000002-p"]
 
 
@@ -325,3 +325,60 @@ def test_a_failure_beside_an_exception_does_not_hide_it(tmp_path):
             BreakDisk(tmp_path, breaks=2),
             Interrupt(5, ValueError("the training broke")),
         )
+
+
+def test_a_training_that_an_exception_stopped_goes_on_exactly(tmp_path):
+    def train(*callbacks):
+        on = data()
+        kit = sk.SaveKit(policy(plan("exception")), directory=tmp_path, data=on)
+        made = model()
+        fit(made, kit, *callbacks, on=on)
+        return made, kit
+
+    with pytest.raises(KeyboardInterrupt):
+        train(Interrupt(STEPS + 2))
+    made, kit = train()
+    assert (kit.resumed.level, kit.resumed.moment.step) == ("exact", STEPS + 2)
+    straight = model()
+    straight.fit(data(), epochs=2, verbose=0, shuffle=False)
+    assert digest(made) == digest(straight)
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["before the step ran", "after it ran"])
+def test_ctrl_c_within_a_step_goes_on_exactly(tmp_path, done):
+    class PressCtrlC(keras.callbacks.Callback):
+        """Ctrl-C while the main thread is in the fourth call of the train function."""
+
+        def on_train_begin(self, logs=None):
+            inner, self.calls = self.model.train_function, 0
+
+            def pressed(iterator):
+                self.calls += 1
+                if self.calls < 4:
+                    return inner(iterator)
+                if done:
+                    inner(iterator)
+                raise KeyboardInterrupt
+
+            self.model.train_function = pressed
+
+        def get_state(self):
+            return {}
+
+        def set_state(self, state):
+            pass
+
+    def train(*callbacks):
+        on = data()
+        kit = sk.SaveKit(policy(plan("exception")), directory=tmp_path, data=on)
+        made = model()
+        fit(made, kit, *callbacks, on=on)
+        return made, kit
+
+    with pytest.raises(KeyboardInterrupt):
+        train(PressCtrlC())
+    made, kit = train()
+    assert (kit.resumed.level, kit.resumed.moment.step) == ("exact", 4 if done else 3)
+    straight = model()
+    straight.fit(data(), epochs=2, verbose=0, shuffle=False)
+    assert digest(made) == digest(straight)

@@ -22,7 +22,11 @@ class Steered(keras.callbacks.Callback):
         self.fit = Fit(self.model, self)
         if self.start is not None:
             self.fit.start_at(self.start)
-        self.fit.watch(lambda error, in_step: self.left.append((error, in_step)))
+        self.steps = 0
+        self.fit.watch(lambda error, in_step: self.left.append((error, in_step)), self.step)
+
+    def step(self):
+        self.steps += 1
 
     def on_epoch_begin(self, epoch, logs=None):
         next_epoch(self.model)
@@ -102,6 +106,12 @@ def test_an_exception_in_a_callback_is_seen_once_and_goes_on(hook):
     with pytest.raises(ValueError, match="on purpose"):
         model().fit(data(), epochs=1, verbose=0, shuffle=False, callbacks=[failing(hook), steered])
     assert [(str(error), in_step) for error, in_step in steered.left] == [("on purpose", False)]
+
+
+def test_every_step_is_told_when_it_is_done():
+    steered = Steered()
+    model().fit(data(), epochs=2, verbose=0, shuffle=False, callbacks=[steered])
+    assert steered.steps == 2 * STEPS
 
 
 def test_an_exception_in_a_step_is_told_apart():

@@ -96,6 +96,19 @@ def _verify(directory: Path, depth: str, as_json: bool) -> int:
     return verifying.run(directory, verifying.as_depth(depth), as_json=as_json)
 
 
+@_savekit.command(name="resume-plan")
+@click.argument("directory", type=_DIRECTORY)
+@click.option("--json", "as_json", is_flag=True, help="For programs instead of people.")
+def _resume_plan(directory: Path, as_json: bool) -> int:
+    """Say from which checkpoint in DIRECTORY a training would go on, and why.
+
+    Reads every tensor of it. Ends with 1 if there is none.
+    """
+    from keras_savekit.cli import planning
+
+    return planning.run(directory, as_json=as_json)
+
+
 @_savekit.command(name="check")
 @click.argument("policy", type=_FILE)
 def _check(policy: Path) -> int:

@@ -24,6 +24,11 @@ from keras_savekit.formats.snapshot import Blueprint, Snapshot, as_array
 OPTIMIZER_GROUP = "savekit_optimizer"
 COMPILE_ATTRIBUTE = "savekit_compile_config"
 WIDENED = {"bfloat16": "float32"}
+_BUILT_BY_FROM_CONFIG = {
+    ("keras", "Sequential"),
+    ("keras", "Functional"),
+    ("keras.src.models.functional", "Functional"),
+}
 
 
 def layout(snapshot: Snapshot) -> Layout:
@@ -31,7 +36,7 @@ def layout(snapshot: Snapshot) -> Layout:
     blueprint = snapshot.blueprint
     keras = {"keras_version": blueprint.versions["keras"].encode(), "backend": b"tensorflow"}
     groups: dict[str, dict[str, Any]] = {
-        "": {**keras, "model_config": blueprint.model_config.encode(), **_training(snapshot)},
+        "": {**keras, "model_config": _architecture(blueprint), **_training(snapshot)},
         "model_weights": {**keras, "layer_names": [layer.name for layer in blueprint.layers]},
     }
     datasets: list[Dataset] = []
@@ -90,6 +95,20 @@ def unique_names(names: Iterable[str]) -> list[str]:
 def _parents(path: str) -> set[str]:
     parts = path.split("/")
     return {"/".join(parts[:end]) for end in range(1, len(parts))}
+
+
+def _architecture(blueprint: Blueprint) -> bytes:
+    """The architecture in a form that the stock `.h5` reader builds whole.
+
+    The reader calls `from_config` of the outermost class and no more, which
+    leaves a subclassed model without weights. It also takes the name of a
+    function in `keras.layers`: `deserialize` builds whatever it is given.
+    """
+    config = json.loads(blueprint.model_config)
+    config.pop("compile_config", None)  # `training_config` says it
+    if (config.get("module"), config["class_name"]) not in _BUILT_BY_FROM_CONFIG:
+        config = {"class_name": "deserialize", "config": {"config": config}}
+    return json.dumps(config).encode()
 
 
 def _training(snapshot: Snapshot) -> dict[str, bytes]:

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import ml_dtypes
 import numpy as np
 import xxhash
 
 from keras_savekit.errors import CheckpointError
+from keras_savekit.formats.dtypes import by_name, narrowed, widened
 from keras_savekit.formats.snapshot import Array
 from keras_savekit.store.manifest import FileEntry
 
@@ -179,7 +179,7 @@ def _pieces(value: Array, dtype: str | None) -> Iterator[memoryview]:
     for start in range(0, flat.size, per_piece):
         piece = flat[start : start + per_piece]
         if stored.kind != "V" and stored != piece.dtype:
-            piece = piece.astype(stored)
+            piece = widened(piece, stored)
         yield piece.view(np.uint8).data
 
 
@@ -196,21 +196,9 @@ def read(path: Path, wanted: Iterable[tuple[str, str]]) -> list[Array]:
     """
     try:
         with h5py.File(path, "r") as file:
-            return [as_variable(np.asarray(file[name]), dtype) for name, dtype in wanted]
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
+            return [narrowed(np.asarray(file[name]), by_name(dtype)) for name, dtype in wanted]
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"cannot be read: {error}", str(path)) from error
-
-
-def as_variable(stored: Array, dtype: str) -> Array:
-    """What a variable of this dtype held, from what a file stores for it.
-
-    The inverse of writing: bfloat16 lies in a file as two opaque bytes, or
-    widened to float32, which loses nothing.
-    """
-    wanted = np.dtype(getattr(ml_dtypes, dtype)) if hasattr(ml_dtypes, dtype) else np.dtype(dtype)
-    if stored.dtype.kind == "V":
-        return stored.view(wanted)
-    return stored.astype(wanted, copy=False)
 
 
 def tensor_digest(value: Array) -> str:

@@ -7,7 +7,7 @@ are serialized anew, never handed over.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,11 @@ class Configuration:
     model_config: str
     training_config: Mapping[str, Any] | None
     compile_config: Mapping[str, Any] | None
+
+    @property
+    def optimizer(self) -> Mapping[str, Any] | None:
+        """The optimizer's settings, serialized; None if the model is not compiled."""
+        return None if self.compile_config is None else self.compile_config["optimizer"]
 
     @classmethod
     def of(cls, model: Any) -> Configuration:
@@ -70,7 +75,12 @@ class LiveModel:
 
 def require_built(model: Any) -> None:
     """Raise ModelError unless the model has its weights, and so can be saved."""
-    unbuilt = [layer.name for layer in model._flatten_layers() if not layer.built]
+    unbuilt = [
+        layer.name
+        for layer in model._flatten_layers()
+        # In older versions of Keras, layers that have nothing to build never are.
+        if not layer.built and type(layer).build is not keras.layers.Layer.build
+    ]
     if model.built and not unbuilt:
         return
     names = ", ".join(unbuilt[:3]) + (" ..." if len(unbuilt) > 3 else "")
@@ -96,10 +106,20 @@ def variables_by_role(model: Any) -> dict[Role, list[Any]]:
     optimizer = getattr(model, "optimizer", None)
     return {
         "weight": weights,
-        "seed": [variable for variable in model.variables if id(variable) not in known],
+        "seed": [
+            *(variable for variable in model.variables if id(variable) not in known),
+            *_recurrent_states(model),
+        ],
         "optimizer": list(optimizer.variables) if optimizer is not None else [],
         "metric": list(model.metrics_variables),
     }
+
+
+def _recurrent_states(model: Any) -> Iterator[Any]:
+    """What stateful recurrent layers carry from batch to batch, which Keras counts nowhere."""
+    for layer in model._flatten_layers():
+        if getattr(layer, "stateful", False) and isinstance(layer, keras.layers.RNN):
+            yield from keras.tree.flatten(layer.states or ())
 
 
 def _blueprint(
@@ -173,11 +193,28 @@ def _model_config(model: Any) -> str:
 def _compile_config(model: Any) -> dict[str, Any] | None:
     if not model.compiled:
         return None
-    config = json.loads(json.dumps(model.get_compile_config()))
+    config = _by_registered_names(json.loads(json.dumps(model.get_compile_config())))
     return {
         **config,
         "optimizer": json.loads(json.dumps(keras.optimizers.serialize(model.optimizer))),
     }
+
+
+def _by_registered_names(config: Any) -> Any:
+    """Functions by the names they are found by; older versions of Keras write shorter ones."""
+    if isinstance(config, list):
+        return [_by_registered_names(item) for item in config]
+    if not isinstance(config, dict):
+        return config
+    if config.get("class_name") != "function":
+        return {key: _by_registered_names(value) for key, value in config.items()}
+    known = keras.saving.get_custom_objects()
+    names = [name for name, value in known.items() if _name(value) == config["config"]]
+    return config if len(names) != 1 else {**config, "config": names[0]}
+
+
+def _name(function: Any) -> str | None:
+    return getattr(function, "__name__", None)
 
 
 def _training_config(compile_config: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -205,6 +242,8 @@ def _full_names(config: Any, get: Callable[[str], Any]) -> Any:
         return getattr(found, "__name__", None) or getattr(found, "name", config)
     if isinstance(config, list):
         return [_full_names(item, get) for item in config]
+    if isinstance(config, dict) and config.get("class_name") == "function":
+        return config["config"]  # the reader finds registered and given ones by their names
     if isinstance(config, dict) and "class_name" not in config:
         return {key: _full_names(value, get) for key, value in config.items()}
     return config

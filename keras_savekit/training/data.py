@@ -1,41 +1,55 @@
 """Data whose order is a function of (seed, epoch), and that can start at any batch.
 
-`fit` asks a dataset for its batches and tells nobody which epoch it is in.
-Here the position (epoch, first batch) is a variable that the dataset reads when
-an epoch's first batch is drawn, so that whoever knows where training stands can
-set it; what is downstream (`map`, `prefetch`) does not matter.
+`fit` asks a dataset for its batches and tells nobody which epoch it is in. So
+every kind of resumable data is a `tf.data.Dataset` with a position (epoch, first
+batch) that is read when an epoch's first batch is drawn, and that whoever knows
+where training stands can set. The kinds are in `data_arrays` and `data_epochs`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
+import keras
 import tensorflow as tf
 
 from keras_savekit.errors import DataError
 
 _ATTRIBUTE = "_savekit_source"
+BATCH_SIZE = 32
 
 
 class Source:
-    """The position of a resumable dataset, and what identifies its order.
+    """The position of resumable data, and what identifies its order.
 
-    steps_per_epoch: batches in a whole epoch.
+    start: `start(epoch, batch)` makes the next epoch drawn `epoch`, from its batch
+        `batch` on, both counted from 0.
+    first_batch: a dataset of the first batch, which moves no position.
+    steps_per_epoch: batches in a whole epoch, None if that is not known.
     identity: what must be equal for two sources to give the same order.
+    flows: whether one iterator can go on from epoch to epoch.
     """
 
     def __init__(
-        self, position: tf.Variable, steps_per_epoch: int, identity: Mapping[str, Any]
+        self,
+        start: Callable[[int, int], None],
+        first_batch: tf.data.Dataset,
+        steps_per_epoch: int | None,
+        identity: Mapping[str, Any],
+        *,
+        flows: bool,
     ) -> None:
-        self._position = position
+        self.start = start
+        self.first_batch = first_batch
         self.steps_per_epoch = steps_per_epoch
         self.identity = dict(identity)
+        self.flows = flows
 
-    def start(self, epoch: int, batch: int) -> None:
-        """The next epoch drawn is `epoch`, from its batch `batch` on (both from 0)."""
-        self._position.assign([epoch, batch])
+    def attached_to(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        """The dataset, from which `source_of` gets this source."""
+        setattr(dataset, _ATTRIBUTE, self)
+        return dataset
 
 
 def source_of(data: Any) -> Source:
@@ -50,86 +64,61 @@ def source_of(data: Any) -> Source:
     return source
 
 
-def resumable(
+def resumable(  # noqa: PLR0913 - one call for every kind of data
     x: Any,
     y: Any = None,
     *,
     sample_weight: Any = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     shuffle: bool = True,
     seed: int = 0,
+    steps_per_epoch: int | None = None,
 ) -> tf.data.Dataset:
-    """Arrays as a `tf.data.Dataset` from which a training resumes in mid-epoch.
+    """Data from which a training resumes in mid-epoch, as a `tf.data.Dataset`.
 
-    x, y, sample_weight: arrays or nested structures of arrays, all with the same
-        first dimension (samples). What is None is left out of the batches.
-    batch_size: samples in a batch; the last one of an epoch may have fewer.
-    shuffle: whether each epoch has an order of its own, a function of `seed` and
-        the epoch alone. Starting at any batch takes no time.
+    x: one of
+        - arrays, or a nested structure of arrays, all with the same first
+          dimension (samples). Each epoch has an order of its own; starting at any
+          batch takes no time.
+        - a function of the epoch (counted from 0) that returns a `tf.data.Dataset`
+          of batches, always the same one for the same epoch. Batches before the
+          position are skipped, which costs what making them costs.
+        - a `keras.utils.PyDataset`, read with its own `workers`,
+          `use_multiprocessing` and `max_queue_size`, its batches in an order of
+          their own in each epoch. Starting at any batch takes no time. Its
+          `on_epoch_end` is called once for every epoch before the one that is
+          read, also for those that an earlier process trained.
+    y, sample_weight: for arrays only. What is None is left out of the batches.
+    batch_size: for arrays only: samples in a batch, 32 if not given; the last one
+        of an epoch may have fewer.
+    shuffle, seed: whether each epoch has an order of its own, which is a function
+        of `seed` and the epoch alone. A function of the epoch sees to its own order.
+    steps_per_epoch: for a function: batches in an epoch, where its datasets do not
+        know (`filter`, `from_generator`) or do not end.
 
-    Give the result to `fit` and to the callback: `SaveKit(policy, data=data)`.
-    Without the callback the epochs follow each other as they are drawn.
+    Give the result to `fit`, with `shuffle=False`, and to the callback:
+    `SaveKit(policy, data=data)`. Without the callback the epochs follow each other
+    as they are drawn.
 
-    Raises DataError for arrays of different lengths, no samples, or a batch size
-    below 1.
-
-    The order of an epoch comes from `tf.random.experimental.index_shuffle`, a
-    permutation computed index by index.
+    Raises DataError for what cannot be read so, naming the argument.
     """
-    parts = (x,) if y is None else (x, y) if sample_weight is None else (x, y, sample_weight)
-    if sample_weight is not None and y is None:
-        raise DataError("sample_weight= needs y=", "", "give the targets too")
-    samples = _count_samples(parts)
-    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-        raise DataError(f"batch_size must be an integer of 1 or more, got {batch_size!r}")
-    arrays = tf.nest.map_structure(tf.convert_to_tensor, parts)
-    steps = -(-samples // batch_size)
-    position = tf.Variable([0, 0], dtype=tf.int64, trainable=False, name="savekit_position")
+    from keras_savekit.training import data_arrays, data_epochs
 
-    def order(indices: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
-        if not shuffle:
-            return indices
-        key = tf.stack([tf.cast(seed, tf.int64), epoch])
-        return tf.random.experimental.index_shuffle(indices, key, samples - 1)
-
-    def batch_of(number: tf.Tensor, epoch: tf.Tensor) -> Any:
-        first = number * batch_size
-        indices = order(tf.range(first, tf.minimum(first + batch_size, samples)), epoch)
-        if samples % batch_size == 0:
-            indices = tf.ensure_shape(indices, (batch_size,))
-        advance = tf.where(number == steps - 1, tf.stack([epoch + 1, 0]), position.read_value())
-        with tf.control_dependencies([position.assign(advance)]):
-            return tf.nest.map_structure(lambda array: tf.gather(array, indices), arrays)
-
-    def epoch_from_position(_: tf.Tensor) -> tf.data.Dataset:
-        epoch, first = tf.unstack(position.read_value())
-        return tf.data.Dataset.range(first, steps).map(lambda number: batch_of(number, epoch))
-
-    dataset = tf.data.Dataset.from_tensors(0).flat_map(epoch_from_position)
-    # An epoch may start in its middle, so TensorFlow cannot know its length; Keras asks here.
-    dataset.cardinality = lambda: tf.constant(steps, tf.int64)
-    identity = {
-        "kind": "arrays",
-        "seed": int(seed),
-        "shuffle": bool(shuffle),
-        "batch_size": batch_size,
-        "samples": samples,
-        "arrays": [
-            f"{array.dtype.name}{array.shape.as_list()}" for array in tf.nest.flatten(arrays)
-        ],
-    }
-    setattr(dataset, _ATTRIBUTE, Source(position, steps, identity))
-    return dataset
-
-
-def _count_samples(parts: Any) -> int:
-    lengths = {
-        len(np.atleast_1d(part)) if np.ndim(part) == 0 else len(part)
-        for part in tf.nest.flatten(parts)
-    }
-    if len(lengths) != 1:
-        raise DataError(f"arrays have different numbers of samples: {sorted(lengths)}")
-    (samples,) = lengths
-    if samples == 0:
-        raise DataError("the arrays have no samples")
-    return samples
+    if isinstance(x, tf.data.Dataset):
+        raise DataError(
+            "a dataset does not tell in which order its next epoch will be",
+            "",
+            "give a function of the epoch: resumable(lambda epoch: dataset.shuffle(n, seed=epoch))",
+        )
+    arrays_only = {"y": y, "sample_weight": sample_weight, "batch_size": batch_size}
+    if isinstance(x, keras.utils.PyDataset) or callable(x):
+        given = [name for name, value in arrays_only.items() if value is not None]
+        if given:
+            raise DataError(f"{', '.join(given)} is for arrays; x brings its own batches")
+        if isinstance(x, keras.utils.PyDataset):
+            return data_epochs.from_py_dataset(x, shuffle=shuffle, seed=seed)
+        return data_epochs.from_function(x, steps_per_epoch)
+    if steps_per_epoch is not None:
+        raise DataError("steps_per_epoch is for a function of the epoch; arrays know their length")
+    batch_size = BATCH_SIZE if batch_size is None else batch_size
+    return data_arrays.from_arrays(x, y, sample_weight, batch_size, seed if shuffle else None)

@@ -98,18 +98,28 @@ class Fit:
         """Make `fit` begin with this epoch, counted from 0."""
         self._model._initial_epoch = self._first_epoch = epoch
 
-    def watch(self, on_exception: Callable[[BaseException, bool], None]) -> None:
+    def watch(
+        self, on_exception: Callable[[BaseException, bool], None], on_step: Callable[[], None]
+    ) -> None:
         """Call `on_exception(error, in_step)` when an exception is about to leave `fit`.
 
-        in_step: it came out of a training step, which may have changed some
+        in_step: it came out of the train function, which may have changed some
             variables and not others.
+        on_step: called when the train function has returned, before any callback.
         The exception then goes on unchanged.
         """
-        self._wrap(self._model, "train_function", on_exception, in_step=True)
-        self._wrap(self._model, "evaluate", on_exception, in_step=False)
+
+        def in_step(error: BaseException) -> None:
+            on_exception(error, True)
+
+        def elsewhere(error: BaseException) -> None:
+            on_exception(error, False)
+
+        self._wrap(self._model, "train_function", in_step, on_step)
+        self._wrap(self._model, "evaluate", elsewhere)
         for hook in _HOOKS:
             if self._list is not None:
-                self._wrap(self._list, hook, on_exception, in_step=False)
+                self._wrap(self._list, hook, elsewhere)
 
     def release(self) -> None:
         """Leave the model as it was found, so that a later `fit` starts where it says."""
@@ -124,9 +134,8 @@ class Fit:
         self,
         owner: Any,
         name: str,
-        on_exception: Callable[[BaseException, bool], None],
-        *,
-        in_step: bool,
+        on_exception: Callable[[BaseException], None],
+        on_return: Callable[[], None] | None = None,
     ) -> None:
         inner = getattr(owner, name)
         own = name in vars(owner)
@@ -134,13 +143,16 @@ class Fit:
         @functools.wraps(inner)
         def watched(*args: Any, **kwargs: Any) -> Any:
             try:
-                return inner(*args, **kwargs)
+                result = inner(*args, **kwargs)
             except StopIteration:
                 raise  # how Keras says that the data has ended
             except BaseException as error:
                 if not _is_end_of_data(error):
-                    on_exception(error, in_step)
+                    on_exception(error)
                 raise
+            if on_return is not None:
+                on_return()
+            return result
 
         object.__setattr__(owner, name, watched)
 

@@ -7,7 +7,8 @@ fails when a version of Keras changes what is relied upon here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ from keras.src.saving import saving_lib
 
 # Older versions of Keras make a group for everything they visit, and want it when they load.
 _MAKES_EMPTY_GROUPS = hasattr(saving_lib, "H5Entry")
+_SAVE = "save_own_variables"
 
 
 @dataclass(slots=True)
@@ -60,24 +62,26 @@ def walk(model: Any) -> Walk:
     No tensor is read, except where a layer's own `save_own_variables` reads some.
     """
     store = _RecordingStore()
-    optimizer = getattr(model, "optimizer", None)
-    if optimizer is None or not _saves_as_usual(optimizer):
+    with _optimizers_give_references():
         saving_lib._save_state(model, store, None, "", set())
-    else:
-        # Left to itself it would copy out every variable only to name it.
-        saving_lib._save_state(model, store, None, "", {id(optimizer)})
-        store.make("optimizer", _metadata(optimizer))
-        for index, variable in enumerate(optimizer.variables):
-            store[str(index)] = variable
     return store.walk
 
 
-def _saves_as_usual(optimizer: Any) -> bool:
-    usual = keras.optimizers.Optimizer.save_own_variables
-    return type(optimizer).save_own_variables is usual
+@contextmanager
+def _optimizers_give_references() -> Iterator[None]:
+    """Optimizers left to themselves copy out every variable, which only names it here."""
+    base = keras.optimizers.Optimizer
+    own = vars(base).get(_SAVE)
 
+    def save_own_variables(self: Any, store: Any) -> None:
+        for index, variable in enumerate(self.variables):
+            store[str(index)] = variable
 
-def _metadata(optimizer: Any) -> dict[str, str] | None:
-    """Newer versions of Keras note the name of what they visit."""
-    takes_metadata = "metadata" in saving_lib.H5IOStore.make.__code__.co_varnames
-    return {"name": optimizer.name} if takes_metadata else None
+    setattr(base, _SAVE, save_own_variables)
+    try:
+        yield
+    finally:
+        if own is None:
+            delattr(base, _SAVE)
+        else:
+            setattr(base, _SAVE, own)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 
-def build(model: Any, data: Any) -> None:
-    """Build the metrics and the loss by one evaluation step on the first batch of `data`.
+def build(model: Any, first_batch: Any) -> None:
+    """Build the metrics and the loss by one evaluation step on a dataset of one batch.
 
     What the step changes (metric values, and whatever a layer changes when it
     is called) is for the caller to restore.
     """
     # Not `test_on_batch`: older versions of Keras fail there while metrics are not built.
-    model.evaluate(data.take(1).repeat(), steps=1, verbose=0)
+    model.evaluate(first_batch.repeat(), steps=1, verbose=0)
     model.reset_metrics()

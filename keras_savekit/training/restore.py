@@ -7,7 +7,6 @@ it was.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from keras_savekit.errors import CheckpointError, MismatchError
 from keras_savekit.formats import h5_file
 from keras_savekit.formats.snapshot import Array, Variable
 from keras_savekit.store.manifest import Manifest, Role
+from keras_savekit.training import differences
 from keras_savekit.training.blueprint import describe, variables_by_role
 
 Tensors = Mapping[tuple[Role, int], Array]
@@ -54,45 +54,22 @@ def require_same(model: Any, manifest: Manifest, roles: Iterable[Role], where: s
             if entry.role == role
         ]
         current = [describe(role, index, variable) for index, variable in enumerate(live[role])]
-        differences = _differences(saved, current)
-        if differences:
-            shown = "\n  ".join(differences[:5])
-            more = f"\n  and {len(differences) - 5} more" if len(differences) > 5 else ""
+        found = differences.of_variables(saved, current)
+        if found:
             raise MismatchError(
-                f"the checkpoint belongs to another {_BELONGS[role]}:\n  {shown}{more}",
+                f"the checkpoint belongs to another {_BELONGS[role]}:{differences.listed(found)}",
                 where,
-                "nothing was changed; use another directory, or the model that was trained here",
+                REMEDY,
             )
 
 
+REMEDY = "nothing was changed; use another directory, or the model that was trained here"
 _BELONGS = {
     "weight": "architecture",
     "optimizer": "optimizer",
     "metric": "set of metrics",
     "seed": "set of seed generators",
 }
-
-
-def _differences(saved: list[Variable], current: list[Variable]) -> list[str]:
-    found = [
-        f"{_text(theirs)} in the checkpoint, {_text(ours)} in the model"
-        for theirs, ours in zip(saved, current, strict=False)
-        if _shape_of(theirs) != _shape_of(ours)
-    ]
-    found += [f"{_text(extra)} only in the checkpoint" for extra in saved[len(current) :]]
-    found += [f"{_text(missing)} only in the model" for missing in current[len(saved) :]]
-    return found
-
-
-def _shape_of(variable: Variable) -> tuple[str, tuple[int, ...], str]:
-    # Keras numbers names anew in each process (dense, dense_1): only the last part is telling.
-    leaf = re.sub(r"_\d+$", "", variable.name.rsplit("/", 1)[-1])
-    comparable = leaf if variable.role == "weight" else ""
-    return comparable, variable.shape, variable.dtype
-
-
-def _text(variable: Variable) -> str:
-    return f"{variable.name} {variable.dtype}{list(variable.shape)}"
 
 
 def assign(model: Any, tensors: Tensors, roles: Iterable[Role]) -> None:

@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> None:
 def check(path: Path) -> tuple[list[Finding], str]:
     """Load the checkpoint with stock Keras; return what is wrong, and what could not be done."""
     manifest = read_manifest(path)
-    code = sorted(_code_of_its_own(path, manifest))
+    code = sorted(set(_code_of_its_own(path, manifest)))
     try:
         model = _load(path, manifest)
     except Exception as error:  # noqa: BLE001 - whatever Keras says is the outcome, and is told
@@ -84,40 +84,51 @@ def _compare(model: Any, manifest: Manifest) -> Iterator[Finding]:
 
 def _code_of_its_own(path: Path, manifest: Manifest) -> Iterator[str]:
     """Classes and functions in the configuration that Keras does not bring along."""
-    for config in _configurations(path, manifest):
-        yield from set(_foreign(config))
-
-
-def _configurations(path: Path, manifest: Manifest) -> Iterator[Any]:
-    import h5py
-
     if manifest.save == "weights":
         from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE
 
-        yield json.loads((path / ARCHITECTURE_FILE).read_text())
+        yield from _foreign(json.loads((path / ARCHITECTURE_FILE).read_text()))
         return
+    import h5py
+
     with h5py.File(path / manifest.model_file, "r") as file:
-        for name in ("model_config", "training_config"):
-            if name in file.attrs:
-                yield json.loads(file.attrs[name])
+        yield from _foreign(json.loads(file.attrs["model_config"]))
+        training = json.loads(file.attrs.get("training_config", "{}"))
+    yield from _foreign(training)
+    for key in ("loss", "metrics", "weighted_metrics"):
+        yield from (name for name in _texts(training.get(key)) if not _is_of_keras(name))
 
 
 def _foreign(config: Any) -> Iterator[str]:
     if isinstance(config, dict):
-        module = str(config.get("module") or "")
-        name = config.get("class_name")
-        known = module.split(".", maxsplit=1)[0] in ("keras", "builtins", "")
-        if name == "__lambda__" or (
-            name and (not known or ">" in str(config.get("registered_name")))
-        ):
-            yield f"{module or '__main__'}.{name}".removeprefix(".")
-        elif name == "function" and isinstance(config.get("config"), str) and not known:
-            yield f"{module}.{config['config']}"
+        module, name = str(config.get("module") or ""), config.get("class_name")
+        known = module.split(".", maxsplit=1)[0] in ("keras", "builtins")
+        if name == "function":
+            if not _is_of_keras(config["config"]):
+                yield str(config["config"])
+        elif name == "__lambda__" or (name and "registered_name" in config and not known):
+            yield f"{module or '__main__'}.{name}"
         for value in config.values():
             yield from _foreign(value)
     elif isinstance(config, list):
         for value in config:
             yield from _foreign(value)
+
+
+def _texts(config: Any) -> Iterator[str]:
+    if isinstance(config, str):
+        yield config
+    elif isinstance(config, list) or (isinstance(config, dict) and "class_name" not in config):
+        for value in config.values() if isinstance(config, dict) else config:
+            yield from _texts(value)
+
+
+def _is_of_keras(function: str) -> bool:
+    import keras
+
+    rooms = (keras.losses, keras.metrics, keras.activations, keras.initializers, keras.ops)
+    resolved_by_compile = {"accuracy", "acc", "crossentropy", "ce"}
+    return function in resolved_by_compile or any(hasattr(room, function) for room in rooms)
 
 
 def _first_line(error: Exception) -> str:

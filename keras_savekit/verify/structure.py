@@ -24,6 +24,7 @@ import ml_dtypes
 import numpy as np
 import xxhash
 
+from keras_savekit.formats.dtypes import by_name, narrowed
 from keras_savekit.store.manifest import FileEntry, Finding, Manifest, TensorEntry
 from keras_savekit.verify.bytes import PIECE, plain_path
 
@@ -178,7 +179,7 @@ def _stored_dtype(dataset: Any, tensor: TensorEntry) -> np.dtype[Any]:
 
 def _dtype(name: str) -> np.dtype[Any]:
     try:
-        return np.dtype(getattr(ml_dtypes, name, name))
+        return by_name(name)
     except TypeError as error:
         raise _WrongError("dtype", f"is of an unknown dtype, {name}") from error
 
@@ -228,22 +229,13 @@ def _compare(tensor: TensorEntry, pieces: Iterator[Array]) -> None:
     own = _dtype(tensor.dtype)
     digest = xxhash.xxh3_128()
     for piece in pieces:
-        digest.update(_narrowed(piece, own).view(np.uint8).data)
+        try:
+            value = np.ascontiguousarray(narrowed(piece, own))
+        except ValueError as error:
+            raise _WrongError("tensor", str(error)) from error
+        digest.update(value.view(np.uint8).data)
     if digest.hexdigest() != tensor.digest:
         raise _WrongError("tensor", "is not what it was in memory")
-
-
-def _narrowed(piece: Array, own: np.dtype[Any]) -> Array:
-    """What was widened for the file, as it was. Exact, also for every kind of NaN."""
-    if piece.dtype == own:
-        return np.ascontiguousarray(piece)
-    if own == ml_dtypes.bfloat16 and piece.dtype == np.float32:
-        bits = piece.view(np.uint32)
-        if np.any(bits & 0xFFFF):
-            raise _WrongError("tensor", f"has values that are no {own.name}")
-        return (bits >> 16).astype(np.uint16)
-    with np.errstate(all="ignore"):
-        return piece.astype(own)
 
 
 def _title(tensor: TensorEntry) -> str:

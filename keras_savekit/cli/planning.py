@@ -1,0 +1,71 @@
+"""`savekit resume-plan`: what a training started now would go on from. Changes nothing."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from keras_savekit.cli.output import echo_json, open_run, shown
+from keras_savekit.store.directory import Checkpoint
+from keras_savekit.verify.checks import verify_shallow
+from keras_savekit.verify.choice import Candidate, candidates
+
+
+def run(directory: Path, *, as_json: bool) -> int:
+    """Prints the plan; returns 0, or 1 if there is nothing to go on from."""
+    chosen, passed = _choose(directory)
+    if as_json:
+        echo_json(
+            {
+                "directory": str(directory),
+                "resume_from": _chosen_json(chosen) if chosen else None,
+                "passed_over": [{"name": each.name, "why": each.why_not()} for each in passed],
+            }
+        )
+        return 0 if chosen else 1
+    for each in passed:
+        click.echo(f"passed over {shown(each.name)}: {shown(each.why_not())}")
+    if chosen is None:
+        click.echo("nothing to resume from: a training would begin anew")
+        return 1
+    now = chosen.manifest.moment
+    click.echo(
+        f"would resume from {chosen.name}: epoch {now.epoch + 1}, {now.batch} batches done, "
+        f"step {now.step}"
+    )
+    if now.batch:
+        click.echo("  in the middle of an epoch: needs the same keras_savekit.resumable() data")
+    return 0
+
+
+def _choose(directory: Path) -> tuple[Checkpoint | None, list[Candidate]]:
+    passed: list[Candidate] = []
+    for each in candidates(open_run(directory), time.time()):
+        looked_at = _read_again(each)
+        if looked_at.usable:
+            return looked_at.checkpoint, passed
+        passed.append(looked_at)
+    return None, passed
+
+
+def _read_again(each: Candidate) -> Candidate:
+    """A training reads every tensor of what it takes, whatever was found before."""
+    if not each.usable or each.checkpoint is None or each.fresh:
+        return each
+    return replace(
+        each, verification=verify_shallow(each.checkpoint.path, "structure", time.time())
+    )
+
+
+def _chosen_json(chosen: Checkpoint) -> dict[str, object]:
+    now = chosen.manifest.moment
+    return {
+        "name": chosen.name,
+        "status": chosen.status,
+        "epoch": now.epoch,
+        "batch": now.batch,
+        "step": now.step,
+    }

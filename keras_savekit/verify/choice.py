@@ -1,0 +1,57 @@
+"""Which checkpoint of a run a training goes on from, and why not a newer one.
+
+The newest that is whole. What was verified is believed to be what it was then;
+what was not is verified now. Nothing is changed here, and TensorFlow not needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from keras_savekit.store.directory import Checkpoint, RunDirectory
+from keras_savekit.store.manifest import Finding, Verification
+from keras_savekit.verify.checks import verify_shallow
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One entry of a run's checkpoints, with what is known of it.
+
+    checkpoint: None if it is none.
+    verification: recorded before, or made just now.
+    """
+
+    name: str
+    checkpoint: Checkpoint | None
+    verification: Verification
+
+    @property
+    def usable(self) -> bool:
+        """Whether a training may go on from it."""
+        return self.checkpoint is not None and self.verification.good
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the verification is not on the disk yet."""
+        return self.checkpoint is None or self.checkpoint.verification is None
+
+    def why_not(self) -> str:
+        """What is wrong with it, on one line."""
+        first, *more = self.verification.findings
+        return f"{first}" + (f" and {len(more)} more" if more else "")
+
+
+def candidates(directory: RunDirectory, now: float) -> Iterator[Candidate]:
+    """What is no checkpoint at all, then checkpoints from the newest on.
+
+    Each is looked at only when it is asked for. now: seconds since 1970.
+    """
+    scan = directory.scan()
+    for name, error in scan.damaged:
+        finding = Finding("manifest", name, error.what)
+        yield Candidate(name, None, Verification("bytes", now, (finding,)))
+    for checkpoint in reversed(scan.checkpoints):
+        known = checkpoint.verification
+        verification = known or verify_shallow(checkpoint.path, "structure", now)
+        yield Candidate(checkpoint.name, checkpoint, verification)

@@ -1,0 +1,201 @@
+"""Depth `load`: stock Keras in a process of its own, whatever becomes of that process."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import h5py
+import keras
+import numpy as np
+import pytest
+import xxhash
+from formats_models import layers, small, train, write
+
+from keras_savekit.formats import h5_file
+from keras_savekit.store.manifest import MANIFEST, FileEntry, read_manifest, to_json
+from keras_savekit.verify.load import LoadChecker
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def checker():
+    with LoadChecker() as checker:
+        yield checker
+
+
+@pytest.fixture(scope="module")
+def model():
+    return train(small())
+
+
+def seal_again(directory, manifest, **changes):
+    """Make the manifest agree with files that were changed: only loading can tell now."""
+    files = tuple(
+        FileEntry(each.name, len(content), xxhash.xxh3_128_hexdigest(content))
+        for each in manifest.files
+        for content in [(directory / each.name).read_bytes()]
+    )
+    values = {name: getattr(manifest, name) for name in manifest.__slots__}
+    sealed = type(manifest)(**{**values, "files": files, **changes})
+    (directory / MANIFEST).write_bytes(to_json(sealed))
+
+
+@pytest.mark.parametrize("save", ["model", "weights"])
+def test_a_good_checkpoint_is_loaded_and_found_good(checker, model, save, tmp_path):
+    directory, _ = write(tmp_path, model, save)
+    verification = checker.verify(directory, 5.0)
+    assert (verification.depth, verification.when) == ("load", 5.0)
+    assert verification.good
+    assert verification.note == ""
+
+
+def test_one_child_serves_every_checkpoint_and_is_gone_after_close(model, tmp_path):
+    with LoadChecker() as checker:
+        assert checker.pid is None
+        first, _ = write(tmp_path, model)
+        checker.verify(first, 0.0)
+        child = checker.pid
+        second, _ = write(tmp_path, model, "weights")
+        checker.verify(second, 0.0)
+        assert checker.pid == child
+        os.kill(child, 0)
+    assert checker.pid is None
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+
+
+@pytest.mark.parametrize("save", ["model", "weights"])
+def test_a_flipped_weight_is_found_though_every_digest_fits(checker, model, save, tmp_path):
+    """As if a writer had put a wrong tensor into a file and digested what it wrote."""
+    directory, manifest = write(tmp_path, model, save)
+    name, path = manifest.tensors[0].places[0].split(":")
+    with h5py.File(directory / name, "r+") as file:
+        value = file[path][()]
+        value.view("uint32")[0, 0] ^= 1
+        file[path][...] = value
+    wrong = h5_file.tensor_digest(value)
+    seal_again(directory, manifest)
+    verification = checker.verify(directory, 0.0)
+    assert not verification.good
+    assert manifest.tensors[0].digest != wrong
+
+
+def test_a_tensor_in_the_wrong_place_is_found_by_loading(checker, tmp_path):
+    """Two kernels of one shape, exchanged: every tensor is there, and every byte is as written."""
+    net = keras.Sequential([keras.Input((4,)), layers.Dense(4), layers.Dense(4)])
+    net.compile("sgd", "mse")
+    directory, manifest = write(tmp_path, train(net))
+    first, _, third, *rest = manifest.tensors
+    assert first.shape == third.shape == (4, 4)
+    # The manifest as a wrong blueprint would have made it: digests at each other's index.
+    exchanged = (
+        third.__class__(**{**_fields(third), "index": 0}),
+        manifest.tensors[1],
+        first.__class__(**{**_fields(first), "index": 2}),
+        *rest,
+    )
+    seal_again(directory, manifest, tensors=exchanged)
+    found = checker.verify(directory, 0.0)
+    assert found.depth == "load"
+    assert [finding.kind for finding in found.findings] == ["load", "load"]
+    assert all("differs after loading" in finding.what for finding in found.findings)
+
+
+def _fields(value):
+    return {name: getattr(value, name) for name in value.__slots__}
+
+
+def test_damage_on_the_disk_never_reaches_the_child(model, tmp_path):
+    directory, _ = write(tmp_path, model)
+    content = bytearray((directory / "model.h5").read_bytes())
+    content[len(content) // 2] ^= 1
+    (directory / "model.h5").write_bytes(content)
+    with LoadChecker() as checker:
+        verification = checker.verify(directory, 0.0)
+        assert not verification.good
+        assert checker.pid is None
+
+
+class Unregistered(layers.Layer):
+    """Code that stock Keras does not find in another process."""
+
+    __module__ = "a_notebook"
+
+    def call(self, x):
+        return 2 * x
+
+
+def homemade_loss(y, prediction):
+    return keras.ops.mean(keras.ops.abs(y - prediction))
+
+
+@pytest.mark.parametrize(
+    ("net", "compiled", "named"),
+    [
+        (Unregistered, {}, "Unregistered"),
+        (layers.Flatten, {"loss": homemade_loss}, "homemade_loss"),
+        (lambda: layers.Lambda(lambda x: 3 * x), {}, "lambda"),
+    ],
+)
+def test_the_child_says_what_code_it_lacks(checker, net, compiled, named, tmp_path):
+    built = keras.Sequential([keras.Input((4,)), layers.Dense(3), net()])
+    built.compile(**{"optimizer": "sgd", "loss": "mse", **compiled})
+    directory, _ = write(tmp_path, train(built))
+    verification = checker.verify(directory, 0.0)
+    assert verification.good
+    assert verification.depth == "structure"
+    assert named in verification.note
+    assert "stock Keras alone cannot load it" in verification.note
+
+
+def test_a_child_that_was_killed_is_told_and_another_serves(model, tmp_path):
+    directory, _ = write(tmp_path, model)
+    with LoadChecker() as checker:
+        assert checker.verify(directory, 0.0).depth == "load"
+        first = checker.pid
+        os.kill(first, signal.SIGKILL)
+        outcome = checker.verify(directory, 0.0)
+        assert outcome.good
+        assert outcome.depth == "structure"
+        assert outcome.note.startswith("not loaded: the verifying process ended: exit status -9")
+        assert checker.pid is None
+        assert checker.verify(directory, 0.0).depth == "load"
+        assert checker.pid != first
+
+
+def test_a_child_that_takes_too_long_is_ended_and_told(model, tmp_path):
+    directory, _ = write(tmp_path, model)
+    with LoadChecker(timeout=0.01) as checker:
+        outcome = checker.verify(directory, 0.0)
+        assert outcome.depth == "structure"
+        assert outcome.good
+        assert "no answer from the verifying process in 0 s" in outcome.note
+        assert checker.pid is None
+
+
+def test_the_child_ends_when_its_pipe_does():
+    theirs, ours = os.pipe()
+    ours_in, theirs_out = os.pipe()
+    child = subprocess.Popen(
+        [sys.executable, "-m", "keras_savekit.verify.child", str(theirs), str(theirs_out)],
+        pass_fds=(theirs, theirs_out),
+    )
+    for descriptor in (theirs, theirs_out, ours):
+        os.close(descriptor)
+    assert child.wait(timeout=60) == 0
+    os.close(ours_in)
+
+
+def test_the_checker_uses_no_keras_of_its_own():
+    code = "import sys, keras_savekit.verify.load; sys.exit('keras' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_checkpoint_that_is_no_longer_there_is_a_finding_not_an_error(checker, model, tmp_path):
+    directory, manifest = write(tmp_path, model)
+    assert read_manifest(directory) == manifest
+    (directory / MANIFEST).unlink()
+    assert not checker.verify(directory, 0.0).good
+    assert np.isfinite(checker.verify(directory, 1.0).when)
