@@ -90,8 +90,8 @@ def test_a_forecast_without_end_is_refused():
         (
             "ModelCheckpoint('runs/a/best.h5', 'val_loss', save_best_only=True, mode='min')",
             (
-                "{directory: runs/a, resume: never, plans: [{name: best, when: improved val_loss min,"
-                " keep: best 1 val_loss min}]}"
+                "{directory: runs/a, resume: never, plans: [{name: best,"
+                " when: improved val_loss min, keep: best 1 val_loss min}]}"
             ),
         ),
         (
@@ -113,8 +113,8 @@ def test_a_forecast_without_end_is_refused():
         ),
         (
             (
-                "ModelCheckpoint('/{epoch}.h5', monitor='val_acc', save_best_only=True, save_freq=9,"
-                " initial_value_threshold=0.5)"
+                "ModelCheckpoint('/{epoch}.h5', monitor='val_acc', save_best_only=True,"
+                " save_freq=9, initial_value_threshold=0.5)"
             ),
             (
                 "{directory: checkpoints, resume: never, plans: [{name: best, when: {all: ["
