@@ -304,6 +304,12 @@ def test_a_trigger_is_written_as_yaml_says_it_and_described_in_english(trigger, 
     assert words in trigger.describe()
 
 
+def test_steps_pass_in_batches_so_they_can_hold_together_with_others_that_do():
+    both = read_trigger({"all": ["steps 6 9", "every 3 steps"]})
+    assert both.events() == {"step", "epoch_end"}
+    assert both.reason(steps(8, 9)) == "step 9 and every 3 steps"
+
+
 def test_leaves_are_found_however_deep_they_stand():
     nested = [AnyOf(triggers=[OFFSET, Not(trigger=AnyOf(triggers=[FROM, REACHED]))]), LAST]
     assert list(leaves(nested)) == [OFFSET, FROM, REACHED, LAST]

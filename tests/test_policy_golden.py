@@ -43,6 +43,7 @@ RULES = {
     "every-hours": "every 4 hours",
     "newer-than": "newer_than 12h",
     "size": "size 7GB",
+    "size-enough": "size 1TB",
     "all": "all",
     "union": ["last 2", "best 2 loss min", "every 50 epochs", {"newer_than": "10h"}],
 }

@@ -17,6 +17,7 @@ from keras_savekit.policy.value import as_number, number_text, show, wrong
 _SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _DECIMAL = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _BINARY = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+_DOWNWARD = sorted({**_DECIMAL, **_BINARY}.items(), key=lambda each: -each[1])
 _BYTES = {unit.lower(): size for unit, size in {**_DECIMAL, **_BINARY}.items()}
 _AMOUNT = r"(\d+(?:\.\d*)?|\.\d+)"
 _PARTS = re.compile(rf"{_AMOUNT}\s*([dhms])")
@@ -73,10 +74,7 @@ def as_size(value: object) -> int:
 
 def size_text(size: int) -> str:
     """The size in the largest unit that divides it: `20GB`, `512MiB`, `1500B`."""
-    for unit, length in sorted({**_DECIMAL, **_BINARY}.items(), key=lambda each: -each[1]):
-        if size % length == 0 and size >= length:
-            return f"{size // length}{unit}"
-    return f"{size}B"
+    return next(f"{size // length}{unit}" for unit, length in _DOWNWARD if size % length == 0)
 
 
 def as_share(value: object) -> float:
