@@ -27,7 +27,7 @@ from keras_savekit.errors import (
 )
 from keras_savekit.pipeline import Pipeline
 from keras_savekit.policy.moment import Event, Moment, Tick
-from keras_savekit.policy.plan import Policy, decide
+from keras_savekit.policy.plan import Decision, Policy, decide
 from keras_savekit.restoration import (
     RESTORED,
     Restoration,
@@ -43,6 +43,7 @@ from keras_savekit.training.capture import Capture
 from keras_savekit.training.data import Source
 from keras_savekit.training.fit import Fit, end_epoch, next_epoch, stopped
 from keras_savekit.training.restore import require_same
+from keras_savekit.watching import Costs, Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ class Session:
         self._training_metrics: Mapping[int, Any] | None = None
         self._updates_before = 0
         self._owed = False  # whether a step is done that we have not been told of
-        self._cut_short = self._validated = self._metrics_checked = False
+        self._cut_short = self._validated = self._metrics_checked = self._stretch_told = False
         self.resumed: Restored | None = None
         callback_state.require_none_in_the_way(self._fit.others())
         callback_state.remember(self._fit.others())  # proves that it can be saved
@@ -105,6 +106,10 @@ class Session:
         self._resume()
         self._since = around.clock() - self._now.seconds
         self._pipeline = Pipeline(around.directory, around.policy, around.run, around.wall)
+        self._costs = Costs(around.policy.limits.overhead, around.clock)
+        self._watch = Watch(around.policy, around.directory.path, around.wall, around.clock)
+        for problem in self._watch.problems:
+            around.tell(problem)
         self._fit.watch(self._leave, self._stepped)
 
     def _warn_of_callbacks_after(self) -> None:
@@ -231,11 +236,13 @@ class Session:
                 self._fit.train_nothing()
             else:
                 self._restoration = None
-        self._first_epoch = False
+        begins, self._first_epoch = self._first_epoch, False
         self._updates_before = 0
         if epoch != self._now.epoch:
             self._now = Moment(epoch, 0, self._now.step, self._seconds(), self._now.logs)
         self._updates_before = self._updates() - self._now.step
+        if begins:
+            self._observe("train_begin", self._now)
 
     def _updates(self) -> int:
         """Steps done, by the optimizer's count."""
@@ -338,22 +345,53 @@ class Session:
         if self._capture is None and now.step > self._seen.step:
             # Now everything has its variables: metrics get theirs in the first step.
             self._capture = Capture(LiveModel(self._model, self._configuration))
-        decision = decide(self._around.policy, Tick(self._seen, now, event, self._memory))
+        outside = self._watch.look()
+        tick = Tick(self._seen, now, event, self._memory, outside, self._costs.stretch)
+        decision = decide(self._around.policy, tick)
+        capture = self._capture
+        if event == "train_begin" and decision.due and self._model.built:
+            capture = Capture(LiveModel(self._model, self._configuration))
+        if decision.due and capture is None:
+            return  # nothing was trained; what was asked for from outside waits
         self._memory = decision.memory
         self._seen = now
-        if decision.due and self._capture is not None:
-            began = self._around.clock()
-            remembered = callback_state.remember(self._fit.others())
-            state = {**self._state(now, consistent), "callbacks": remembered.states}
-            metrics = self._training_metrics if event == "exception" else None
-            snapshot = self._capture(now, state, remembered.arrays, metrics)
-            for due in decision.due:
-                self._pipeline.save(snapshot, due)
-            self._around.directory.events.append(
-                "captured", step=now.step, stall=round(self._around.clock() - began, 6)
-            )
+        if decision.due and capture is not None:
+            self._save(decision, capture, now, consistent)
+            if self._watch.serve(decision.due, outside):
+                self._stop(event)
+        if self._costs.judge(self._pipeline.computed()):
+            self._tell_stretch()
         if event in ("step", "epoch_end"):  # after the others everything is finished, then told
             self._tell_problems(stop=True)
+
+    def _save(self, decision: Decision, capture: Capture, now: Moment, consistent: bool) -> None:
+        began = self._around.clock()
+        remembered = callback_state.remember(self._fit.others())
+        state = {**self._state(now, consistent), "callbacks": remembered.states}
+        snapshot = capture(now, state, remembered.arrays, self._training_metrics)
+        for due in decision.due:
+            self._pipeline.save(snapshot, due)
+        stall = self._around.clock() - began
+        self._costs.stalled(stall)
+        self._around.directory.events.append("captured", step=now.step, stall=round(stall, 6))
+
+    def _stop(self, event: Event) -> None:
+        """Have `fit` end as if a callback had stopped it; the state that was saved goes on."""
+        if event in ("train_end", "exception"):
+            return
+        self._model.stop_training = True
+        self._cut_short = event == "step"
+        self._around.tell(f"training stops after step {self._now.step}, as a signal asked")
+
+    def _tell_stretch(self) -> None:
+        stretch = self._costs.stretch
+        self._around.directory.events.append("stretched", times=stretch, step=self._now.step)
+        if not self._stretch_told:
+            self._stretch_told = True
+            self._around.tell(
+                f"saving takes more than limits.overhead allows: intervals are {stretch} times"
+                " longer for now; events.jsonl has every change"
+            )
 
     def _state(self, now: Moment, consistent: bool) -> dict[str, Any]:
         source = self._around.source
@@ -400,8 +438,8 @@ class Session:
             also = [f"also: {other.what}" for other in others]
             remedy = "\n  ".join([first.remedy, *also])
             raise SaveError(first.what, first.where, remedy) from first.__cause__
-        for problem in problems:
-            warnings.warn(str(problem), SavekitWarning, stacklevel=2)
+        for text in (*self._pipeline.notices(), *map(str, problems)):
+            warnings.warn(text, SavekitWarning, stacklevel=2)
 
     def _finish(self, *, stop: bool) -> None:
         try:
@@ -410,6 +448,7 @@ class Session:
                 self._around.tell(f"finishing {pending} checkpoint{'s' if pending > 1 else ''}")
             self._pipeline.close()
         finally:
+            self._watch.release()
             self._fit.release()
             self._around.directory.lock.release()
         self._tell_problems(stop=stop)
