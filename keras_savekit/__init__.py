@@ -33,10 +33,12 @@ if TYPE_CHECKING:
         SavekitError,
         SavekitWarning,
     )
+    from keras_savekit.loading import load_model, load_weights
     from keras_savekit.policy.plan import Policy, SavePlan
     from keras_savekit.policy.yaml_file import load_policy, parse_policy
     from keras_savekit.restoration import restore
     from keras_savekit.resume import Restored
+    from keras_savekit.saving import save_model, save_weights
     from keras_savekit.training.data import resumable
 
 _HOMES = {
@@ -56,10 +58,12 @@ _HOMES = {
         "SavekitError",
         "SavekitWarning",
     ),
+    "loading": ("load_model", "load_weights"),
     "policy.plan": ("Policy", "SavePlan"),
     "restoration": ("restore",),
     "resume": ("Restored",),
     "policy.yaml_file": ("load_policy", "parse_policy"),
+    "saving": ("save_model", "save_weights"),
     "training.data": ("resumable",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -86,10 +90,14 @@ __all__ = [
     "WeightsSaver",
     "__version__",
     "check_determinism",
+    "load_model",
     "load_policy",
+    "load_weights",
     "parse_policy",
     "restore",
     "resumable",
+    "save_model",
+    "save_weights",
 ]
 
 

@@ -146,7 +146,15 @@ class Pipeline:
             directory.events.append("skipped", name=job.name, reasons=job.due.reasons, why=refused)
             return
         began, computed = time.monotonic(), time.thread_time()
-        purpose = Purpose(self._run, plan.name, plan.save, job.due.reasons, self._clock())
+        purpose = Purpose(
+            self._run,
+            plan.name,
+            plan.save,
+            job.due.reasons,
+            self._clock(),
+            plan.format,
+            plan.compression,
+        )
         scratch = directory.new_scratch(job.name)
         try:
             with disk_errors("write the checkpoint", scratch):

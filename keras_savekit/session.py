@@ -92,6 +92,7 @@ class Session:
         self._now = self._seen = Moment()
         self._offset = self._begun = 0
         self._first_epoch = True
+        self._training_metrics: Mapping[int, Any] | None = None
         self._updates_before = 0
         self._owed = False  # whether a step is done that we have not been told of
         self._cut_short = self._validated = self._metrics_checked = self._stretch_told = False
@@ -231,6 +232,9 @@ class Session:
             self._fit.restore_history(self._history)
             if self._restoration is not None:
                 self._restoration.epoch_begins()
+            if self._offset and self._offset == self._length:
+                self._fit.train_nothing()
+            else:
                 self._restoration = None
         begins, self._first_epoch = self._first_epoch, False
         self._updates_before = 0
@@ -259,10 +263,17 @@ class Session:
     def batch_begin(self, batch: int) -> None:
         """A call of the train function begins with this batch, counted by Keras."""
         self._begun = batch
+        self._training_metrics = None
 
     def batch_end(self, logs: Mapping[str, float]) -> None:
         """The batches of one call of the train function are done."""
         self._owed = False
+        if self._restoration is not None:
+            # No batch was trained: all of this epoch were done before.
+            self._restoration.epoch_begins()
+            self._restoration = None
+            end_epoch(self._model)
+            return
         self._now = self._after_call(logs)
         if self._now.batch != self._length:
             self._cut_short = stopped(self._model)
@@ -284,8 +295,10 @@ class Session:
         self._owed = True
 
     def test_begin(self) -> None:
-        """A validation begins."""
+        """A validation begins. It resets the metrics; this keeps those of the training."""
         self._validated = True
+        if self._capture is not None:
+            self._training_metrics = self._capture.metrics()
 
     def epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
         """An epoch, validation included, is over."""
@@ -308,16 +321,16 @@ class Session:
     def _leave(self, error: BaseException, in_step: bool) -> None:
         """An exception is about to leave `fit`."""
         # What failed beside it is only told: the exception goes on unchanged.
-        if self._capture is None:  # nothing was trained
-            self._finish(stop=False)
-            return
         consistent = not in_step
         if in_step and not isinstance(error, Exception) and not self._model.run_eagerly:
             # Ctrl-C: Python heeds it between two steps, though it looks as if within one.
             consistent = True
-            self._owed = self._updates() == self._after_call({}).step
+            self._owed = self._updates() == self._after_call(self._now.logs).step
         if self._owed:
             self._now = self._after_call(self._now.logs)
+        elif self._capture is None:  # nothing was trained
+            self._finish(stop=False)
+            return
         try:
             self._observe("exception", self._now, consistent=consistent)
         finally:
@@ -355,7 +368,7 @@ class Session:
         began = self._around.clock()
         remembered = callback_state.remember(self._fit.others())
         state = {**self._state(now, consistent), "callbacks": remembered.states}
-        snapshot = capture(now, state, remembered.arrays)
+        snapshot = capture(now, state, remembered.arrays, self._training_metrics)
         for due in decision.due:
             self._pipeline.save(snapshot, due)
         stall = self._around.clock() - began

@@ -71,11 +71,12 @@ def snapshot_of(model, step=2, state=None):
     return Capture(LiveModel(model))(Moment(step=step), state or {}, {})
 
 
-def write(directory, model, save="model", **options):
+def write(directory, model, save="model", form=None, compression=None):
     """A checkpoint of the model in a new directory: (directory, manifest)."""
-    directory = Path(directory) / f"{save}-{len(list(Path(directory).iterdir()))}"
+    directory = Path(directory) / f"{form or save}-{len(list(Path(directory).iterdir()))}"
     directory.mkdir()
-    purpose = Purpose("run", "plan", save, ("asked",), 0.0, **options)
+    form = form or {"model": "h5", "weights": "weights.h5"}[save]
+    purpose = Purpose("run", "plan", save, ("asked",), 0.0, form, compression)
     return directory, checkpoint.write(directory, snapshot_of(model), purpose)
 
 

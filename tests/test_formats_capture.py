@@ -138,6 +138,13 @@ def test_a_model_without_weights_is_told_with_a_remedy():
         LiveModel(model)
 
 
+def test_a_float8_layer_is_named_before_anything_is_trained():
+    model = small()
+    model.layers[0].quantize("float8")
+    with pytest.raises(ModelError, match=r"float8(.|\n)*layer dense"):
+        LiveModel(model)
+
+
 class Unserializable(layers.Layer):
     def __init__(self, function):
         super().__init__()

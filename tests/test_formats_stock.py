@@ -2,6 +2,7 @@
 
 import json
 import logging
+import zipfile
 
 import h5py
 import keras
@@ -9,7 +10,10 @@ import numpy as np
 import pytest
 from formats_models import arrays, batch, fingerprint, layers, small, train, write
 
+import keras_savekit as sk
 from keras_savekit.formats.full_h5 import unique_names
+from keras_savekit.formats.keras_archive import locate_weights
+from keras_savekit.verify.checks import verify_shallow
 
 pytestmark = pytest.mark.slow
 
@@ -209,7 +213,7 @@ MODELS = [
 
 def stock_load(directory, manifest, model):
     """Load as a user without this package would."""
-    if manifest.save == "model":
+    if manifest.save == "model":  # .h5 or .keras
         loaded = keras.models.load_model(directory / manifest.model_file)
     else:
         loaded = keras.models.model_from_json((directory / "model.json").read_text())
@@ -236,13 +240,19 @@ def same_predictions(loaded, model):
 def test_stock_keras_loads_equal_weights_and_trains_on(build, tmp_path):
     model = train(build())
     before = fingerprint(model)
-    saved = [write(tmp_path, model, save) for save in ("model", "weights")]
+    saved = [
+        write(tmp_path, model),
+        write(tmp_path, model, form="keras"),
+        write(tmp_path, model, "weights"),
+    ]
     assert fingerprint(model) == before
-    full, separate = (stock_load(*each, model) for each in saved)
-    assert arrays(full.weights) == arrays(separate.weights) == arrays(model.weights)
-    assert arrays(separate.optimizer.variables) == arrays(model.optimizer.variables)
+    full, *with_slots = (stock_load(*each, model) for each in saved)
+    for loaded in (full, *with_slots):
+        assert arrays(loaded.weights) == arrays(model.weights)
+    for loaded in with_slots:
+        assert arrays(loaded.optimizer.variables) == arrays(model.optimizer.variables)
     same_predictions(full, model)
-    for loaded in (full, separate):
+    for loaded in (full, *with_slots):
         train(loaded)
 
 
@@ -278,6 +288,27 @@ def test_a_loss_given_by_its_alias_loads(alias, tmp_path):
     x, y = batch(model)
     assert keras.losses.get(loaded.loss) is keras.losses.get(alias)
     assert loaded.evaluate(x, y, verbose=0) == model.evaluate(x, y, verbose=0)
+
+
+@pytest.mark.parametrize("compression", ["gzip", "lzf"])
+@pytest.mark.parametrize("form", ["h5", "keras", "weights.h5"])
+def test_compressed_files_are_smaller_and_stock_keras_reads_them(form, compression, tmp_path):
+    model = keras.Sequential(
+        [
+            keras.Input((128,)),
+            layers.Dense(256, kernel_initializer="zeros"),
+            layers.Dense(256, dtype="bfloat16"),
+        ]
+    )
+    model.compile("sgd", "mse")
+    save = "weights" if "weights" in form else "model"
+    plain, _ = write(tmp_path, model, save, form)
+    directory, manifest = write(tmp_path, model, save, form, compression)
+    sizes = [(each / manifest.model_file).stat().st_size for each in (directory, plain)]
+    assert sizes[0] < sizes[1] - 100_000
+    assert verify_shallow(directory, "structure", 0.0).good
+    for loaded in (stock_load(directory, manifest, model), sk.load_model(directory)):
+        assert arrays(loaded.weights) == arrays(model.weights)
 
 
 def homemade(y, prediction):
@@ -367,6 +398,30 @@ def test_a_weights_file_has_the_structure_stock_keras_gives_it(build, tmp_path):
     directory, manifest = write(tmp_path, model, "weights")
     model.save_weights(tmp_path / "stock.weights.h5")
     assert structure(directory / manifest.model_file) == structure(tmp_path / "stock.weights.h5")
+
+
+def test_an_archive_has_the_members_and_the_weights_stock_keras_gives_it(tmp_path):
+    model = train(small())
+    directory, _ = write(tmp_path, model, form="keras")
+    model.save(tmp_path / "stock.keras")
+    members = []
+    for path in (directory / "model.keras", tmp_path / "stock.keras"):
+        with zipfile.ZipFile(path) as archive:
+            assert archive.testzip() is None
+            assert all(each.compress_type == zipfile.ZIP_STORED for each in archive.infolist())
+            config = json.loads(archive.read("config.json"))
+            metadata = json.loads(archive.read("metadata.json"))
+            (tmp_path / f"{path.stem}.weights.h5").write_bytes(archive.read("model.weights.h5"))
+            found = structure(tmp_path / f"{path.stem}.weights.h5")
+            members.append((sorted(archive.namelist()), config, metadata.keys(), found))
+    assert members[0] == members[1]
+
+
+def test_the_weights_in_an_archive_begin_where_a_disk_block_does(tmp_path):
+    directory, _ = write(tmp_path, train(small()), form="keras")
+    base = locate_weights(directory / "model.keras")
+    assert base % 4096 == 0
+    assert (directory / "model.keras").read_bytes()[base : base + 4] == b"\x89HDF"
 
 
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5:UserWarning")

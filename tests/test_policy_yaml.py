@@ -168,7 +168,7 @@ MALFORMED = [
     (plan("wen: 3"), 4, 5, 'did you mean "when"'),
     (plan("save: all"), 4, 11, "must be model or weights"),
     (plan("save: yes"), 4, 11, "YAML takes a bare yes for true"),
-    (plan("format: keras"), 4, 13, "not there yet; write h5"),
+    (plan("format: tf"), 4, 13, "keras"),
     (plan("format: weights.h5"), 4, 13, "model is saved as h5"),
     (plan("verify: predict"), 4, 13, "the deepest is load"),
     (plan("verify: full"), 4, 13, "bytes or structure or load"),

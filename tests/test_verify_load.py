@@ -42,9 +42,9 @@ def seal_again(directory, manifest, **changes):
     (directory / MANIFEST).write_bytes(to_json(sealed))
 
 
-@pytest.mark.parametrize("save", ["model", "weights"])
-def test_a_good_checkpoint_is_loaded_and_found_good(checker, model, save, tmp_path):
-    directory, _ = write(tmp_path, model, save)
+@pytest.mark.parametrize("form", ["h5", "keras", "weights.h5"])
+def test_a_good_checkpoint_is_loaded_and_found_good(checker, model, form, tmp_path):
+    directory, _ = write(tmp_path, model, "weights" if "weights" in form else "model", form)
     verification = checker.verify(directory, 5.0)
     assert (verification.depth, verification.when) == ("load", 5.0)
     assert verification.good

@@ -106,7 +106,7 @@ def _architecture(blueprint: Blueprint) -> bytes:
     """
     config = json.loads(blueprint.model_config)
     config.pop("compile_config", None)  # `training_config` says it
-    if (config.get("module"), config["class_name"]) not in _BUILT_BY_FROM_CONFIG:
+    if (config.get("module"), config.get("class_name")) not in _BUILT_BY_FROM_CONFIG:
         config = {"class_name": "deserialize", "config": {"config": config}}
     return json.dumps(config).encode()
 

@@ -72,6 +72,7 @@ class Blueprint:
     training_config: for the stock `.h5` reader; None if not compiled.
     compile_config: everything `compile` was given; None if not compiled.
     learning_rate: position of the optimizer's learning rate, if it is a variable.
+    assets: what layers keep in files of their own, such as vocabularies, by path.
     """
 
     variables: tuple[Variable, ...]
@@ -84,6 +85,7 @@ class Blueprint:
     compile_config: Mapping[str, Any] | None
     learning_rate: int | None
     versions: Mapping[str, str]
+    assets: Mapping[str, bytes] = field(default_factory=dict)
 
     def positions(self, *roles: Role) -> tuple[int, ...]:
         """Positions of the variables with one of these roles."""

@@ -8,7 +8,7 @@ plain JSON.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +22,57 @@ from keras_savekit.formats.snapshot import Array, Blueprint
 STATE_FILE = "state.h5"
 STATE_DATASET = "training_state"
 STATE_FORMAT = 1
+ASSETS = "assets"
 
 
 def layout(blueprint: Blueprint, positions: Iterable[int], state_position: int) -> Layout:
     """Variables at `positions`, by role and index, and the JSON state at `state_position`."""
-    datasets = [Dataset(STATE_DATASET, state_position)]
+    datasets = (
+        Dataset(STATE_DATASET, state_position),
+        *variables(blueprint, positions),
+        *assets(blueprint, state_position + 1),
+    )
+    return Layout({"": {"savekit_state": str(STATE_FORMAT)}}, datasets)
+
+
+def variables(
+    blueprint: Blueprint, positions: Iterable[int], prefix: str = ""
+) -> Iterator[Dataset]:
+    """A dataset for each variable at `positions`, by role and index."""
     for position in positions:
         variable = blueprint.variables[position]
         dtype = "V2" if variable.dtype == "bfloat16" else None
         attributes = {"path": variable.name, "dtype": variable.dtype}
-        path = f"{variable.role}/{variable.index:06d}"
-        datasets.append(Dataset(path, position, dtype, attributes))
-    return Layout({"": {"savekit_state": str(STATE_FORMAT)}}, tuple(datasets))
+        path = f"{prefix}{variable.role}/{variable.index:06d}"
+        yield Dataset(path, position, dtype, attributes)
+
+
+def assets(blueprint: Blueprint, first: int, prefix: str = "") -> Iterator[Dataset]:
+    """A dataset for the bytes of each asset, whose values are those at `first` and behind."""
+    for number, name in enumerate(blueprint.assets):
+        yield Dataset(f"{prefix}{ASSETS}/{name}", first + number)
+
+
+def asset_values(blueprint: Blueprint) -> list[Array]:
+    """The values that `assets` has places for."""
+    return [np.frombuffer(content, np.uint8) for content in blueprint.assets.values()]
+
+
+def read_assets(path: Path, prefix: str = "") -> dict[str, bytes]:
+    """The assets in a file, by path; CheckpointError if it cannot be read."""
+    found: dict[str, bytes] = {}
+
+    def visit(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            found[name] = bytes(np.asarray(item))
+
+    try:
+        with h5py.File(path, "r") as file:
+            if f"{prefix}{ASSETS}" in file:
+                file[f"{prefix}{ASSETS}"].visititems(visit)
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"its assets cannot be read: {error}", str(path)) from error
+    return found
 
 
 def encode(state: Mapping[str, Any]) -> Array:

@@ -23,7 +23,7 @@ from keras_savekit.policy.triggers import Triggers, leaves
 from keras_savekit.policy.units import Share, Size, share_text, size_text
 from keras_savekit.policy.value import Text, Value, Whole, WrongValueError, plural, show, wrong
 
-FORMATS: dict[str, str] = {"model": "h5", "weights": "weights.h5"}
+FORMATS = {"model": ("h5", "keras"), "weights": ("weights.h5",)}
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -35,7 +35,8 @@ class SavePlan(Value):
 
     name: str = Field(description="a word for this plan; checkpoints are named after it")
     save: Literal["model", "weights"] = "model"
-    format: Literal["h5", "weights.h5"] = "h5"
+    format: Literal["h5", "keras", "weights.h5"] = "h5"
+    compression: Literal["gzip", "lzf"] | None = None
     when: Triggers = Field(description='when to save, such as "every 2 epochs"')
     keep: Rules = (All(),)
     verify: Literal["bytes", "structure", "load"] = "structure"
@@ -46,7 +47,7 @@ class SavePlan(Value):
     @classmethod
     def _format_by_save(cls, fields: Any) -> Any:
         if isinstance(fields, dict) and fields.get("save") == "weights":
-            return {"format": FORMATS["weights"], **fields}
+            return {"format": "weights.h5", **fields}
         return fields
 
     @field_validator("name")
@@ -58,13 +59,6 @@ class SavePlan(Value):
                 f" got {show(name)}"
             )
         return name
-
-    @field_validator("format", mode="before")
-    @classmethod
-    def _no_keras_yet(cls, value: object) -> object:
-        if value == "keras":
-            raise wrong("keras is not there yet; write h5")
-        return value
 
     @field_validator("verify", mode="before")
     @classmethod
@@ -91,9 +85,9 @@ class SavePlan(Value):
 
     @model_validator(mode="after")
     def _parts_agree(self) -> SavePlan:
-        if self.format != FORMATS[self.save]:
+        if self.format not in FORMATS[self.save]:
             raise wrong(
-                f"{self.save} is saved as {FORMATS[self.save]}, not {self.format};"
+                f"{self.save} is saved as {' or '.join(FORMATS[self.save])}, not {self.format};"
                 " leave format out, or change save",
                 "format",
             )

@@ -103,6 +103,17 @@ def write_bytes_durably(path: Path, data: bytes, *, through: Path | None = None)
         sync_directory(path.parent)
 
 
+def publish_file(scratch: Path, target: Path) -> None:
+    """Gives a finished file its name, durably and by one rename, over whatever stood there.
+
+    Raises DirectoryError if the disk refuses; `target` is then what it was.
+    """
+    with disk_errors("write", target):
+        _sync_file(scratch)
+        os.replace(scratch, target)  # noqa: PTH105
+        sync_directory(target.parent)
+
+
 def replace_link(link: Path, target_relative: str) -> None:
     """Makes `link` a symbolic link to `target_relative`, in one step, whether it exists or not.
 

@@ -67,6 +67,12 @@ class TensorEntry:
     places: tuple[str, ...]
 
 
+def split_place(place: str) -> tuple[str, str]:
+    """The file and the path in it of one of `TensorEntry.places`."""
+    name, mark, path = place.partition(":/")  # a file's name may have a colon
+    return (name, path) if mark else (place.partition(":")[0], place.partition(":")[2])
+
+
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """What one checkpoint promises.
@@ -161,15 +167,19 @@ def read_manifest(directory: Path) -> Manifest:
     since it was written, or of a format this version does not know.
     """
     path = directory / MANIFEST
-    text = _content(path)
-    known = _validated(_HEAD, text, path).format
+    return manifest_from_json(_content(path), str(path))
+
+
+def manifest_from_json(text: bytes, where: str) -> Manifest:
+    """The manifest that `to_json` made this text of. Raises CheckpointError as `read_manifest`."""
+    known = _validated(_HEAD, text, where).format
     if known != FORMAT_VERSION:
         raise CheckpointError(
             f"checkpoint format {known} is not known",
-            str(path),
+            where,
             "a newer keras_savekit wrote it, or the file is damaged",
         )
-    return _unsealed(_MANIFEST, text, path)
+    return _unsealed(_MANIFEST, text, where)
 
 
 def read_verification(directory: Path) -> Verification | None:
@@ -178,7 +188,7 @@ def read_verification(directory: Path) -> Verification | None:
     Raises CheckpointError if there is one that cannot be read.
     """
     path = directory / VERIFICATION
-    return _unsealed(_VERIFICATION, _content(path), path) if path.exists() else None
+    return _unsealed(_VERIFICATION, _content(path), str(path)) if path.exists() else None
 
 
 def _content(path: Path) -> bytes:
@@ -193,21 +203,21 @@ def _content(path: Path) -> bytes:
         raise CheckpointError(f"cannot be read: {error.strerror}", str(path)) from error
 
 
-def _unsealed(adapter: TypeAdapter[T], text: bytes, path: Path) -> T:
-    value = _validated(adapter, text, path)
+def _unsealed(adapter: TypeAdapter[T], text: bytes, where: str) -> T:
+    value = _validated(adapter, text, where)
     body = text[:-_SEAL_LENGTH]
     if text != body + _SEAL % _digest(body):
-        raise CheckpointError("changed since it was written: its seal does not fit", str(path))
+        raise CheckpointError("changed since it was written: its seal does not fit", where)
     return value
 
 
-def _validated(adapter: TypeAdapter[T], text: bytes, path: Path) -> T:
+def _validated(adapter: TypeAdapter[T], text: bytes, where: str) -> T:
     try:
         return adapter.validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise CheckpointError(f"malformed: {where}: {first['msg']}", str(path)) from error
+        raise CheckpointError(f"malformed: {where}: {first['msg']}", where) from error
 
 
 def _digest(body: bytes) -> bytes:

@@ -19,7 +19,7 @@ from keras_savekit._version import __version__
 from keras_savekit.errors import ModelError
 from keras_savekit.formats.snapshot import Blueprint, Group, LayerWeights, Slot, Variable
 from keras_savekit.store.manifest import Role
-from keras_savekit.training.keras_walk import Walk, walk
+from keras_savekit.training.keras_walk import Walk, assets, serialized, walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,7 @@ class Configuration:
     def of(cls, model: Any) -> Configuration:
         """Of a built model. Raises ModelError if it is not built or cannot be serialized."""
         require_built(model)
+        _require_known_numbers(model)
         compile_config = _compile_config(model)
         return cls(_model_config(model), _training_config(compile_config), compile_config)
 
@@ -81,7 +82,8 @@ def require_built(model: Any) -> None:
         # In older versions of Keras, layers that have nothing to build never are.
         if not layer.built and type(layer).build is not keras.layers.Layer.build
     ]
-    if model.built and not unbuilt:
+    # A model made of its inputs has called every layer that it will ever call.
+    if model.built and (not unbuilt or getattr(model, "inputs", None)):
         return
     names = ", ".join(unbuilt[:3]) + (" ..." if len(unbuilt) > 3 else "")
     raise ModelError(
@@ -89,6 +91,22 @@ def require_built(model: Any) -> None:
         f"layer {names}" if names else "",
         "give it an Input, or call it once on a batch, before `fit`",
     )
+
+
+def _require_known_numbers(model: Any) -> None:
+    """Raise ModelError for layers that Keras builds again with their weights in another order."""
+    float8 = [
+        layer.name
+        for layer in model._flatten_layers()
+        if getattr(layer, "quantization_mode", None) == "float8"
+    ]
+    if float8:
+        names = ", ".join(float8[:3]) + (" ..." if float8[3:] else "")
+        raise ModelError(
+            "Keras does not load models with layers quantized to float8 as they were saved",
+            f"layer {names}",
+            "train without layer.quantize('float8'), and quantize what was loaded",
+        )
 
 
 def build_optimizer(model: Any) -> None:
@@ -158,6 +176,7 @@ def _blueprint(
             "keras": keras.__version__,
             "tensorflow": tf.__version__,
         },
+        assets=assets(model),
     )
 
 
@@ -180,7 +199,7 @@ def _top_level(model: Any) -> list[Any]:
 
 def _model_config(model: Any) -> str:
     try:
-        return json.dumps(keras.saving.serialize_keras_object(model))
+        return json.dumps(serialized(model))
     except (TypeError, ValueError, NotImplementedError) as error:
         raise ModelError(
             f"the architecture of {model.name!r} cannot be serialized: {error}",

@@ -64,6 +64,13 @@ def source_of(data: Any) -> Source:
     return source
 
 
+def without_autotuning(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """For data that has nothing to tune: tuning makes `fit` return seconds after its last batch."""
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
+
+
 def resumable(  # noqa: PLR0913 - one call for every kind of data
     x: Any,
     y: Any = None,

@@ -7,17 +7,33 @@ fails when a version of Keras changes what is relied upon here.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import keras
 from keras.src.saving import saving_lib
+from keras.src.saving.serialization_lib import ObjectSharingScope
 
 # Older versions of Keras make a group for everything they visit, and want it when they load.
 _MAKES_EMPTY_GROUPS = hasattr(saving_lib, "H5Entry")
 _SAVE = "save_own_variables"
+
+
+def serialized(model: Any) -> dict[str, Any]:
+    """The model's configuration, in which an object that is used twice stays one object."""
+    with ObjectSharingScope():
+        config: dict[str, Any] = keras.saving.serialize_keras_object(model)
+    return config
+
+
+def deserialized(config: Mapping[str, Any]) -> Any:
+    """The model that `serialized` read. Whatever Keras raises comes through."""
+    with ObjectSharingScope():
+        return keras.saving.deserialize_keras_object(config)
 
 
 @dataclass(slots=True)
@@ -85,3 +101,79 @@ def _optimizers_give_references() -> Iterator[None]:
             delattr(base, _SAVE)
         else:
             setattr(base, _SAVE, own)
+
+
+class _GivingStore(saving_lib.H5IOStore):  # type: ignore[misc]
+    """Gives what lies in memory, by the paths of a walk."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._groups: dict[str, dict[str, Any]] = {}
+        for name, value in values.items():
+            group, _, key = name.rpartition("/")
+            self._groups.setdefault(group, {})[key] = value
+
+    def __bool__(self) -> bool:
+        return True
+
+    def get(self, path: str) -> dict[str, Any]:
+        return self._groups.get(f"{path}/vars" if path else "vars", {})
+
+    def has_path(self, path: str) -> bool:
+        return any(name.startswith(f"{path}/") for name in self._groups)
+
+    def close(self) -> None:
+        pass
+
+
+def put(model: Any, values: Mapping[str, Any]) -> list[str]:
+    """Let Keras load the model, not its optimizer, from arrays by the paths of its walk.
+
+    Returns what Keras says of objects that could not be loaded; the others
+    then hold the new values.
+    """
+    visited = {id(getattr(model, "optimizer", None))}
+    messages: dict[int, tuple[Any, Exception]] = {}
+    saving_lib._load_state(model, _GivingStore(values), None, "", False, visited, set(), messages)
+    return [f"{getattr(item, 'name', item)}: {error}" for item, error in messages.values()]
+
+
+class _AssetStore(saving_lib.DiskIOStore):  # type: ignore[misc]
+    """Directories by the paths of a walk, in a directory that is given."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def make(self, path: str) -> str:
+        (self._root / path).mkdir(parents=True, exist_ok=True)
+        return str(self._root / path)
+
+    def get(self, path: str) -> str | None:
+        return str(self._root / path) if (self._root / path).exists() else None
+
+    def has_path(self, path: str) -> bool:
+        return (self._root / path).exists()
+
+
+def assets(model: Any) -> dict[str, bytes]:
+    """What layers write into files of their own when they are saved, by path."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        saving_lib._save_state(model, None, _AssetStore(root), "", set())
+        files = sorted(path for path in root.rglob("*") if path.is_file())
+        return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
+
+
+def put_assets(model: Any, found: Mapping[str, bytes]) -> None:
+    """Let layers read their files back. Raises ValueError if one does not."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder).resolve()
+        for name, content in found.items():
+            path = (root / name).resolve()
+            if not path.is_relative_to(root):
+                raise ValueError(f"the asset {name!r} leads out of its directory")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        messages: dict[int, tuple[Any, Exception]] = {}
+        saving_lib._load_state(model, None, _AssetStore(root), "", False, set(), set(), messages)
+    for item, error in messages.values():
+        raise ValueError(f"{getattr(item, 'name', item)} did not take its assets") from error

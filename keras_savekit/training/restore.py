@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from keras_savekit.errors import CheckpointError, MismatchError
-from keras_savekit.formats import h5_file
+from keras_savekit.formats import h5_file, keras_archive
 from keras_savekit.formats.snapshot import Array, Variable
-from keras_savekit.store.manifest import Manifest, Role
+from keras_savekit.store.manifest import Manifest, Role, split_place
 from keras_savekit.training import differences
 from keras_savekit.training.blueprint import describe, variables_by_role
+from keras_savekit.training.keras_walk import put, walk
 
 Tensors = Mapping[tuple[Role, int], Array]
 
@@ -28,17 +29,17 @@ def read_tensors(directory: Path, manifest: Manifest) -> Tensors:
     """
     wanted: dict[str, list[tuple[str, Any]]] = {}
     for tensor in manifest.tensors:
-        name, _, dataset = tensor.places[0].partition(":")
+        name, dataset = split_place(tensor.places[0])
         wanted.setdefault(name, []).append((dataset, tensor))
     found: dict[tuple[Role, int], Array] = {}
     for name, entries in wanted.items():
+        file = directory / name
+        base = keras_archive.locate_weights(file) if file.suffix == ".keras" else 0
         paths = [(dataset, tensor.dtype) for dataset, tensor in entries]
-        for (dataset, tensor), value in zip(
-            entries, h5_file.read(directory / name, paths), strict=True
-        ):
+        for (dataset, tensor), value in zip(entries, h5_file.read(file, paths, base), strict=True):
             if h5_file.tensor_digest(value) != tensor.digest:
                 raise CheckpointError(
-                    f"{tensor.name} differs from the manifest", f"{directory / name}:{dataset}"
+                    f"{tensor.name} differs from the manifest", f"{directory / name}:/{dataset}"
                 )
             found[tensor.role, tensor.index] = value
     return found
@@ -68,8 +69,33 @@ _BELONGS = {
     "weight": "architecture",
     "optimizer": "optimizer",
     "metric": "set of metrics",
-    "seed": "set of seed generators",
+    "seed": "set of seed generators and states",
 }
+
+
+def require_computed(model: Any, tensors: Tensors, manifest: Manifest, where: str) -> None:
+    """Hand layers with a `load_own_variables` of their own what they computed when saved.
+
+    For a model whose weights were assigned. Raises MismatchError, naming the
+    layers, if one does not take it.
+    """
+    computed = {
+        entry.name: tensors[entry.role, entry.index]
+        for entry in manifest.tensors
+        if entry.role == "computed" and (entry.role, entry.index) in tensors
+    }
+    if not computed:
+        return
+    values = {
+        path: computed.get(path, value)
+        for path, value in walk(model).values.items()
+        if not path.startswith("optimizer/")
+    }
+    failures = put(model, {**values, **computed})
+    if failures:
+        raise MismatchError(
+            "layers did not take what they saved:\n  " + "\n  ".join(failures), where
+        )
 
 
 def assign(model: Any, tensors: Tensors, roles: Iterable[Role]) -> None:

@@ -89,6 +89,11 @@ def _code_of_its_own(path: Path, manifest: Manifest) -> Iterator[str]:
 
         yield from _foreign(json.loads((path / ARCHITECTURE_FILE).read_text()))
         return
+    if manifest.model_file.endswith(".keras"):
+        from keras_savekit.formats.keras_archive import read_config
+
+        yield from _foreign(json.loads(read_config(path / manifest.model_file)))
+        return
     import h5py
 
     with h5py.File(path / manifest.model_file, "r") as file:

@@ -24,8 +24,10 @@ import ml_dtypes
 import numpy as np
 import xxhash
 
+from keras_savekit.errors import CheckpointError
+from keras_savekit.formats import h5_file, keras_archive
 from keras_savekit.formats.dtypes import by_name, narrowed
-from keras_savekit.store.manifest import FileEntry, Finding, Manifest, TensorEntry
+from keras_savekit.store.manifest import FileEntry, Finding, Manifest, TensorEntry, split_place
 from keras_savekit.verify.bytes import PIECE, plain_path
 
 CONFIGURATIONS = ("model_config", "training_config")
@@ -40,6 +42,7 @@ class _File:
 
     hdf5: Any
     descriptor: int
+    base: int
 
 
 class _WrongError(Exception):
@@ -94,11 +97,13 @@ def _check_file(
         return None
     if path.suffix == ".json":
         _parse(path.read_bytes())
-    if path.suffix != ".h5":
+    if path.suffix not in (".h5", ".keras"):
         return None
+    base = keras_archive.locate_weights(path) if path.suffix == ".keras" else 0
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     stack.callback(os.close, descriptor)
-    file = _File(h5py.File(path, "r", locking=False), descriptor)
+    source = h5_file.Window(descriptor, base) if base else path
+    file = _File(h5py.File(source, "r", locking=False), descriptor, base)
     stack.callback(_close, file.hdf5)
     for name in CONFIGURATIONS:
         with _damage(f"{entry.name}:{name}", findings):
@@ -125,7 +130,7 @@ def _check_tensor(tensor: TensorEntry, files: dict[str, _File | None]) -> Iterat
     if not tensor.places:
         yield Finding("missing", tensor.name, f"{_title(tensor)} is stored nowhere")
     for place in tensor.places:
-        name, _, path = place.partition(":")
+        name, path = split_place(place)
         if name not in files:
             what = f"{_title(tensor)} is said to be in a file the manifest does not know"
             yield Finding("missing", place, what)
@@ -202,7 +207,7 @@ def _pieces(file: _File, dataset: Any, stored: np.dtype[Any]) -> Iterator[Array]
         raise _WrongError("size", f"has {held} bytes in the file, {size} were written")
     if offset is None:  # compact: inside the header, 64 KiB at most
         return iter([dataset[()].reshape(-1).view(stored)])
-    return _contiguous(file.descriptor, stored, offset, size)
+    return _contiguous(file.descriptor, stored, file.base + offset, size)
 
 
 def _contiguous(descriptor: int, stored: np.dtype[Any], offset: int, size: int) -> Iterator[Array]:
@@ -252,6 +257,8 @@ def _damage(where: str, findings: list[Finding], subject: str = "") -> Iterator[
     """Turns what h5py and the system raise over damaged files into findings: the one seam."""
     try:
         yield
+    except CheckpointError as error:
+        findings.append(Finding("unreadable", where, error.what))
     except _WrongError as wrong:
         findings.append(Finding(wrong.kind, where, f"{subject}{wrong.what}"))
     # What h5py raises over damaged files depends on which of its parts trips.

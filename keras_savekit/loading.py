@@ -1,0 +1,259 @@
+"""Files and checkpoints become models again: everything that was saved, or nothing.
+
+What this package wrote is checked against the digests taken from memory before
+a model is made of it. What others wrote is looked through for traps and then
+left to stock Keras. No code from a file is ever run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import keras
+import numpy as np
+
+from keras_savekit.errors import CheckpointError, MismatchError, ModelError
+from keras_savekit.formats import guard, keras_archive, one_file, training_state
+from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE
+from keras_savekit.formats.dtypes import by_name, narrowed
+from keras_savekit.formats.full_h5 import COMPILE_ATTRIBUTE
+from keras_savekit.formats.one_file import WEIGHTS_SUFFIX, architecture_beside
+from keras_savekit.formats.snapshot import Array
+from keras_savekit.store.manifest import Manifest, Role, read_manifest
+from keras_savekit.training.blueprint import describe, require_built, variables_by_role
+from keras_savekit.training.keras_walk import deserialized, put, put_assets, walk
+from keras_savekit.training.restore import assign, read_tensors, require_computed, require_same
+from keras_savekit.verify.structure import check_structure
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """What this package wrote: its manifest, and where its files are."""
+
+    directory: Path
+    manifest: Manifest
+    architecture: Path
+
+    @property
+    def file(self) -> Path:
+        return self.directory / self.manifest.model_file
+
+
+def load_model(
+    path: str | os.PathLike[str],
+    custom_objects: Mapping[str, Any] | None = None,
+    compile: bool = True,  # noqa: A002 - Keras's own name for it
+) -> Any:
+    """The model in a `.h5`, `.keras` or `.weights.h5` file or in a checkpoint's directory.
+
+    Of what this package wrote, every weight, seed generator and, with `compile`,
+    every variable of the optimizer comes back bit for bit, with all settings
+    that `compile` was given. Metrics begin anew, as they do in each epoch. Of
+    what others wrote: what stock Keras restores.
+
+    custom_objects: classes and functions by the names they were saved under.
+        Registered ones are found without.
+    compile: whether to compile the model as it was, if it was.
+
+    Raises CheckpointError if the file is damaged, harmful, or no model;
+    ModelError if the model needs code that is not given.
+    """
+    path = Path(path)
+    stored = _stored(path)
+    with keras.saving.custom_object_scope(dict(custom_objects or {})):
+        if stored is None:
+            with _building(path):
+                return keras.models.load_model(path, compile=compile)
+        return _rebuild(stored, compile=compile)
+
+
+def load_weights(model: Any, path: str | os.PathLike[str]) -> None:
+    """Set the model's weights from a file or a checkpoint's directory: all or none.
+
+    The optimizer is left alone. Files may be of this package or of stock Keras.
+
+    Raises MismatchError, naming every difference (missing, extra, other shape,
+    other dtype), or CheckpointError; the model is then unchanged. ModelError if
+    the model is not built.
+    """
+    path = Path(path)
+    require_built(model)
+    stored = _stored(path)
+    if stored is not None:
+        tensors = read_tensors(stored.directory, stored.manifest)
+        require_same(model, stored.manifest, ("weight",), str(path))
+        with _all_or_none(model):
+            assign(model, tensors, ("weight",))
+            require_computed(model, tensors, stored.manifest, str(path))
+    elif path.name.endswith(WEIGHTS_SUFFIX):
+        values = _weights_by_path(model, path)
+        with _all_or_none(model):
+            failures = put(model, values)
+            if failures:
+                what = "layers refuse their weights:\n  " + "\n  ".join(failures)
+                raise MismatchError(what, str(path), "nothing was changed")
+    else:
+        with _all_or_none(model), _building(path):
+            model.load_weights(path)
+
+
+def _stored(path: Path) -> _Stored | None:
+    """What this package wrote at `path`, checked; None for what others wrote."""
+    if path.is_dir():
+        manifest = read_manifest(path)
+        stored = _Stored(path, manifest, path / ARCHITECTURE_FILE)
+    elif not path.is_file():
+        raise CheckpointError("no such file or directory", str(path), "check the path")
+    else:
+        if path.suffix == ".keras":
+            guard.require_harmless_zip(path)
+        else:
+            guard.require_harmless_h5(path)
+        found = one_file.read_manifest(path)
+        if found is None:
+            return None
+        stored = _Stored(path.parent, found, architecture_beside(path))
+    findings = check_structure(stored.directory, stored.manifest)
+    if findings:
+        more = f" and {len(findings) - 1} more" if findings[1:] else ""
+        raise CheckpointError(f"is damaged: {findings[0]}{more}", str(path))
+    return stored
+
+
+def _rebuild(stored: _Stored, *, compile: bool) -> Any:  # noqa: A002
+    config, compiled = _configurations(stored)
+    tensors = read_tensors(stored.directory, stored.manifest)
+    with _building(stored.file):
+        model = deserialized(config)
+        if compile and compiled:
+            model.compile_from_config(compiled)
+        put_assets(model, _assets(stored))
+    roles: list[Role] = ["weight"]
+    if any(role == "seed" for role, _ in tensors):
+        roles.append("seed")
+    if model.compiled and _has_slots(model, stored.manifest):
+        roles.append("optimizer")
+    require_same(model, stored.manifest, roles, str(stored.file))
+    assign(model, tensors, roles)
+    require_computed(model, tensors, stored.manifest, str(stored.file))
+    return model
+
+
+def _configurations(stored: _Stored) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The architecture, and what `compile` was given."""
+    try:
+        if stored.manifest.save == "weights":
+            config = json.loads(stored.architecture.read_text())
+            return config, config.pop("compile_config", None)
+        if stored.file.suffix == ".keras":
+            config = json.loads(keras_archive.read_config(stored.file))
+            return config, config.pop("compile_config", None)
+        with h5py.File(stored.file, "r") as file:
+            config = json.loads(file.attrs["model_config"])
+            compiled = json.loads(file.attrs.get(COMPILE_ATTRIBUTE, "null"))
+    except (OSError, KeyError, ValueError) as error:
+        what = f"its architecture cannot be read: {error}"
+        raise CheckpointError(what, str(stored.file)) from error
+    wrapped = config["class_name"] == "deserialize"
+    return (config["config"]["config"] if wrapped else config), compiled
+
+
+def _assets(stored: _Stored) -> dict[str, bytes]:
+    if stored.file.suffix == ".keras":
+        return keras_archive.read_assets(stored.file)
+    beside = stored.directory / training_state.STATE_FILE
+    if any(entry.name == training_state.STATE_FILE for entry in stored.manifest.files):
+        return training_state.read_assets(beside)
+    return training_state.read_assets(stored.file, prefix=f"{one_file.STATE_GROUP}/")
+
+
+def _has_slots(model: Any, manifest: Manifest) -> bool:
+    """Whether the optimizer had been built when it was saved."""
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    fresh = type(model.optimizer).from_config(model.optimizer.get_config())
+    saved = sum(entry.role == "optimizer" for entry in manifest.tensors)
+    return saved == len(model.optimizer.variables) or saved != len(fresh.variables)
+
+
+def _weights_by_path(model: Any, path: Path) -> dict[str, Array]:
+    """Every weight of a `.weights.h5` file by its path, after comparing with the model's."""
+    live = {id(variable) for variable in variables_by_role(model)["weight"]}
+    wanted = {
+        name: describe("weight", 0, value) if id(value) in live else None
+        for name, value in walk(model).values.items()
+        if not name.startswith("optimizer/")
+    }
+    found: dict[str, Array] = {}
+    differences = []
+    with h5py.File(path, "r") as file:
+        present = _datasets(file)
+        differences += [f"{name} is missing in the file" for name in wanted if name not in present]
+        differences += [f"{name} is only in the file" for name in present if name not in wanted]
+        for name in wanted.keys() & present.keys():
+            variable, dataset = wanted[name], present[name]
+            dtype = dataset.attrs.get("dtype", dataset.dtype.name)
+            if variable is not None and (variable.shape, variable.dtype) != (dataset.shape, dtype):
+                differences.append(
+                    f"{name} is {dtype}{list(dataset.shape)} in the file, "
+                    f"{variable.dtype}{list(variable.shape)} in the model"
+                )
+            elif not differences:
+                found[name] = _value(dataset, dtype)
+    if differences:
+        shown = "\n  ".join(sorted(differences)[:10])
+        more = f"\n  and {len(differences) - 10} more" if len(differences) > 10 else ""
+        what = f"the file belongs to another architecture:\n  {shown}{more}"
+        raise MismatchError(what, str(path), "nothing was changed")
+    return found
+
+
+def _datasets(file: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+
+    def visit(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and not name.startswith("optimizer/"):
+            found[name] = item
+
+    file.visititems(visit)
+    return found
+
+
+def _value(dataset: Any, dtype: str) -> Array:
+    return narrowed(np.asarray(dataset), by_name(dtype))
+
+
+@contextmanager
+def _all_or_none(model: Any) -> Iterator[None]:
+    """Put the model's variables back if what is done within fails."""
+    before = [(variable, variable.value.read_value()) for variable in model.variables]
+    try:
+        yield
+    except BaseException:
+        for variable, value in before:
+            variable.assign(value)
+        raise
+
+
+@contextmanager
+def _building(path: Path) -> Iterator[None]:
+    """The seam where Keras makes objects of a configuration, and says in many ways why not."""
+    try:
+        yield
+    except MemoryError as error:
+        raise CheckpointError("asks for more memory than there is", str(path)) from error
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        if "unsafe" in str(error) or "lambda" in str(error).lower():
+            remedy = "if you trust it, call keras.config.enable_unsafe_deserialization() first"
+            what = f"holds Python code, which is not run: {said}"
+            raise ModelError(what, str(path), remedy) from error
+        remedy = "give the classes and functions it needs as custom_objects=, or register them"
+        raise ModelError(f"Keras cannot build this model: {said}", str(path), remedy) from error

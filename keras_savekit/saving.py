@@ -1,0 +1,125 @@
+"""One file outside `fit`: written whole, verified, and only then given its name.
+
+What stood under that name stands there until a good file takes its place.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from keras_savekit.errors import ModelError, SaveError, SavekitWarning
+from keras_savekit.formats import one_file
+from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE, MODEL_FILES, Format, write_text
+from keras_savekit.formats.snapshot import Blueprint
+from keras_savekit.policy.moment import Moment
+from keras_savekit.store.commit import disk_errors, publish_file, scratch_for
+from keras_savekit.store.manifest import MANIFEST, to_json
+from keras_savekit.training.blueprint import LiveModel
+from keras_savekit.training.capture import Capture
+from keras_savekit.verify.checks import verify_shallow
+from keras_savekit.verify.load import LoadChecker
+
+Depth = Literal["bytes", "structure", "load"]
+
+
+def save_model(model: Any, path: str | os.PathLike[str], *, verify: Depth = "load") -> None:
+    """Save the whole model as one `.h5` or `.keras` file that stock Keras reads.
+
+    Architecture, weights, optimizer, compile settings and seed generators. The
+    model is not changed, and may be trained on at once.
+
+    path: ends in `.h5` or `.keras`. What stood there is replaced by one rename,
+        once the new file has been verified.
+    verify: `load` has a process of its own load the file with stock Keras and
+        compare every weight; `structure` reads every tensor back; `bytes` the file.
+
+    Raises ModelError if the model cannot be saved, SaveError if the file is not
+    good, DirectoryError if the disk refuses; what stood at `path` then still does.
+    """
+    target = _target(path, "h5", "keras")
+    with _written(model, target, verify) as scratch:
+        publish_file(scratch / MODEL_FILES[one_file.format_of(target)], target)
+
+
+def save_weights(model: Any, path: str | os.PathLike[str], *, verify: Depth = "structure") -> None:
+    """Save the weights, and the optimizer's, as stock Keras does, with the architecture beside.
+
+    path: ends in `.weights.h5`; the architecture goes into `.json` beside it,
+        in the form `keras.models.model_from_json` reads.
+    verify: as for `save_model`.
+
+    Raises as `save_model` does. The architecture takes its place first: each of
+    the two files is whole at any time.
+    """
+    target = _target(path, "weights.h5")
+    with _written(model, target, verify) as scratch:
+        publish_file(scratch / ARCHITECTURE_FILE, one_file.architecture_beside(target))
+        publish_file(scratch / MODEL_FILES["weights.h5"], target)
+
+
+def _target(path: str | os.PathLike[str], *formats: Format) -> Path:
+    if "://" in os.fspath(path):
+        remedy = "save it here and copy it there"
+        raise ModelError("is not a path of this machine's file system", os.fspath(path), remedy)
+    target = Path(path).absolute()
+    if one_file.format_of(target) not in formats:
+        remedy = f"give it a name ending in .{' or .'.join(formats)}"
+        raise ModelError("this is not saved under such a name", str(path), remedy)
+    return target
+
+
+def lost_by_stock(blueprint: Blueprint) -> str:
+    """What stock Keras does not restore from a `.h5` file of this model."""
+    layers = ", ".join(sorted({str(Path(name).parent) for name in blueprint.assets}))
+    return (
+        f"stock Keras does not read the vocabularies of {layers} from .h5 files; "
+        "keras_savekit.load_model does, and .keras files give them to both"
+    )
+
+
+@contextmanager
+def _written(model: Any, target: Path, verify: Depth) -> Iterator[Path]:
+    """A scratch directory beside `target` with verified files."""
+    live = LiveModel(model)
+    if live.blueprint.assets and target.suffix == ".h5":
+        warnings.warn(lost_by_stock(live.blueprint), SavekitWarning, stacklevel=4)
+    snapshot = Capture(live)(Moment(), {}, {})
+    scratch = scratch_for(target)
+    try:
+        with disk_errors("write", target):
+            name = MODEL_FILES[one_file.format_of(target)]
+            manifest = one_file.write(scratch / name, snapshot, time.time())
+            if manifest.save == "weights":
+                text = live.blueprint.model_config.encode()
+                beside = write_text(scratch / ARCHITECTURE_FILE, text)
+                manifest = replace(manifest, files=(*manifest.files, beside))
+            (scratch / MANIFEST).write_bytes(to_json(manifest))
+        _require_good(scratch, target, verify)
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _require_good(scratch: Path, target: Path, verify: Depth) -> None:
+    if verify == "load":
+        with LoadChecker() as checker:
+            found = checker.verify(scratch, time.time())
+    else:
+        found = verify_shallow(scratch, verify, time.time())
+    if not found.good:
+        raise SaveError(
+            f"what was written is not good: {found.findings[0]}",
+            str(target),
+            "nothing there was changed; save again, and if it stays so, tell us",
+        )
+    if found.note:
+        what = f"{target} is good as far as depth {found.depth}: {found.note}"
+        warnings.warn(what, SavekitWarning, stacklevel=4)

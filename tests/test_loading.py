@@ -1,0 +1,434 @@
+"""`sk.save_model`, `sk.load_model` and their like: everything comes back, or nothing changes."""
+
+import json
+import zipfile
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from formats_models import arrays, batch, fingerprint, layers, small, train, write
+from test_formats_capture import Doubled
+from test_formats_stock import MODELS, Subclassed, homemade, same_predictions
+
+import keras_savekit as sk
+from keras_savekit.store.commit import LEFTOVERS
+
+pytestmark = pytest.mark.slow
+
+
+def same(loaded, model):
+    """Equal in every variable that outlives an epoch."""
+    assert arrays(loaded.weights) == arrays(model.weights)
+    assert arrays(loaded.variables) == arrays(model.variables)
+    if model.compiled:
+        assert arrays(loaded.optimizer.variables) == arrays(model.optimizer.variables)
+
+
+def leftovers(directory):
+    return [each.name for each in directory.iterdir() if each.name.startswith(LEFTOVERS)]
+
+
+@pytest.mark.parametrize("build", MODELS, ids=lambda build: build.__name__)
+def test_everything_comes_back_bit_for_bit_and_training_goes_on(build, tmp_path):
+    model = train(build())
+    before = fingerprint(model)
+    sk.save_model(model, tmp_path / "m.h5", verify="structure")
+    sk.save_model(model, tmp_path / "m.keras", verify="structure")
+    sk.save_weights(model, tmp_path / "m.weights.h5")
+    checkpoint, _ = write(tmp_path, model)
+    weights, _ = write(tmp_path, model, "weights")
+    assert fingerprint(model) == before
+    assert not leftovers(tmp_path)
+    loaded = None
+    archive, _ = write(tmp_path, model, form="keras")
+    files = [tmp_path / f"m.{suffix}" for suffix in ("h5", "keras", "weights.h5")]
+    for path in (*files, checkpoint, weights, archive):
+        loaded = sk.load_model(path)
+        same(loaded, model)
+    for each in (model, loaded):
+        train(each, seed=4)
+    assert arrays(loaded.weights) == arrays(model.weights)
+    same_predictions(keras.models.load_model(tmp_path / "m.h5"), sk.load_model(tmp_path / "m.h5"))
+
+
+def test_what_compile_was_given_comes_back(tmp_path):
+    model = small(loss="mse", weighted_metrics=["mae"], steps_per_execution=2)
+    model.optimizer.learning_rate = 0.125
+    sk.save_model(model, tmp_path / "m.h5", verify="bytes")
+    loaded = sk.load_model(tmp_path / "m.h5")
+    ours, theirs = loaded.get_compile_config(), model.get_compile_config()
+    for config in (ours, theirs):
+        config.pop("optimizer")
+    assert ours == theirs
+    assert loaded.steps_per_execution == 2
+    assert float(loaded.optimizer.learning_rate.numpy()) == 0.125
+
+
+def test_a_model_is_loaded_uncompiled_on_request_and_if_it_was(tmp_path):
+    model = train(small())
+    sk.save_model(model, tmp_path / "m.h5", verify="bytes")
+    assert not sk.load_model(tmp_path / "m.h5", compile=False).compiled
+    bare = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
+    sk.save_model(bare, tmp_path / "bare.h5")
+    loaded = sk.load_model(tmp_path / "bare.h5")
+    assert not loaded.compiled
+    same(loaded, bare)
+
+
+def test_a_model_that_was_never_trained_comes_back(tmp_path):
+    model = small()
+    before = fingerprint(model)
+    sk.save_model(model, tmp_path / "m.h5", verify="structure")
+    assert fingerprint(model) == before
+    loaded = sk.load_model(tmp_path / "m.h5")
+    assert arrays(loaded.weights) == arrays(model.weights)
+    train(loaded)
+
+
+def test_a_subclassed_model_comes_back(tmp_path):
+    model = Subclassed()
+    model.compile("adam", "mse", run_eagerly=True)
+    model.fit(np.ones((4, 3), "float32"), np.ones((4, 2), "float32"), verbose=0)
+    sk.save_model(model, tmp_path / "m.h5", verify="structure")
+    same(sk.load_model(tmp_path / "m.h5"), model)
+
+
+def test_what_a_layer_computes_on_saving_is_handed_back(tmp_path):
+    model = keras.Sequential([keras.Input((4,)), Doubled(3)])
+    model.compile("sgd", "mse")
+    train(model)
+    sk.save_model(model, tmp_path / "m.h5", verify="structure")
+    sk.save_weights(model, tmp_path / "m.weights.h5")
+    for name in ("m.h5", "m.weights.h5"):
+        loaded = sk.load_model(tmp_path / name)
+        same(loaded, model)
+        np.testing.assert_array_equal(loaded.layers[0].twice, 2 * model.layers[0].kernel.numpy())
+
+
+@keras.saving.register_keras_serializable("tests")
+class Borrowing(layers.Layer):
+    """Uses a layer that another uses too."""
+
+    def __init__(self, inner, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = inner
+
+    def build(self, shape):
+        if not self.inner.built:
+            self.inner.build(shape)
+
+    def call(self, x):
+        return self.inner(x)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "inner": keras.saving.serialize_keras_object(self.inner),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(keras.saving.deserialize_keras_object(config.pop("inner")), **config)
+
+
+def test_a_layer_that_two_others_share_becomes_two_in_keras_which_is_told(tmp_path):
+    """What Keras's configuration forgets: its own `.keras` archive cannot be loaded at all."""
+    inner = layers.Dense(4)
+    model = keras.Sequential([keras.Input((4,)), Borrowing(inner), Borrowing(inner)])
+    model.compile("adam", "mse")
+    sk.save_model(train(model), tmp_path / "m.h5", verify="structure")
+    same_predictions(keras.models.load_model(tmp_path / "m.h5"), model)
+    with pytest.raises(sk.MismatchError, match="only in the model"):
+        sk.load_model(tmp_path / "m.h5")
+
+
+def test_code_that_is_not_given_is_asked_for_by_name(tmp_path):
+    model = train(small(loss=homemade))
+    with pytest.warns(sk.SavekitWarning, match=r"stock Keras alone cannot load it.*homemade"):
+        sk.save_model(model, tmp_path / "m.h5")
+    with pytest.raises(sk.ModelError, match=r"homemade(.|\n)*custom_objects="):
+        sk.load_model(tmp_path / "m.h5")
+    same(sk.load_model(tmp_path / "m.h5", custom_objects={"homemade": homemade}), model)
+
+
+def test_what_stock_keras_wrote_is_loaded_as_stock_keras_does(tmp_path):
+    model = train(small())
+    model.save(tmp_path / "stock.keras")
+    assert arrays(sk.load_model(tmp_path / "stock.keras").weights) == arrays(model.weights)
+
+
+# Weights into a model that is there.
+
+
+@pytest.mark.parametrize(
+    "source", ["ours", "stock", "full", "checkpoint", "archive", "stock archive"]
+)
+def test_weights_are_loaded_and_the_optimizer_is_left_alone(source, tmp_path):
+    model, other = train(small()), train(small(), seed=9)
+    slots = arrays(other.optimizer.variables)
+    names = {"full": "m.h5", "archive": "m.keras", "stock archive": "m.keras"}
+    path = tmp_path / names.get(source, "m.weights.h5")
+    if source == "ours":
+        sk.save_weights(model, path)
+    elif source == "stock":
+        model.save_weights(path)
+    elif source == "stock archive":
+        model.save(path)
+    elif source in {"archive", "full"}:
+        sk.save_model(model, path, verify="bytes")
+    else:
+        path, _ = write(tmp_path, model)
+    sk.load_weights(other, path)
+    assert arrays(other.weights) == arrays(model.weights)
+    if source != "stock archive":
+        assert arrays(other.optimizer.variables) == slots
+
+
+OTHERS = {
+    "missing": [layers.Dense(8), layers.BatchNormalization(), layers.Dense(3), layers.Dense(3)],
+    "extra": [layers.Dense(8)],
+    "shape": [layers.Dense(9), layers.BatchNormalization(), layers.Dense(3)],
+    "dtype": [layers.Dense(8, dtype="float64"), layers.BatchNormalization(), layers.Dense(3)],
+}
+
+
+@pytest.mark.parametrize("stock", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("missing", r"missing in the file|only in the model"),
+        ("extra", r"only in the (file|checkpoint)"),
+        ("shape", r"float32\[4, 8\](.|\n)*float32\[4, 9\]"),
+        ("dtype", r"float32\[4, 8\](.|\n)*float64\[4, 8\]"),
+    ],
+)
+def test_weights_of_another_architecture_are_refused_with_the_differences(
+    kind, said, stock, tmp_path
+):
+    model = train(small())
+    if stock:
+        model.save_weights(tmp_path / "m.weights.h5")
+    else:
+        sk.save_weights(model, tmp_path / "m.weights.h5")
+    other = keras.Sequential([keras.Input((4,)), *OTHERS[kind]])
+    before = arrays(other.weights)
+    with pytest.raises(sk.MismatchError, match=said):
+        sk.load_weights(other, tmp_path / "m.weights.h5")
+    assert arrays(other.weights) == before
+
+
+def test_a_layer_that_refuses_in_the_middle_leaves_the_model_as_it_was(tmp_path):
+    class Refusing(layers.Dense):
+        def load_own_variables(self, store):
+            raise ValueError("not today")
+
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3), Refusing(3)])
+    model.save_weights(tmp_path / "m.weights.h5")
+    before = arrays(model.weights)
+    for weight in model.weights:
+        weight.assign(weight + 1)
+    changed = arrays(model.weights)
+    with pytest.raises(sk.MismatchError, match="not today"):
+        sk.load_weights(model, tmp_path / "m.weights.h5")
+    assert arrays(model.weights) == changed != before
+
+
+# A good file is never replaced by a bad one.
+
+
+def test_a_save_that_fails_leaves_the_file_before_it(tmp_path, monkeypatch):
+    path = tmp_path / "m.h5"
+    model = train(small())
+    sk.save_model(model, path, verify="bytes")
+    good = path.read_bytes()
+    real = sk.saving.one_file.write
+
+    def damaging(target, *rest):
+        manifest = real(target, *rest)
+        content = bytearray(target.read_bytes())
+        content[-5] ^= 1
+        target.write_bytes(content)
+        return manifest
+
+    monkeypatch.setattr(sk.saving.one_file, "write", damaging)
+    with pytest.raises(sk.SaveError, match=r"what was written is not good"):
+        sk.save_model(train(model), path, verify="bytes")
+    assert path.read_bytes() == good
+    assert not leftovers(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("save", "path", "said"),
+    [
+        (sk.save_model, "m.txt", r"ending in \.h5"),
+        (sk.save_model, "m.weights.h5", r"ending in \.h5"),
+        (sk.save_weights, "m.h5", r"ending in \.weights\.h5"),
+        (sk.save_model, "gs://bucket/m.h5", "not a path of this machine"),
+    ],
+)
+def test_a_name_that_does_not_fit_is_told_before_anything_is_written(
+    save, path, said, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(sk.ModelError, match=said):
+        save(small(), path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_directory_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(sk.DirectoryError, match="No such file"):
+        sk.save_model(small(), tmp_path / "none" / "m.h5")
+
+
+# Files that are damaged, foreign or hostile.
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    model = train(small())
+    path = tmp_path_factory.mktemp("good") / "m.h5"
+    sk.save_model(model, path, verify="bytes")
+    return path.read_bytes()
+
+
+def refused(path, match, kind=sk.CheckpointError):
+    model = train(small())
+    before = fingerprint(model)
+    for load in (sk.load_model, lambda each: sk.load_weights(model, each)):
+        with pytest.raises(kind, match=match) as caught:
+            load(path)
+        assert str(path) in str(caught.value)
+    assert fingerprint(model) == before
+
+
+def test_a_flipped_bit_in_an_archive_is_found(tmp_path):
+    sk.save_model(train(small()), tmp_path / "m.keras", verify="bytes")
+    content = bytearray((tmp_path / "m.keras").read_bytes())
+    with zipfile.ZipFile(tmp_path / "m.keras") as archive:
+        assert archive.testzip() is None
+    spot = len(content) // 2
+    content[spot] ^= 1
+    (tmp_path / "m.keras").write_bytes(content)
+    with zipfile.ZipFile(tmp_path / "m.keras") as archive:
+        assert archive.testzip() == "model.weights.h5"
+
+
+@pytest.mark.parametrize("size", [0, 10, 2000, -1])
+def test_a_truncated_file_is_refused(good, size, tmp_path):
+    path = tmp_path / "m.h5"
+    path.write_bytes(good[:size])
+    refused(path, "cannot be read|damaged")
+
+
+def test_a_flipped_bit_in_any_tensor_is_found(good, tmp_path):
+    path = tmp_path / "m.h5"
+    path.write_bytes(good)
+    with h5py.File(path) as file:
+        spots = []
+        file.visititems(
+            lambda name, item: (
+                spots.append(item.id.get_offset())
+                if isinstance(item, h5py.Dataset) and item.size
+                else None
+            )
+        )
+    assert len(spots) > 20
+    for spot in spots:
+        content = bytearray(good)
+        content[spot] ^= 4
+        path.write_bytes(content)
+        with pytest.raises(sk.CheckpointError, match=r"damaged|changed since|malformed"):
+            sk.load_model(path)
+
+
+@pytest.mark.parametrize("name", ["m.h5", "m.keras", "m.weights.h5"])
+def test_a_file_of_something_else_is_refused(name, tmp_path):
+    (tmp_path / name).write_bytes(b"MZ" + bytes(5000))
+    refused(tmp_path / name, "cannot be read|no zip archive")
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path):
+    refused(tmp_path / "none.h5", "no such file")
+
+
+def _with_link(file):
+    del file["model_weights"]
+    file["model_weights"] = h5py.ExternalLink("/etc/passwd", "/")
+
+
+def _with_external_data(file):
+    file.create_dataset("x", (4,), "u1", external=[("/etc/passwd", 0, 4)])
+
+
+def _with_terabytes(file):
+    file.create_dataset("x", (2**40,), "f4", chunks=(2**20,))
+
+
+def _with_soft_link(file):
+    file["x"] = h5py.SoftLink("/model_weights")
+
+
+@pytest.mark.parametrize(
+    ("harm", "match"),
+    [
+        (_with_link, "link to somewhere else"),
+        (_with_soft_link, "link to somewhere else"),
+        (_with_external_data, "keeps its data in other files"),
+        (_with_terabytes, "claims 4398046511104 bytes"),
+    ],
+)
+def test_a_hostile_file_is_refused_before_anything_is_allocated(good, harm, match, tmp_path):
+    path = tmp_path / "m.h5"
+    path.write_bytes(good)
+    with h5py.File(path, "r+") as file:
+        harm(file)
+    refused(path, match)
+
+
+def test_an_architecture_that_is_not_json_is_refused(good, tmp_path):
+    path = tmp_path / "m.h5"
+    path.write_bytes(good)
+    with h5py.File(path, "r+") as file:
+        file.attrs["model_config"] = "{'class_name': os.system}"
+    with pytest.raises(sk.CheckpointError, match="not JSON"):
+        sk.load_model(path)
+
+
+@pytest.mark.parametrize("name", ["../evil", "/evil", "a/../../evil"])
+def test_an_archive_that_leads_out_is_refused(name, tmp_path):
+    path = tmp_path / "m.keras"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(name, "x")
+        archive.writestr("config.json", json.dumps({}))
+    refused(path, "leads out of the archive")
+    assert not (tmp_path.parent / "evil").exists()
+
+
+def test_an_archive_that_expands_beyond_measure_is_refused(tmp_path):
+    path = tmp_path / "m.keras"
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("model.weights.h5", "w") as member,
+    ):
+        for _ in range(300):
+            member.write(bytes(2**20))
+    refused(path, "claims 314572800 bytes")
+
+
+def test_python_code_in_a_file_is_not_run(tmp_path):
+    model = keras.Sequential([keras.Input((4,)), layers.Lambda(lambda x: x * 2)])
+    with pytest.warns(sk.SavekitWarning, match="lambda"):
+        sk.save_model(model, tmp_path / "m.h5")
+    with pytest.raises(sk.ModelError, match=r"holds Python code, which is not run(.|\n)*unsafe"):
+        sk.load_model(tmp_path / "m.h5")
+
+
+def test_predictions_after_loading_are_equal(tmp_path):
+    model = train(small())
+    sk.save_model(model, tmp_path / "m.h5", verify="bytes")
+    x, _ = batch(model)
+    expected = model.predict(x, verbose=0)
+    loaded = sk.load_model(tmp_path / "m.h5")
+    loaded.run_eagerly = True
+    np.testing.assert_array_equal(loaded.predict(x, verbose=0), expected)
