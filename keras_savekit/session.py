@@ -17,7 +17,6 @@ from typing import Any
 
 from keras_savekit import resume
 from keras_savekit.errors import (
-    DataError,
     DirectoryError,
     MetricError,
     MismatchError,
@@ -102,7 +101,9 @@ class Session:
         build_optimizer(model)
         around.directory.sweep()
         self._warn_of_callbacks_after()
-        self._require_data_that_can_start_anywhere()
+        if around.source is not None:
+            replicas = model.distribute_strategy.num_replicas_in_sync
+            around.source.require_usable(flowing=self._flows, replicas=replicas)
         self._resume()
         self._since = around.clock() - self._now.seconds
         self._pipeline = Pipeline(around.directory, around.policy, around.run, around.wall)
@@ -120,24 +121,6 @@ class Session:
                 "changes what was already saved; put it last"
             )
             warnings.warn(message, SavekitWarning, stacklevel=2)
-
-    def _require_data_that_can_start_anywhere(self) -> None:
-        source = self._around.source
-        if source is None or source.flows:
-            return
-        if self._flows:
-            raise DataError(
-                "fit(steps_per_epoch=) draws epochs across the bounds of the data's own",
-                "",
-                "give steps_per_epoch to keras_savekit.resumable() instead",
-            )
-        replicas = self._model.distribute_strategy.num_replicas_in_sync
-        if replicas > 1:
-            raise DataError(
-                f"only arrays can be resumed from under a strategy of {replicas} replicas",
-                "",
-                "leave data= away, or give keras_savekit.resumable() arrays",
-            )
 
     def _resume(self) -> None:
         """Find a checkpoint, put it into the model, and go on from there."""

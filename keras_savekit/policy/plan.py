@@ -113,7 +113,10 @@ class SavePlan(Value):
         """The plan as one sentence."""
         when = ", or ".join(each.describe() for each in self.when)
         keep = " and ".join(each.words() for each in self.keep)
-        what = {"model": "the whole model as .h5", "weights": "the weights as .weights.h5"}
+        what = {
+            "model": f"the whole model as .{self.format}",
+            "weights": f"the weights as .{self.format}",
+        }
         busy = "; training waits for it" if self.when_busy == "wait" else ""
         busy += ", also with weights that are not finite" if self.not_finite == "save" else ""
         return (
