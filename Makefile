@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 OLDEST_PYTHON ?= $(firstword $(foreach version,3.10 3.11 3.12,$(shell command -v python$(version))) $(PYTHON))
 OLDEST_VENV := .venv-oldest
 
-.PHONY: demo test lint sweep test-oldest clean
+.PHONY: demo test lint sweep test-oldest clean exact
 
 demo: $(VENV)/demo-installed
 	$(BIN)/python examples/demo.py
@@ -26,6 +26,10 @@ lint: $(VENV)/dev-installed
 # Every family of keras.applications through a checkpoint and back; minutes.
 sweep: $(VENV)/dev-installed
 	$(BIN)/python benchmarks/sweep.py
+
+# Every model, data and kill point: most of an hour. `make test` has a small dose.
+exact: $(VENV)/dev-installed
+	$(BIN)/python tests/exactness.py
 
 test-oldest: $(OLDEST_VENV)/installed
 	$(OLDEST_VENV)/bin/python -m pytest

@@ -47,18 +47,20 @@ class Problem:
     """One thing that is wrong with a policy.
 
     `line` and `column` count from 1; both are 0 where the policy did not come
-    from a text.
+    from a text. `source` is the included file it is in, empty for the policy's own.
     """
 
     path: str
     message: str
     line: int = 0
     column: int = 0
+    source: str = ""
 
     def __str__(self) -> str:
+        file = f"{self.source}, " if self.source else ""
         place = f"line {self.line}, column {self.column}: " if self.line else ""
         path = f"{self.path}: " if self.path else ""
-        return f"{place}{path}{self.message}"
+        return f"{file}{place}{path}{self.message}"
 
 
 class PolicyError(SavekitError):

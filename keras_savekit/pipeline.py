@@ -8,20 +8,22 @@ are kept until the training asks for them; nothing good is touched by one.
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
+from keras_savekit import admission
 from keras_savekit.background import Worker
 from keras_savekit.errors import SaveError, SavekitError
 from keras_savekit.formats import checkpoint as checkpoint_files
 from keras_savekit.formats.checkpoint import Purpose
 from keras_savekit.formats.snapshot import Snapshot
+from keras_savekit.policy.measured import Improved
 from keras_savekit.policy.plan import Due, Policy, SavePlan
-from keras_savekit.policy.retention import Best, Record, best_of, prune
-from keras_savekit.policy.triggers import Improved
+from keras_savekit.policy.retention import Best, Record, Ties, best_of, prune
 from keras_savekit.policy.value import Mode
 from keras_savekit.store.commit import disk_errors
 from keras_savekit.store.directory import Checkpoint, RunDirectory
@@ -64,6 +66,11 @@ class Pipeline:
         earlier = directory.checkpoints()
         self._names = {found.name for found in earlier}
         self._problems: SimpleQueue[SavekitError] = SimpleQueue()
+        self._notices: SimpleQueue[str] = SimpleQueue()
+        self._noticed: set[str] = set()
+        self._checking: set[str] = set()
+        self._removing = threading.Lock()
+        self._computed = [0.0, 0.0]  # by the writer, by the verifier: each adds to its own
         self._checker = LoadChecker()
         self._writer = Worker("savekit-writer", self._write, self._save_failed)
         self._verifier = Worker("savekit-verifier", self._check, self._check_failed)
@@ -73,6 +80,7 @@ class Pipeline:
             if plan is not None and _owes_verification(found, plan):
                 # A session that was killed left it so.
                 job = _Check(found.name, plan)
+                self._checking.add(found.name)
                 self._verifier.submit(job, key="earlier", capacity=len(earlier), wait=False)
 
     def save(self, snapshot: Snapshot, due: Due) -> None:
@@ -107,6 +115,17 @@ class Pipeline:
             found.append(self._problems.get())
         return found
 
+    def notices(self) -> list[str]:
+        """What the user should know since this was last asked, though nothing failed."""
+        found = []
+        while not self._notices.empty():
+            found.append(self._notices.get())
+        return found
+
+    def computed(self) -> float:
+        """Processor seconds that the background has spent so far."""
+        return sum(self._computed)
+
     def pending(self) -> int:
         """Checkpoints not yet written or not yet verified."""
         return self._writer.pending() + self._verifier.pending()
@@ -121,7 +140,12 @@ class Pipeline:
 
     def _write(self, job: _Save) -> None:
         directory, plan = self._directory, job.due.plan
-        began = time.monotonic()
+        refused = self._refused(job)
+        if refused:
+            self._names.discard(job.name)
+            directory.events.append("skipped", name=job.name, reasons=job.due.reasons, why=refused)
+            return
+        began, computed = time.monotonic(), time.thread_time()
         purpose = Purpose(
             self._run,
             plan.name,
@@ -147,8 +171,32 @@ class Pipeline:
             waited=round(began - job.asked, 3),
             seconds=round(time.monotonic() - began, 3),
         )
+        self._computed[0] += time.thread_time() - computed
         # Waits when too many are unverified: what is on the disk stays bounded.
         self._verifier.submit(_Check(job.name, plan), key="", capacity=UNVERIFIED, wait=True)
+
+    def _refused(self, job: _Save) -> str:
+        """Why a save is left out, if it is; makes room for it if it has too little."""
+        plan = job.due.plan
+        found = admission.not_finite(job.snapshot) if plan.not_finite == "skip" else ""
+        if found:
+            self._notice(f"{plan.name} is not saved while the model is not finite: {found}")
+            return found
+        with self._removing:
+            room = admission.room(
+                job.snapshot, job.due, self._policy, self._records, self._directory, self._clock()
+            )
+            for name, reason in room.remove.items():
+                self._remove(name, reason)
+        if room.refused:
+            self._notice(f"{plan.name} is not saved: {room.refused}")
+        return room.refused
+
+    def _notice(self, text: str) -> None:
+        plan = text.partition(" ")[0]
+        if plan not in self._noticed:  # once: the event log has them all
+            self._noticed.add(plan)
+            self._notices.put(text)
 
     def _save_failed(self, job: _Save, error: Exception) -> None:
         self._names.discard(job.name)
@@ -158,7 +206,7 @@ class Pipeline:
 
     def _check(self, job: _Check) -> None:
         directory = self._directory
-        began = time.monotonic()
+        began, computed = time.monotonic(), time.thread_time()
         verification = self._verify(directory.checkpoints_path / job.name, job.plan)
         seconds = round(time.monotonic() - began, 3)
         if verification.good:
@@ -172,7 +220,9 @@ class Pipeline:
             )
         else:
             self._quarantine(job.name, verification)
+        self._checking.discard(job.name)
         self._settle()
+        self._computed[1] += time.thread_time() - computed
 
     def _verify(self, path: Path, plan: SavePlan) -> Verification:
         if plan.verify == "load":
@@ -195,27 +245,40 @@ class Pipeline:
     def _settle(self) -> None:
         """Bring links and retention up to date with what is verified now."""
         directory = self._directory
-        checkpoints = directory.checkpoints()
-        records = [_record(found) for found in checkpoints]
+        records = self._records()
         verified = [record for record in records if record.verified]
         if verified:
             directory.link("latest", max(verified, key=lambda each: (each.step, each.name)).name)
         rule = best_rule(self._policy)
         if rule is not None:
-            plan, metric, mode = rule
-            best = best_of([each for each in records if each.plan == plan], metric, mode)
+            plan, metric, mode, keep = rule
+            best = best_of([each for each in records if each.plan == plan], metric, mode, keep)
             if best is not None:
                 directory.link("best", best.name)
         rules = {plan.name: plan.keep for plan in self._policy.plans}
-        pruning = prune(records, rules)
-        # The plan first: whoever reads the log sees what was meant, whatever then happens.
-        directory.events.append("retention", keep=pruning.keep, remove=pruning.remove)
-        for name, reason in pruning.remove.items():
-            directory.remove(name)
+        with self._removing:
+            pruning = prune(self._records(), rules, now=self._clock())
+            # The plan first: whoever reads the log sees what was meant, whatever then happens.
+            directory.events.append("retention", keep=pruning.keep, remove=pruning.remove)
+            for name, reason in pruning.remove.items():
+                self._remove(name, reason)
+
+    def _records(self) -> list[Record]:
+        directory = self._directory
+        return [
+            admission.record(
+                found, busy=found.name in self._checking or directory.being_read(found.name)
+            )
+            for found in directory.checkpoints()
+        ]
+
+    def _remove(self, name: str, reason: str) -> None:
+        if self._directory.remove(name):  # else someone has begun to read it
             self._names.discard(name)
-            directory.events.append("removed", name=name, reason=reason)
+            self._directory.events.append("removed", name=name, reason=reason)
 
     def _check_failed(self, job: _Check, error: Exception) -> None:
+        self._checking.discard(job.name)
         self._report("unverified", job.name, f"{job.name} could not be verified or filed", error)
 
     def _report(self, kind: str, name: str, what: str, error: Exception) -> None:
@@ -240,24 +303,13 @@ def _owes_verification(checkpoint: Checkpoint, plan: SavePlan) -> bool:
     return reached.good and shallower and not reached.note
 
 
-def best_rule(policy: Policy) -> tuple[str, str, Mode] | None:
-    """Plan, metric and mode that the `best` link follows: the first that any plan names."""
+def best_rule(policy: Policy) -> tuple[str, str, Mode, Ties] | None:
+    """Plan, metric, mode and ties of the `best` link: the first that any plan names."""
     for plan in policy.plans:
         for each in (*plan.keep, *plan.when):
             if isinstance(each, Best | Improved):
-                return plan.name, each.metric, each.mode
+                return plan.name, each.metric, each.mode, each.keep
     return None
-
-
-def _record(checkpoint: Checkpoint) -> Record:
-    manifest = checkpoint.manifest
-    return Record(
-        name=checkpoint.name,
-        plan=manifest.plan,
-        step=manifest.moment.step,
-        logs=manifest.moment.logs,
-        verified=checkpoint.status == "verified",
-    )
 
 
 def _discard(scratch: Path) -> None:

@@ -139,7 +139,8 @@ def _chosen(run: RunDirectory, which: str) -> tuple[Found, tuple[str, ...]]:
         for each in candidates(run, time.time()):
             if each.usable and each.checkpoint is not None:
                 try:
-                    return read(each.checkpoint), tuple(passed)
+                    with run.reading(each.name):
+                        return read(each.checkpoint), tuple(passed)
                 except CheckpointError as error:
                     passed.append(f"{each.name}: {error.what}")
             else:
@@ -148,4 +149,5 @@ def _chosen(run: RunDirectory, which: str) -> tuple[Found, tuple[str, ...]]:
     name = run.linked("best") if which == "best" else which
     if name is None:
         raise ResumeError("no checkpoint is the best yet", where, "name one: see `savekit list`")
-    return read(run.open(name)), ()
+    with run.reading(name):
+        return read(run.open(name)), ()

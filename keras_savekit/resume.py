@@ -135,10 +135,6 @@ def position(
                 "how many batches an epoch has is not known yet; give resumable(steps_per_epoch=)"
             )
         reasons.append(f"epoch {saved.epoch + 1} starts again; {saved.batch} batches are repeated")
-    elif length is not None and moment.batch >= length:
-        moment = replace(saved, epoch=saved.epoch + 1, batch=0)
-        level = "position"
-        reasons.append(f"the validation of epoch {saved.epoch + 1} is not repeated")
     if not found.state["consistent"]:
         reasons.append("an exception in the middle of a step may have left a part of it")
     return moment, level, tuple(reasons)

@@ -17,7 +17,6 @@ from typing import Any
 
 from keras_savekit import resume
 from keras_savekit.errors import (
-    DataError,
     DirectoryError,
     MetricError,
     MismatchError,
@@ -27,7 +26,7 @@ from keras_savekit.errors import (
 )
 from keras_savekit.pipeline import Pipeline
 from keras_savekit.policy.moment import Event, Moment, Tick
-from keras_savekit.policy.plan import Policy, decide
+from keras_savekit.policy.plan import Decision, Policy, decide
 from keras_savekit.restoration import (
     RESTORED,
     Restoration,
@@ -43,6 +42,7 @@ from keras_savekit.training.capture import Capture
 from keras_savekit.training.data import Source
 from keras_savekit.training.fit import Fit, end_epoch, next_epoch, stopped
 from keras_savekit.training.restore import require_same
+from keras_savekit.watching import Costs, Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,19 +91,26 @@ class Session:
         self._now = self._seen = Moment()
         self._offset = self._begun = 0
         self._first_epoch = True
+        self._training_metrics: Mapping[int, Any] | None = None
         self._updates_before = 0
         self._owed = False  # whether a step is done that we have not been told of
-        self._cut_short = self._validated = self._metrics_checked = False
+        self._cut_short = self._validated = self._metrics_checked = self._stretch_told = False
         self.resumed: Restored | None = None
         callback_state.require_none_in_the_way(self._fit.others())
         callback_state.remember(self._fit.others())  # proves that it can be saved
         build_optimizer(model)
         around.directory.sweep()
         self._warn_of_callbacks_after()
-        self._require_data_that_can_start_anywhere()
+        if around.source is not None:
+            replicas = model.distribute_strategy.num_replicas_in_sync
+            around.source.require_usable(flowing=self._flows, replicas=replicas)
         self._resume()
         self._since = around.clock() - self._now.seconds
         self._pipeline = Pipeline(around.directory, around.policy, around.run, around.wall)
+        self._costs = Costs(around.policy.limits.overhead, around.clock)
+        self._watch = Watch(around.policy, around.directory.path, around.wall, around.clock)
+        for problem in self._watch.problems:
+            around.tell(problem)
         self._fit.watch(self._leave, self._stepped)
 
     def _warn_of_callbacks_after(self) -> None:
@@ -114,24 +121,6 @@ class Session:
                 "changes what was already saved; put it last"
             )
             warnings.warn(message, SavekitWarning, stacklevel=2)
-
-    def _require_data_that_can_start_anywhere(self) -> None:
-        source = self._around.source
-        if source is None or source.flows:
-            return
-        if self._flows:
-            raise DataError(
-                "fit(steps_per_epoch=) draws epochs across the bounds of the data's own",
-                "",
-                "give steps_per_epoch to keras_savekit.resumable() instead",
-            )
-        replicas = self._model.distribute_strategy.num_replicas_in_sync
-        if replicas > 1:
-            raise DataError(
-                f"only arrays can be resumed from under a strategy of {replicas} replicas",
-                "",
-                "leave data= away, or give keras_savekit.resumable() arrays",
-            )
 
     def _resume(self) -> None:
         """Find a checkpoint, put it into the model, and go on from there."""
@@ -226,12 +215,17 @@ class Session:
             self._fit.restore_history(self._history)
             if self._restoration is not None:
                 self._restoration.epoch_begins()
+            if self._offset and self._offset == self._length:
+                self._fit.train_nothing()
+            else:
                 self._restoration = None
-        self._first_epoch = False
+        begins, self._first_epoch = self._first_epoch, False
         self._updates_before = 0
         if epoch != self._now.epoch:
             self._now = Moment(epoch, 0, self._now.step, self._seconds(), self._now.logs)
         self._updates_before = self._updates() - self._now.step
+        if begins:
+            self._observe("train_begin", self._now)
 
     def _updates(self) -> int:
         """Steps done, by the optimizer's count."""
@@ -252,10 +246,17 @@ class Session:
     def batch_begin(self, batch: int) -> None:
         """A call of the train function begins with this batch, counted by Keras."""
         self._begun = batch
+        self._training_metrics = None
 
     def batch_end(self, logs: Mapping[str, float]) -> None:
         """The batches of one call of the train function are done."""
         self._owed = False
+        if self._restoration is not None:
+            # No batch was trained: all of this epoch were done before.
+            self._restoration.epoch_begins()
+            self._restoration = None
+            end_epoch(self._model)
+            return
         self._now = self._after_call(logs)
         if self._now.batch != self._length:
             self._cut_short = stopped(self._model)
@@ -277,8 +278,10 @@ class Session:
         self._owed = True
 
     def test_begin(self) -> None:
-        """A validation begins."""
+        """A validation begins. It resets the metrics; this keeps those of the training."""
         self._validated = True
+        if self._capture is not None:
+            self._training_metrics = self._capture.metrics()
 
     def epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
         """An epoch, validation included, is over."""
@@ -301,16 +304,16 @@ class Session:
     def _leave(self, error: BaseException, in_step: bool) -> None:
         """An exception is about to leave `fit`."""
         # What failed beside it is only told: the exception goes on unchanged.
-        if self._capture is None:  # nothing was trained
-            self._finish(stop=False)
-            return
         consistent = not in_step
         if in_step and not isinstance(error, Exception) and not self._model.run_eagerly:
             # Ctrl-C: Python heeds it between two steps, though it looks as if within one.
             consistent = True
-            self._owed = self._updates() == self._after_call({}).step
+            self._owed = self._updates() == self._after_call(self._now.logs).step
         if self._owed:
             self._now = self._after_call(self._now.logs)
+        elif self._capture is None:  # nothing was trained
+            self._finish(stop=False)
+            return
         try:
             self._observe("exception", self._now, consistent=consistent)
         finally:
@@ -325,21 +328,53 @@ class Session:
         if self._capture is None and now.step > self._seen.step:
             # Now everything has its variables: metrics get theirs in the first step.
             self._capture = Capture(LiveModel(self._model, self._configuration))
-        decision = decide(self._around.policy, Tick(self._seen, now, event, self._memory))
+        outside = self._watch.look()
+        tick = Tick(self._seen, now, event, self._memory, outside, self._costs.stretch)
+        decision = decide(self._around.policy, tick)
+        capture = self._capture
+        if event == "train_begin" and decision.due and self._model.built:
+            capture = Capture(LiveModel(self._model, self._configuration))
+        if decision.due and capture is None:
+            return  # nothing was trained; what was asked for from outside waits
         self._memory = decision.memory
         self._seen = now
-        if decision.due and self._capture is not None:
-            began = self._around.clock()
-            remembered = callback_state.remember(self._fit.others())
-            state = {**self._state(now, consistent), "callbacks": remembered.states}
-            snapshot = self._capture(now, state, remembered.arrays)
-            for due in decision.due:
-                self._pipeline.save(snapshot, due)
-            self._around.directory.events.append(
-                "captured", step=now.step, stall=round(self._around.clock() - began, 6)
-            )
+        if decision.due and capture is not None:
+            self._save(decision, capture, now, consistent)
+            if self._watch.serve(decision.due, outside):
+                self._stop(event)
+        if self._costs.judge(self._pipeline.computed()):
+            self._tell_stretch()
         if event in ("step", "epoch_end"):  # after the others everything is finished, then told
             self._tell_problems(stop=True)
+
+    def _save(self, decision: Decision, capture: Capture, now: Moment, consistent: bool) -> None:
+        began = self._around.clock()
+        remembered = callback_state.remember(self._fit.others())
+        state = {**self._state(now, consistent), "callbacks": remembered.states}
+        snapshot = capture(now, state, remembered.arrays, self._training_metrics)
+        for due in decision.due:
+            self._pipeline.save(snapshot, due)
+        stall = self._around.clock() - began
+        self._costs.stalled(stall)
+        self._around.directory.events.append("captured", step=now.step, stall=round(stall, 6))
+
+    def _stop(self, event: Event) -> None:
+        """Have `fit` end as if a callback had stopped it; the state that was saved goes on."""
+        if event in ("train_end", "exception"):
+            return
+        self._model.stop_training = True
+        self._cut_short = event == "step"
+        self._around.tell(f"training stops after step {self._now.step}, as a signal asked")
+
+    def _tell_stretch(self) -> None:
+        stretch = self._costs.stretch
+        self._around.directory.events.append("stretched", times=stretch, step=self._now.step)
+        if not self._stretch_told:
+            self._stretch_told = True
+            self._around.tell(
+                f"saving takes more than limits.overhead allows: intervals are {stretch} times"
+                " longer for now; events.jsonl has every change"
+            )
 
     def _state(self, now: Moment, consistent: bool) -> dict[str, Any]:
         source = self._around.source
@@ -386,8 +421,8 @@ class Session:
             also = [f"also: {other.what}" for other in others]
             remedy = "\n  ".join([first.remedy, *also])
             raise SaveError(first.what, first.where, remedy) from first.__cause__
-        for problem in problems:
-            warnings.warn(str(problem), SavekitWarning, stacklevel=2)
+        for text in (*self._pipeline.notices(), *map(str, problems)):
+            warnings.warn(text, SavekitWarning, stacklevel=2)
 
     def _finish(self, *, stop: bool) -> None:
         try:
@@ -396,6 +431,7 @@ class Session:
                 self._around.tell(f"finishing {pending} checkpoint{'s' if pending > 1 else ''}")
             self._pipeline.close()
         finally:
+            self._watch.release()
             self._fit.release()
             self._around.directory.lock.release()
         self._tell_problems(stop=stop)

@@ -9,10 +9,10 @@ from training_builders import (
     STEPS,
     Interrupt,
     Noise,
-    arrays,
     data,
     digest,
     fit,
+    held_out,
     model,
     plan,
     policy,
@@ -80,7 +80,7 @@ def whole(tmp_path_factory):
     made, callbacks = model(), everything(directory)
     history = made.fit(
         data(),
-        validation_data=arrays(),
+        validation_data=held_out(),
         epochs=EPOCHS,
         verbose=0,
         shuffle=False,
@@ -96,15 +96,15 @@ def resumed_after(directory, step):
     first = everything(directory)
     with pytest.raises(KeyboardInterrupt):
         fit(
-            model(), kit, *first, Interrupt(step + 1),
-            on=on, epochs=EPOCHS, validation_data=arrays(),
+            model(), kit, *first, Interrupt(step),
+            on=on, epochs=EPOCHS, validation_data=held_out(),
         )  # fmt: skip
     first[3].csv_file.close()  # Keras does not, when an exception ends the training
     on = data()
     kit = sk.SaveKit(EVERY_STEP, directory=directory / "run", data=on)
     made, callbacks = model(seed=99), everything(directory)
     never = Interrupt(10**6)
-    history = fit(made, kit, *callbacks, never, on=on, epochs=EPOCHS, validation_data=arrays())
+    history = fit(made, kit, *callbacks, never, on=on, epochs=EPOCHS, validation_data=held_out())
     return made, history, callbacks, kit
 
 
@@ -124,7 +124,7 @@ def test_a_training_that_was_stopped_early_is_not_gone_on_with(tmp_path, whole, 
     on = data()
     kit = sk.SaveKit(EVERY_STEP, directory=tmp_path / "run", data=on)
     again, callbacks = model(seed=98), [*everything(tmp_path), Interrupt(10**6)]
-    history = fit(again, kit, *callbacks, on=on, epochs=EPOCHS, validation_data=arrays())
+    history = fit(again, kit, *callbacks, on=on, epochs=EPOCHS, validation_data=held_out())
     assert "a callback stopped the training after" in capsys.readouterr().out
     assert history.history == whole[0]["history"]
     np.testing.assert_equal(again.get_weights(), made.get_weights())  # the best, once more
@@ -135,7 +135,7 @@ def test_early_stopping_goes_on_when_more_epochs_are_asked_for(tmp_path):
     on = data()
     kit = sk.SaveKit(EVERY_STEP, directory=tmp_path / "run", data=on)
     callbacks = [*everything(tmp_path), Interrupt(10**6)]
-    history = fit(model(), kit, *callbacks, on=on, epochs=EPOCHS + 1, validation_data=arrays())
+    history = fit(model(), kit, *callbacks, on=on, epochs=EPOCHS + 1, validation_data=held_out())
     assert history.epoch[-1] == kit.resumed.moment.epoch
 
 
@@ -145,7 +145,7 @@ def test_averages_swapped_into_the_model_are_swapped_back(tmp_path):
         on = data()
         kit = sk.SaveKit(EVERY_STEP, directory=directory, data=on)
         swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
-        fit(made, kit, swap, Interrupt(stop), on=on, epochs=3, validation_data=arrays())
+        fit(made, kit, swap, Interrupt(stop), on=on, epochs=3, validation_data=held_out())
         return digest(made)
 
     whole = trained(tmp_path / "whole", 10**6)
@@ -225,3 +225,38 @@ def test_keras_still_has_the_attributes_that_are_saved(make):
         callback.on_epoch_begin(0)
     missing = [n for n in REMEMBERED[type(callback).__name__] if not hasattr(callback, n)]
     assert missing == []
+
+
+@pytest.mark.parametrize("where", ["on_test_begin", "on_test_batch_end", "on_epoch_end"])
+def test_ctrl_c_in_a_validation_or_at_an_epochs_end_goes_on_exactly(tmp_path, whole, where):
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    class Stop(keras.callbacks.Callback):
+        def get_state(self):
+            return {}
+
+        def set_state(self, state):
+            pass
+
+    def train(*first):
+        on = data()
+        kit = sk.SaveKit(policy(plan("exception")), directory=tmp_path / "run", data=on)
+        made, callbacks = model(), everything(tmp_path)
+        try:
+            history = fit(
+                made, kit, *first, *callbacks, on=on, epochs=EPOCHS, validation_data=held_out()
+            )
+        finally:
+            callbacks[3].csv_file.close()
+        return outcome(made, history, callbacks), kit
+
+    stopping = Stop()
+    setattr(stopping, where, stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(stopping)
+    found, kit = train(Stop())
+    assert kit.resumed.moment.batch == STEPS
+    assert (kit.resumed.level, kit.resumed.reasons) == ("exact", ())
+    assert found == whole[0]
+    assert rows(tmp_path) == whole[1]

@@ -17,6 +17,7 @@ from training_builders import (
     digest,
     events,
     fit,
+    held_out,
     model,
     names,
     plan,
@@ -109,7 +110,7 @@ def test_steps_per_execution_counts_every_batch(tmp_path):
 
 def test_a_batch_that_ends_an_epoch_is_one_checkpoint_with_all_logs(tmp_path):
     kit = sk.SaveKit(policy(plan("every epoch")), directory=tmp_path)
-    fit(model(), kit, epochs=1, validation_data=arrays())
+    fit(model(), kit, epochs=1, validation_data=held_out())
     logs = manifest(tmp_path, "000000006-p")["moment"]["logs"]
     assert set(logs) == {"loss", "mae", "val_loss", "val_mae"}
 
@@ -193,7 +194,7 @@ def test_a_validation_metric_without_validation_says_what_is_missing(tmp_path):
 
 def test_a_validation_that_comes_later_is_waited_for(tmp_path):
     kit = sk.SaveKit(policy(plan("improved val_loss min")), directory=tmp_path)
-    fit(model(), kit, epochs=2, validation_data=arrays(), validation_freq=2)
+    fit(model(), kit, epochs=2, validation_data=held_out(), validation_freq=2)
     assert names(tmp_path) == ["000000012-p"]
 
 

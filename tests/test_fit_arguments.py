@@ -2,7 +2,18 @@
 
 import numpy as np
 import pytest
-from training_builders import STEPS, Interrupt, arrays, data, digest, fit, model, plan, policy
+from training_builders import (
+    STEPS,
+    Interrupt,
+    arrays,
+    data,
+    digest,
+    fit,
+    held_out,
+    model,
+    plan,
+    policy,
+)
 
 import keras_savekit as sk
 
@@ -31,10 +42,10 @@ CASES = {
         "on": lambda: sk.resumable(X, Y, sample_weight=np.abs(X[:, 0]), batch_size=4, seed=5),
         "compiled": {"weighted_metrics": ["mae"]},
     },
-    "validation_data": {"validation_data": (X, Y)},
-    "validation_freq": {"validation_data": (X, Y), "validation_freq": 2},
-    "validation_steps": {"validation_data": (X, Y), "validation_steps": 2},
-    "validation_batch_size": {"validation_data": (X, Y), "validation_batch_size": 3},
+    "validation_data": {"validation_data": held_out(4)},
+    "validation_freq": {"validation_data": held_out(4), "validation_freq": 2},
+    "validation_steps": {"validation_data": held_out(4), "validation_steps": 2},
+    "validation_batch_size": {"validation_data": (X, Y), "validation_batch_size": 11},
     "steps_per_epoch": {"steps_per_epoch": 4, "repeat": True},
     "steps_per_epoch, longer": {"steps_per_epoch": 8, "repeat": True},
     "initial_epoch": {"initial_epoch": 1},

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from training_builders import BATCH, STEPS, Interrupt, arrays, data, model
+from training_builders import BATCH, STEPS, Interrupt, arrays, data, held_out, model
 
 from keras_savekit.training import fit as steering
 from keras_savekit.training.fit import Fit, end_epoch, next_epoch
@@ -114,6 +114,19 @@ def test_every_step_is_told_when_it_is_done():
     assert steered.steps == 2 * STEPS
 
 
+def test_a_call_of_the_train_function_can_be_made_to_train_nothing():
+    class Idle(Steered):
+        def on_epoch_begin(self, epoch, logs=None):
+            super().on_epoch_begin(epoch)
+            if epoch == 1:
+                self.fit.train_nothing()
+
+    made, steered = model(), Idle()
+    made.fit(data(), epochs=2, verbose=0, shuffle=False, callbacks=[steered])
+    assert steered.steps == 2 * STEPS - 1
+    assert int(made.optimizer.iterations.numpy()) == 2 * STEPS - 1
+
+
 def test_an_exception_in_a_step_is_told_apart():
     def broken(y_true, y_pred):
         raise ZeroDivisionError("in the step")
@@ -137,12 +150,11 @@ def test_an_exception_in_the_data_is_seen_as_it_comes_in_a_step():
 
 
 def test_an_exception_in_a_validation_is_seen():
-    x, y = arrays()
     stop = failing("on_test_batch_end")
     steered = Steered()
     with pytest.raises(ValueError, match="on purpose"):
         model().fit(
-            data(), validation_data=(x, y), epochs=1, verbose=0, shuffle=False,
+            data(), validation_data=held_out(), epochs=1, verbose=0, shuffle=False,
             callbacks=[stop, steered],
         )  # fmt: skip
     assert len(steered.left) == 1

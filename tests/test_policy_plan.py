@@ -110,12 +110,12 @@ def test_a_policy_describes_itself_one_plan_a_line():
     described = Policy(plans=[*POLICY.plans, weights], directory="runs/a").describe()
     assert described == (
         "in runs/a: resumes if it can; a failed save is told; 1 save may wait\n"
-        "latest: saves the model (h5) every 20 steps, or when training ends;"
-        " keeps last 3; verifies structure\n"
-        "best: saves the model (h5) when val_loss improves (lower is better);"
-        " keeps best 1 val_loss min; verifies structure\n"
-        "w: saves the weights (weights.h5) every epoch; training waits for it;"
-        " keeps all; verifies structure"
+        "latest: saves the whole model as .h5 every 20 steps, or when training ends;"
+        " keeps the last 3; verifies structure\n"
+        "best: saves the whole model as .h5 when val_loss improves (lower is better);"
+        " keeps the best by val_loss (min); verifies structure\n"
+        "w: saves the weights as .weights.h5 every epoch; training waits for it;"
+        " keeps every one; verifies structure"
     )
     assert "elsewhere" in Policy(plans=[LATEST]).describe()
 

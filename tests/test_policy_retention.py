@@ -13,10 +13,9 @@ from keras_savekit.policy.retention import (
     Last,
     Record,
     best_of,
-    parse_rule,
     prune,
-    read_rules,
 )
+from keras_savekit.policy.rules import parse_rule, read_rules
 
 quick = settings(deadline=None, derandomize=True, max_examples=150)
 
@@ -230,7 +229,7 @@ def test_rules_have_several_spellings(shape, rules):
         ({"last": 0}, "last: must be 1 or more, got 0"),
         ({"best": 2}, "metric: is missing"),
         ({"best": 2, "metric": "loss"}, "mode: is missing: which way is better"),
-        ({"last": 2, "metric": "loss"}, "metric and mode need best"),
+        ({"last": 2, "metric": "loss"}, "metric needs best"),
         (["all", "last 3"], "all keeps everything"),
         (["last 2", "last 3"], "there is such a rule already"),
         (["best 2 loss min", "best 3 loss max"], "there is such a rule already"),

@@ -22,6 +22,8 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141  # what a shell reports of a program that ends so
 
 _DIRECTORY = click.Path(path_type=Path)
+_FILE = click.Path(path_type=Path)
+_COUNT = click.IntRange(min=1)
 
 
 def main() -> None:
@@ -108,7 +110,7 @@ def _resume_plan(directory: Path, as_json: bool) -> int:
 
 
 @_savekit.command(name="check")
-@click.argument("policy", type=click.Path(path_type=Path))
+@click.argument("policy", type=_FILE)
 def _check(policy: Path) -> int:
     """Check the policy in the file POLICY and say what it does.
 
@@ -118,3 +120,72 @@ def _check(policy: Path) -> int:
 
     click.echo(load_policy(policy).describe())
     return 0
+
+
+@_savekit.command(name="explain")
+@click.argument("policy", type=_FILE)
+@click.option("--steps-per-epoch", type=_COUNT, help="Batches in an epoch.")
+@click.option("--epochs", type=_COUNT, help="Epochs of the training.")
+@click.option("--step-seconds", type=click.FloatRange(min=0, min_open=True), help="Time of a step.")
+def _explain(
+    policy: Path, steps_per_epoch: int | None, epochs: int | None, step_seconds: float | None
+) -> int:
+    """Say in English what the policy in the file POLICY does.
+
+    With --steps-per-epoch and --epochs also when the predictable triggers would
+    fire and what would then be kept; with --step-seconds those in time too.
+    """
+    from keras_savekit.cli import explaining
+
+    if (steps_per_epoch is None) != (epochs is None):
+        raise click.UsageError("--steps-per-epoch and --epochs go together")
+    return explaining.run(policy, steps_per_epoch, epochs, step_seconds)
+
+
+@_savekit.command(name="schema")
+def _schema() -> int:
+    """Print the JSON Schema of a policy, for editors and other programs."""
+    import json
+
+    from keras_savekit.policy.schema import policy_schema
+
+    click.echo(json.dumps(policy_schema(), indent=2))
+    return 0
+
+
+@_savekit.command(name="from-keras")
+@click.argument("callback")
+def _from_keras(callback: str) -> int:
+    """Print the policy that does what a stock CALLBACK does.
+
+    CALLBACK is written as in a program: "ModelCheckpoint('best.h5', save_best_only=True)".
+    It is read, never run.
+    """
+    from keras_savekit.policy.from_keras import from_keras
+
+    click.echo(from_keras(callback).to_yaml(), nl=False)
+    return 0
+
+
+@_savekit.command(name="pin")
+@click.argument("directory", type=_DIRECTORY)
+@click.argument("name")
+def _pin(directory: Path, name: str) -> int:
+    """Have the checkpoint NAME of the run in DIRECTORY never removed.
+
+    NAME is as `savekit list` shows it, or `latest` or `best`. A training that
+    runs heeds it from its next save on.
+    """
+    from keras_savekit.cli import pinning
+
+    return pinning.run(directory, name, pinned=True)
+
+
+@_savekit.command(name="unpin")
+@click.argument("directory", type=_DIRECTORY)
+@click.argument("name")
+def _unpin(directory: Path, name: str) -> int:
+    """Give the pinned checkpoint NAME back to the policy's rules."""
+    from keras_savekit.cli import pinning
+
+    return pinning.run(directory, name, pinned=False)

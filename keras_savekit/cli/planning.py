@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from keras_savekit.cli.output import echo_json, open_run, shown
 from keras_savekit.store.directory import Checkpoint
-from keras_savekit.verify.checks import verify_shallow
 from keras_savekit.verify.choice import Candidate, candidates
 
 
@@ -44,20 +42,10 @@ def run(directory: Path, *, as_json: bool) -> int:
 def _choose(directory: Path) -> tuple[Checkpoint | None, list[Candidate]]:
     passed: list[Candidate] = []
     for each in candidates(open_run(directory), time.time()):
-        looked_at = _read_again(each)
-        if looked_at.usable:
-            return looked_at.checkpoint, passed
-        passed.append(looked_at)
+        if each.usable:
+            return each.checkpoint, passed
+        passed.append(each)
     return None, passed
-
-
-def _read_again(each: Candidate) -> Candidate:
-    """A training reads every tensor of what it takes, whatever was found before."""
-    if not each.usable or each.checkpoint is None or each.fresh:
-        return each
-    return replace(
-        each, verification=verify_shallow(each.checkpoint.path, "structure", time.time())
-    )
 
 
 def _chosen_json(chosen: Checkpoint) -> dict[str, object]:

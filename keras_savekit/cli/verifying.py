@@ -21,6 +21,7 @@ from keras_savekit.errors import CheckpointError, DirectoryError
 from keras_savekit.store.directory import CHECKPOINTS, Checkpoint, RunDirectory
 from keras_savekit.store.manifest import DEPTHS, MANIFEST, Finding, Verification
 from keras_savekit.store.naming import CheckpointName
+from keras_savekit.store.reading import held_for_reading
 
 AskedDepth = Literal["bytes", "structure", "load"]
 Check = Callable[[Path, float], Verification]
@@ -125,10 +126,15 @@ def _checker(depth: AskedDepth) -> Iterator[Check]:
 
 def _verify(target: _Target, check: Check) -> Verification:
     now = time.time()
-    if target.error is None:
-        return check(target.path, now)
-    where = Path(target.error.where).name or target.path.name
-    return Verification("bytes", now, (Finding("manifest", where, target.error.what),))
+    error = target.error
+    if error is None:
+        try:
+            with held_for_reading(target.path):
+                return check(target.path, now)
+        except CheckpointError as gone:  # removed since it was listed
+            error = gone
+    where = Path(error.where).name or target.path.name
+    return Verification("bytes", now, (Finding("manifest", where, error.what),))
 
 
 def _record(target: _Target, verification: Verification) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Event = Literal["step", "epoch_end", "train_end", "exception"]
+Event = Literal["train_begin", "step", "epoch_end", "train_end", "exception"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +32,39 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True)
+class Outside:
+    """What came from outside the training since the last tick.
+
+    signals: names of the signals that were received, such as SIGTERM.
+    files: names of the files that stand in the run's directory to ask for a save.
+    wall: seconds since 1970.
+    deadlines: what a policy's `at` means, in seconds since 1970.
+    """
+
+    signals: frozenset[str] = frozenset()
+    files: frozenset[str] = frozenset()
+    wall: float = 0.0
+    deadlines: Mapping[str, float] = field(default_factory=dict)
+
+
+NOTHING = Outside()
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """The stretch between two moments: what a trigger looks at.
 
     event: what Keras reported at `now`. A batch that ends an epoch is reported
         once, at the epoch's end, when the epoch's length is known.
     memory: what triggers have learned so far (best values); see `decide`.
+    outside: what did not come from Keras.
+    stretch: how many times longer the intervals in steps and time are for now,
+        because saving costs more than it may; see `governor`.
     """
 
     before: Moment
     now: Moment
     event: Event
     memory: Mapping[str, float] = field(default_factory=dict)
+    outside: Outside = NOTHING
+    stretch: int = 1

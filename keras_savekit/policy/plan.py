@@ -11,12 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_serializer, field_validator, model_validator
 
 from keras_savekit.errors import Problem
+from keras_savekit.policy.measured import Improved
 from keras_savekit.policy.moment import Tick
-from keras_savekit.policy.retention import All, Best, Rules
-from keras_savekit.policy.triggers import AllOf, AnyOf, Improved, Not, Trigger, Triggers
+from keras_savekit.policy.retention import All, Best
+from keras_savekit.policy.rules import Rules
+from keras_savekit.policy.trigger import Trigger
+from keras_savekit.policy.triggers import Triggers, leaves
+from keras_savekit.policy.units import Share, Size, share_text, size_text
 from keras_savekit.policy.value import Text, Value, Whole, WrongValueError, plural, show, wrong
 
 FORMATS = {"model": ("h5", "keras"), "weights": ("weights.h5",)}
@@ -37,6 +41,7 @@ class SavePlan(Value):
     keep: Rules = (All(),)
     verify: Literal["bytes", "structure", "load"] = "structure"
     when_busy: Literal["replace", "wait"] = "replace"
+    not_finite: Literal["skip", "save"] = "skip"
 
     @model_validator(mode="before")
     @classmethod
@@ -86,7 +91,9 @@ class SavePlan(Value):
                 " leave format out, or change save",
                 "format",
             )
-        watched = {each.metric: each.mode for each in _improved(self.when)}
+        watched = {
+            each.metric: each.mode for each in leaves(self.when) if isinstance(each, Improved)
+        }
         for rule in self.keep:
             if isinstance(rule, Best) and watched.get(rule.metric, rule.mode) != rule.mode:
                 raise wrong(
@@ -105,33 +112,52 @@ class SavePlan(Value):
     def describe(self) -> str:
         """The plan as one sentence."""
         when = ", or ".join(each.describe() for each in self.when)
-        keep = " and ".join(each.describe() for each in self.keep)
+        keep = " and ".join(each.words() for each in self.keep)
+        what = {
+            "model": f"the whole model as .{self.format}",
+            "weights": f"the weights as .{self.format}",
+        }
         busy = "; training waits for it" if self.when_busy == "wait" else ""
+        busy += ", also with weights that are not finite" if self.not_finite == "save" else ""
         return (
-            f"{self.name}: saves the {self.save} ({self.format}) {when}{busy};"
+            f"{self.name}: saves {what[self.save]} {when}{busy};"
             f" keeps {keep}; verifies {self.verify}"
         )
-
-
-def _improved(triggers: tuple[Trigger, ...]) -> list[Improved]:
-    found: list[Improved] = []
-    for each in triggers:
-        if isinstance(each, Improved):
-            found.append(each)
-        elif isinstance(each, AnyOf | AllOf):
-            found += _improved(each.triggers)
-        elif isinstance(each, Not):
-            found += _improved((each.trigger,))
-    return found
 
 
 class Limits(Value):
     """What saving may cost.
 
     queue: snapshots that may wait while one is being written.
+    overhead: the share of the time trained that saving may take; above it, the
+        intervals in steps and time are made longer.
+    disk: bytes that all checkpoints of the run may take.
+    free_space: bytes that must stay free on the disk.
     """
 
     queue: Whole = Field(1, description="how many saves may wait for the writer")
+    overhead: Share | None = Field(None, description="a share of the time trained, such as 5%")
+    disk: Size | None = Field(None, description="a size such as 100GB")
+    free_space: Size | None = Field(None, description="a size such as 2GB")
+
+    @field_serializer("overhead")
+    def _overhead_text(self, value: float | None) -> str | None:
+        return None if value is None else share_text(value)
+
+    @field_serializer("disk", "free_space")
+    def _size_text(self, value: int | None) -> str | None:
+        return None if value is None else size_text(value)
+
+    def describe(self) -> str:
+        """What is limited, in English."""
+        words = [f"{plural(self.queue, 'save')} may wait"]
+        if self.overhead is not None:
+            words.append(f"saving may take {share_text(self.overhead)} of the time")
+        if self.disk is not None:
+            words.append(f"checkpoints may take {size_text(self.disk)}")
+        if self.free_space is not None:
+            words.append(f"{size_text(self.free_space)} stay free")
+        return "; ".join(words)
 
 
 class Policy(Value):
@@ -179,13 +205,19 @@ class Policy(Value):
         """The metrics that triggers and rules look at."""
         return frozenset().union(*(each.metrics() for each in self.plans))
 
+    def to_yaml(self) -> str:
+        """The policy as a YAML text, which `parse_policy` reads back as the same policy."""
+        from keras_savekit.policy.yaml_file import policy_text
+
+        return policy_text(self)
+
     def describe(self) -> str:
         """The policy in a few lines of English, one for each plan."""
         place = self.directory or "a directory given elsewhere"
         resume = {"auto": "resumes if it can", "never": "never resumes", "required": "must resume"}
         failure = {"warn": "a failed save is told", "raise": "a failed save stops training"}
-        waiting = f"{plural(self.limits.queue, 'save')} may wait"
-        head = f"in {place}: {resume[self.resume]}; {failure[self.on_failure]}; {waiting}"
+        limits = self.limits.describe()
+        head = f"in {place}: {resume[self.resume]}; {failure[self.on_failure]}; {limits}"
         return "\n".join((head, *(each.describe() for each in self.plans)))
 
 

@@ -44,7 +44,7 @@ class Value(BaseModel):
     Raises WrongValueError, with all problems, if it cannot be built.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     def __init__(self, /, **data: Any) -> None:
         try:
@@ -80,9 +80,11 @@ def show(value: object) -> str:
 
 def suggest(word: str, known: Iterable[str]) -> str:
     """`did you mean ...?`, or all that is allowed if nothing is near."""
-    allowed = list(known)
+    allowed = {each.lower(): each for each in known}
     near = get_close_matches(word.lower(), allowed, n=1, cutoff=0.6)
-    return f'did you mean "{near[0]}"?' if near else f"allowed: {', '.join(allowed)}"
+    return (
+        f'did you mean "{allowed[near[0]]}"?' if near else f"allowed: {', '.join(allowed.values())}"
+    )
 
 
 def plural(count: float, thing: str) -> str:
@@ -153,10 +155,10 @@ def _problems(error: ValidationError, kind: type[BaseModel]) -> tuple[Problem, .
 def _message(each: Mapping[str, Any], kind: type[BaseModel]) -> str:
     """What pydantic found, in the words of a policy."""
     field = str(each["loc"][-1]) if each["loc"] else ""
-    known = kind.model_fields
+    known = {field.alias or name: field for name, field in kind.model_fields.items()}
     context = each.get("ctx", {})
     got = show(each["input"])
-    if "ge" in context or "gt" in context:
+    if isinstance(each["input"], str) and _NUMBER.fullmatch(each["input"]):
         got = number_text(as_number(each["input"]))  # without the quotes of the text it came in
     match each["type"]:
         case "missing":

@@ -1,47 +1,27 @@
-"""YAML text to a policy, or every problem with its line, column and remedy.
+"""YAML to a policy, or every problem with its line, column and remedy; and back.
 
-The text becomes plain data with a map from path to place; pydantic judges the
-data; the map gives each problem its place. Only this module knows YAML, and
-only `load_policy` reads a file.
+The text becomes plain data with a map from path to place (`yaml_nodes`);
+pydantic judges the data; the map gives each problem its place. Files are read
+only here.
 """
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from keras_savekit.errors import PolicyError, Problem
+from keras_savekit.policy.environment import escape, expanded
+from keras_savekit.policy.include import Including
 from keras_savekit.policy.plan import Policy
-from keras_savekit.policy.value import UNKNOWN_KEY, WrongValueError, join, show, wrong
-
-Place = tuple[int, int]
+from keras_savekit.policy.value import Value, WrongValueError, show, wrong
+from keras_savekit.policy.yaml_nodes import Reading, compose, refused
 
 MAX_BYTES = 2**20
-MAX_DEPTH = 40
-MAX_VALUES = 20_000
-
-_VARIABLE = re.compile(r"\$\{([^}]*)(\}?)")
-_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_OCTAL = re.compile(r"[-+]?0[0-7_]+")
-_LAST_PART = re.compile(r"(\.?[^.\[\]]+|\[\d+\])$")
-_TAG = "tag:yaml.org,2002:"
-_REMEDIES = {
-    "mapping values are not allowed here": "a colon is not allowed here:"
-    " check the indentation of this line, or put the text in quotes",
-    "could not find expected ':'": 'a key needs a colon and a space after it: "key: value"',
-    "expected a single document in the stream": "a policy is one document: remove the --- line",
-    "expected <block end>, but found '<block sequence start>'": "this dash stands at"
-    " another indentation than its list",
-    "expected <block end>, but found '<block mapping start>'": "this line is indented further"
-    " than the lines it belongs to",
-}
 
 
 def load_policy(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ) -> Policy:
@@ -50,25 +30,29 @@ def load_policy(path: str | os.PathLike[str], environ: Mapping[str, str] = os.en
     Raises PolicyError with every problem found.
     """
     source = os.fspath(path)
+    return parse_policy(_read(source), source, environ)
+
+
+def _read(source: str) -> str:
+    """The text of a file. Raises PolicyError, with the place of a wrong byte."""
     try:
         with Path(source).open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except FileNotFoundError as error:
-        raise _refused(source, "there is no such file") from error
+        raise refused(source, "there is no such file") from error
     except IsADirectoryError as error:
-        raise _refused(source, "is a directory; name the YAML file in it") from error
+        raise refused(source, "is a directory; name the YAML file in it") from error
     except (OSError, ValueError) as error:
-        raise _refused(source, f"cannot be read: {error}") from error
+        raise refused(source, f"cannot be read: {error}") from error
     if len(raw) > MAX_BYTES:
-        raise _refused(source, "is larger than 1 MiB; a policy is a few lines of YAML")
+        raise refused(source, "is larger than 1 MiB; a policy is a few lines of YAML")
     try:
-        text = raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         column = error.start - raw.rfind(b"\n", 0, error.start)
         problem = Problem("", "is not UTF-8 text; save the file as UTF-8", line, column)
         raise PolicyError(source, (problem,)) from error
-    return parse_policy(text, source, environ)
 
 
 def parse_policy(
@@ -76,22 +60,24 @@ def parse_policy(
 ) -> Policy:
     """The policy that a YAML text says.
 
-    source: what the text is called in messages.
+    source: what the text is called in messages; what it includes is looked for beside it.
     environ: where `${NAME}` in a value is looked up.
 
     Raises PolicyError with every problem found, in reading order.
     """
-    with _translated(source, text):
-        root = _Loader(text).get_single_node()
+    root = compose(text, source)
     if root is None:
-        raise _refused(source, "is empty; a policy needs at least plans: see configs/minimal.yaml")
-    reading = _Reading(environ)
+        raise refused(source, "is empty; a policy needs at least plans: see configs/minimal.yaml")
+    reading = Reading(environ)
+    root = Including(_read, environ, reading.problems).merged(root, source)
     data = reading.value(root, "")
     try:
         policy = _policy(data)
     except WrongValueError as error:
         found = [reading.placed(each) for each in error.problems if not reading.covers(each)]
-        problems = sorted(reading.problems + found, key=lambda each: (each.line, each.column))
+        problems = sorted(
+            reading.problems + found, key=lambda each: (each.source, each.line, each.column)
+        )
         raise PolicyError(source, tuple(problems)) from error
     if reading.problems:
         raise PolicyError(source, tuple(reading.problems))
@@ -108,7 +94,7 @@ def policy_from(
     Raises PolicyError with every problem found.
     """
     problems: list[Problem] = []
-    data = _expanded(value, "", environ, problems)
+    data = expanded(value, "", environ, problems)
     try:
         policy = _policy(data)
     except WrongValueError as error:
@@ -127,263 +113,26 @@ def _policy(data: object) -> Policy:
     return Policy(**data)
 
 
-def _refused(source: str, message: str) -> PolicyError:
-    return PolicyError(source, (Problem("", message),))
+def policy_text(policy: Policy) -> str:
+    """The policy as YAML, without what is by default; `parse_policy` reads it back as the same."""
+    shape = policy.model_dump(mode="json")
+    short = _without_defaults(policy, shape)
+    short["plans"] = [
+        _without_defaults(*each) for each in zip(policy.plans, shape["plans"], strict=True)
+    ]
+    if "limits" in short:
+        short["limits"] = _without_defaults(policy.limits, shape["limits"])
+    return yaml.safe_dump(_escaped(short), sort_keys=False, allow_unicode=True, width=88)
 
 
-class _Loader(yaml.SafeLoader):
-    """Composes nodes, and refuses to nest deeper than any policy does."""
-
-    depth = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise yaml.MarkedYAMLError(
-                problem=f"nested deeper than {MAX_DEPTH} levels",
-                problem_mark=self.peek_event().start_mark,  # type: ignore[no-untyped-call]
-            )
-        try:
-            return super().compose_node(parent, index)
-        finally:
-            self.depth -= 1
+def _without_defaults(value: Value, shape: dict[str, Any]) -> dict[str, Any]:
+    fields = type(value).model_fields
+    return {key: shape[key] for key in shape if getattr(value, key) != fields[key].default}
 
 
-@dataclass
-class _Reading:
-    """One pass over the nodes: plain data, and where everything stands."""
-
-    environ: Mapping[str, str]
-    problems: list[Problem] = field(default_factory=list)
-    keys: dict[str, Place] = field(default_factory=dict)
-    values: dict[str, Place] = field(default_factory=dict)
-    count: int = 0
-    around: list[int] = field(default_factory=list)
-
-    def value(self, node: yaml.Node, path: str) -> Any:
-        """The plain value of `node`; where it has none, a problem and a stand-in."""
-        self.values.setdefault(path, _place(node))
-        self.count += 1
-        if self.count == MAX_VALUES:
-            self._tell("", node, f"has more than {MAX_VALUES} values, its aliases written out")
-        if self.count >= MAX_VALUES:
-            return None
-        if isinstance(node, yaml.ScalarNode):
-            return self._scalar(node, path)
-        if id(node) in self.around:
-            return self._tell(path, node, "contains itself, through an alias")
-        if len(self.around) == MAX_DEPTH:
-            return self._tell(path, node, f"nested deeper than {MAX_DEPTH} levels")
-        if node.tag not in (_TAG + "map", _TAG + "seq"):
-            self._tell(path, node, _tag_message(node.tag))
-        self.around.append(id(node))
-        try:
-            if isinstance(node, yaml.MappingNode):
-                return self._mapping(node, path)
-            return [self.value(each, f"{path}[{i}]") for i, each in enumerate(node.value)]
-        finally:
-            self.around.pop()
-
-    def _mapping(self, node: yaml.MappingNode, path: str) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        merged: list[yaml.Node] = []
-        for key_node, value_node in node.value:
-            if key_node.tag == _TAG + "merge":
-                merged.append(value_node)
-                continue
-            key = self._key(key_node, path)
-            if key is None:
-                continue
-            inner = join(path, key)
-            if key in found:
-                first = self.keys[inner][0]
-                self._tell(inner, key_node, f"stands here twice, first in line {first}; keep one")
-                continue
-            self.keys.setdefault(inner, _place(key_node))
-            found[key] = self.value(value_node, inner)
-        for each in merged:
-            found = {**self._merged(each, path), **found}
-        return found
-
-    def _merged(self, node: yaml.Node, path: str) -> dict[str, Any]:
-        """What `<<: *name` adds; keys of the mapping itself win, and keep their places."""
-        value = self.value(node, path)
-        if isinstance(value, dict):
-            return value
-        self._tell(path, node, f"<< takes an alias of a mapping, got {show(value)}")
-        return {}
-
-    def _key(self, node: yaml.Node, path: str) -> str | None:
-        if not isinstance(node, yaml.ScalarNode):
-            self._tell(path, node, "a key must be a word; put braces and brackets in quotes")
-        elif node.tag != _TAG + "str":
-            inner = join(path, node.value)
-            meaning = f"; YAML takes a bare {node.value} for {_kind(node.tag)}, so put it in quotes"
-            self._tell(inner, node, f"a key must be a word{meaning if node.value else ''}")
-        else:
-            return str(node.value)
-        return None
-
-    def _scalar(self, node: yaml.ScalarNode, path: str) -> Any:
-        raw = node.value
-        match node.tag.removeprefix(_TAG):
-            case "null":
-                return None
-            case "bool":
-                return self._bool(node, path)
-            case "int" | "float" as kind:
-                return self._number(node, kind, path)
-            case "str":
-                text, problems = _expand(raw, self.environ)
-                for message in problems:
-                    self._tell(path, node, message)
-                return text
-            case "timestamp" | "merge" | "value":  # such as the plan name 2024-01-31
-                return raw
-        self._tell(path, node, _tag_message(node.tag))
-        return raw
-
-    def _bool(self, node: yaml.ScalarNode, path: str) -> Any:
-        raw = node.value
-        value = _PLAIN.bool_values.get(raw.lower())
-        if raw.lower() in ("true", "false"):
-            return value
-        meaning = f"YAML takes a bare {raw} for {show(value)}"
-        self._tell(path, node, f"{meaning}; write {show(value)}, or put {raw} in quotes")
-        return raw
-
-    def _number(self, node: yaml.ScalarNode, kind: str, path: str) -> Any:
-        raw = node.value
-        try:
-            value = getattr(_PLAIN, f"construct_yaml_{kind}")(node)
-        except (ValueError, IndexError):  # `!!int word`, or more digits than Python reads
-            return raw
-        if _OCTAL.fullmatch(raw):
-            decimal = int(raw.replace("_", ""), 10)
-            self._tell(path, node, f"{raw} is read as {value} by YAML (octal); write {decimal}")
-        elif ":" in raw:
-            meaning = f"{raw} is read as {value} by YAML (base 60)"
-            self._tell(path, node, f"{meaning}; write {value}, or put it in quotes")
-        return value
-
-    def _tell(self, path: str, node: yaml.Node, message: str) -> None:
-        self.problems.append(Problem(path, message, *_place(node)))
-
-    def covers(self, problem: Problem) -> bool:
-        """Whether a problem of the text itself explains this one."""
-        return any(
-            not each.path
-            or problem.path == each.path
-            or problem.path.startswith((f"{each.path}.", f"{each.path}["))
-            for each in self.problems
-        )
-
-    def placed(self, problem: Problem) -> Problem:
-        """`problem` with its place: the key's if that is unknown, else the value's."""
-        if problem.message.startswith(UNKNOWN_KEY) and problem.path in self.keys:
-            line, column = self.keys[problem.path]
-        else:
-            path = problem.path
-            while path not in self.values:
-                path = _parent(path)
-            line, column = self.values[path]
-        return replace(problem, line=line, column=column)
-
-
-_PLAIN = yaml.constructor.SafeConstructor()
-
-
-def _place(node: yaml.Node) -> Place:
-    return (node.start_mark.line + 1, node.start_mark.column + 1)
-
-
-def _parent(path: str) -> str:
-    shorter = _LAST_PART.sub("", path)
-    return shorter if shorter != path else ""
-
-
-def _kind(tag: str) -> str:
-    names = {"bool": "true or false", "int": "a number", "float": "a number", "null": "nothing"}
-    return names.get(tag.removeprefix(_TAG), "something else")
-
-
-def _tag_message(tag: str) -> str:
-    return f"the tag {tag.replace(_TAG, '!!')} is not used in a policy; remove it"
-
-
-def _expand(text: str, environ: Mapping[str, str]) -> tuple[str, list[str]]:
-    """`text` with environment variables in place, and what is wrong with it."""
-    problems: list[str] = []
-
-    def value(match: re.Match[str]) -> str:
-        name, end = match.groups()
-        if not end or not _VARIABLE_NAME.fullmatch(name):
-            problems.append(f"{show(match[0])} names no environment variable; write ${{NAME}}")
-        elif name not in environ:
-            problems.append(f"the environment variable {name} is not set; set it, or write a value")
-        return environ.get(name, match[0])
-
-    return _VARIABLE.sub(value, text), problems
-
-
-def _expanded(
-    value: object, path: str, environ: Mapping[str, str], problems: list[Problem], depth: int = 0
-) -> object:
-    """A copy of plain data with environment variables in place; other values as they are."""
+def _escaped(value: Any) -> Any:
     if isinstance(value, str):
-        text, wrongs = _expand(value, environ)
-        problems += [Problem(path, each) for each in wrongs]
-        return text
-    if isinstance(value, Mapping | list | tuple) and depth == MAX_DEPTH:
-        problems.append(Problem(path, f"nested deeper than {MAX_DEPTH} levels"))
-        return None
-    if isinstance(value, Mapping):
-        problems += [
-            Problem(path, f"a key must be text, got {show(key)}")
-            for key in value
-            if not isinstance(key, str)
-        ]
-        return {
-            key: _expanded(each, join(path, key), environ, problems, depth + 1)
-            for key, each in value.items()
-            if isinstance(key, str)
-        }
-    if isinstance(value, list | tuple):
-        return [
-            _expanded(each, f"{path}[{index}]", environ, problems, depth + 1)
-            for index, each in enumerate(value)
-        ]
-    return value
-
-
-@contextmanager
-def _translated(source: str, text: str) -> Iterator[None]:
-    """What the YAML library raises, as a PolicyError."""
-    try:
-        yield
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
-        problem = Problem("", _yaml_message(error, text, line), line, column)
-        raise PolicyError(source, (problem,)) from error
-    except yaml.reader.ReaderError as error:
-        before = text[: error.position]
-        line, column = before.count("\n") + 1, error.position - before.rfind("\n")
-        message = f"the character {text[error.position]!r} is not allowed in YAML; remove it"
-        raise PolicyError(source, (Problem("", message, line, column),)) from error
-    except (ValueError, OverflowError) as error:  # `"\UFFFFFFFF"`
-        message = f"is not YAML: {error}; look for a backslash in double quotes"
-        raise _refused(source, message) from error
-
-
-def _yaml_message(error: yaml.MarkedYAMLError, text: str, line: int) -> str:
-    lines = text.splitlines()
-    at = lines[line - 1] if 0 < line <= len(lines) else ""
-    if "\t" in at[: len(at) - len(at.lstrip())] or "'\\t'" in str(error.problem):
-        return "a tab cannot indent YAML; use spaces"
-    if "{" in at and "${" in at:
-        return 'put "${NAME}" in quotes where it stands inside { } or [ ]'
-    found = str(error.problem)
-    context = f" ({error.context})" if error.context else ""
-    remedy = _REMEDIES.get(found) or _REMEDIES.get(str(error.context))
-    return remedy or f"is not YAML: {found}{context}"
+        return escape(value)
+    if isinstance(value, dict):
+        return {key: _escaped(each) for key, each in value.items()}
+    return [_escaped(each) for each in value] if isinstance(value, list) else value

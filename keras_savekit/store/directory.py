@@ -14,8 +14,8 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -36,6 +36,7 @@ from keras_savekit.store.commit import (
 from keras_savekit.store.events import EventLog
 from keras_savekit.store.lock import DirectoryLock
 from keras_savekit.store.manifest import (
+    PINNED,
     VERIFICATION,
     Manifest,
     Verification,
@@ -44,6 +45,7 @@ from keras_savekit.store.manifest import (
     to_json,
 )
 from keras_savekit.store.naming import CheckpointName
+from keras_savekit.store.reading import held_for_reading, is_read, unread
 
 RUN = "savekit.json"
 RUN_FORMAT = 1
@@ -60,11 +62,13 @@ class Checkpoint:
     """One published checkpoint whose manifest could be read.
 
     verification: its last, None if there is none that can be read.
+    pinned: a person said that it stays.
     """
 
     path: Path
     manifest: Manifest
     verification: Verification | None
+    pinned: bool = False
 
     @property
     def name(self) -> str:
@@ -186,7 +190,7 @@ class RunDirectory:
                 f"the manifest is of another checkpoint: step {found[0]}, plan {found[1]}",
                 str(path),
             )
-        return Checkpoint(path, manifest, _verification(path))
+        return Checkpoint(path, manifest, _verification(path), (path / PINNED).exists())
 
     def linked(self, which: Link) -> str | None:
         """The name of the checkpoint that a link leads to, None if it leads to none."""
@@ -235,6 +239,37 @@ class RunDirectory:
                 "delete this file to go on with the checkpoints under a new run id",
             ) from error
 
+    # For anyone, while training goes on too.
+
+    def pin(self, name: str, *, pinned: bool) -> None:
+        """Have the checkpoint `name` never removed by a policy, or take that back.
+
+        Raises CheckpointError if there is no such checkpoint, DirectoryError if
+        the disk refuses.
+        """
+        with self.reading(name) as path, disk_errors("pin", path):
+            if pinned:
+                (path / PINNED).touch()
+            else:
+                (path / PINNED).unlink(missing_ok=True)
+            sync_directory(path)
+
+    @contextmanager
+    def reading(self, name: str) -> Iterator[Path]:
+        """The path of the checkpoint `name`, which nobody removes or sets aside meanwhile.
+
+        Raises CheckpointError if there is no such checkpoint, or it is just being removed.
+        """
+        path = self.open(name).path
+        with held_for_reading(path):
+            if not path.is_dir():  # it went between the two
+                raise CheckpointError("there is no such checkpoint", str(path))
+            yield path
+
+    def being_read(self, name: str) -> bool:
+        """Whether anyone reads the checkpoint `name` now, in this process or another."""
+        return is_read(self.checkpoints_path / name)
+
     # Writing: for the holder of the lock.
 
     def write_run_info(self, policy: Mapping[str, Any]) -> RunInfo:
@@ -263,23 +298,30 @@ class RunDirectory:
         """
         checkpoint = self.open(name)
         self._write_verification(checkpoint.path, verification)
-        return Checkpoint(checkpoint.path, checkpoint.manifest, verification)
+        return replace(checkpoint, verification=verification)
 
-    def remove(self, name: str) -> None:
-        """Removes the checkpoint `name` and the links to it; nothing happens if there is none.
+    def remove(self, name: str) -> bool:
+        """Removes the checkpoint `name` and the links to it, unless someone is reading it.
+
+        Returns whether it is gone now.
 
         Raises DirectoryError if the disk refuses. It is then whole, or gone
         from the list with some files left for `sweep`.
         """
         path = self._entry(name)
         if not os.path.lexists(path):
-            return
-        self._unlink_from(name)
-        condemned = temporary_name(".removing-", path)
+            return True
+        with unread(path) as ours:
+            if not ours:
+                return False
+            self._unlink_from(name)
+            condemned = temporary_name(".removing-", path)
+            with disk_errors("remove", path):
+                path.rename(condemned)
+                sync_directory(self.checkpoints_path)
         with disk_errors("remove", path):
-            path.rename(condemned)
-            sync_directory(self.checkpoints_path)
             _delete(condemned)
+        return True
 
     def quarantine(self, name: str, verification: Verification) -> Path:
         """Moves an entry, damaged or not, out of the checkpoints, and says why beside it.

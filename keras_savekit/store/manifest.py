@@ -24,6 +24,7 @@ from keras_savekit.policy.moment import Moment
 
 MANIFEST = "manifest.json"
 VERIFICATION = "verification.json"
+PINNED = "PINNED"  # an empty file: a person said that this checkpoint stays
 FORMAT_VERSION = 1
 MAX_MANIFEST_BYTES = 256 * 2**20
 

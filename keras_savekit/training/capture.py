@@ -31,14 +31,28 @@ class Capture:
 
         self._read_all = tf.function(read_all).get_concrete_function()
 
+    def metrics(self) -> dict[int, Any]:
+        """The metric variables as they are, by position: for `metrics=`."""
+        variables = self._live.variables
+        positions = self._live.blueprint.positions("metric")
+        return {position: variables[position].value.read_value() for position in positions}
+
     def __call__(
-        self, moment: Moment, state: Mapping[str, Any], arrays: Mapping[str, Array]
+        self,
+        moment: Moment,
+        state: Mapping[str, Any],
+        arrays: Mapping[str, Array],
+        metrics: Mapping[int, Any] | None = None,
     ) -> Snapshot:
         """The model's state now. Later training does not change it.
 
         arrays: what callbacks remember besides the model, by name.
+        metrics: what to take in place of the metric variables.
         """
-        tensors = (*self._read_all(), *self._live.compute(), *arrays.values())
+        read = list(self._read_all())
+        for position, value in (metrics or {}).items():
+            read[position] = value
+        tensors = (*read, *self._live.compute(), *arrays.values())
         blueprint = self._live.blueprint
         if arrays:
             remembered = [

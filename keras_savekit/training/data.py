@@ -51,6 +51,25 @@ class Source:
         setattr(dataset, _ATTRIBUTE, self)
         return dataset
 
+    def require_usable(self, *, flowing: bool, replicas: int) -> None:
+        """Raise DataError if this data cannot start anywhere in such a `fit`.
+
+        flowing: one pass goes on from epoch to epoch (`fit(steps_per_epoch=)`).
+        replicas: of the distribution strategy.
+        """
+        if flowing and not self.flows:
+            raise DataError(
+                "fit(steps_per_epoch=) draws epochs across the bounds of the data's own",
+                "",
+                "give steps_per_epoch to keras_savekit.resumable() instead",
+            )
+        if replicas > 1 and not self.flows:
+            raise DataError(
+                f"only arrays can be resumed from under a strategy of {replicas} replicas",
+                "",
+                "leave data= away, or give keras_savekit.resumable() arrays",
+            )
+
 
 def source_of(data: Any) -> Source:
     """The source behind what `resumable` returned; DataError for anything else."""
@@ -62,6 +81,13 @@ def source_of(data: Any) -> Source:
             "give it the dataset from before any .map() or .prefetch(); fit may have what follows",
         )
     return source
+
+
+def without_autotuning(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """For data that has nothing to tune: tuning makes `fit` return seconds after its last batch."""
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
 
 
 def resumable(  # noqa: PLR0913 - one call for every kind of data

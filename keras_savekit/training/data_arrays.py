@@ -15,7 +15,7 @@ import tensorflow as tf
 import xxhash
 
 from keras_savekit.errors import DataError
-from keras_savekit.training.data import Source
+from keras_savekit.training.data import Source, without_autotuning
 
 
 def from_arrays(
@@ -56,10 +56,7 @@ def from_arrays(
         return numbers.map(lambda number: batch_and_advance(number, epoch))
 
     dataset = tf.data.Dataset.from_tensors(0).flat_map(epoch_from_position)
-    options = tf.data.Options()
-    # It has nothing to tune here, and makes `fit` return seconds after its last batch.
-    options.autotune.enabled = False
-    dataset = dataset.with_options(options)
+    dataset = without_autotuning(dataset)
     # An epoch may start in its middle, so TensorFlow cannot know its length; Keras asks here.
     dataset.cardinality = lambda: tf.constant(steps, tf.int64)
     first_batch = tf.data.Dataset.range(1).map(lambda number: batch_of(number, number))

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_savekit.errors import DataError
-from keras_savekit.training.data import Source
+from keras_savekit.training.data import Source, without_autotuning
 
 Make = Callable[[int, int], tf.data.Dataset]
 
@@ -141,9 +141,10 @@ def from_py_dataset(inner: Any, *, shuffle: bool, seed: int) -> tf.data.Dataset:
     reader = _Reader(inner, seed if shuffle else None, steps)
 
     def make(epoch: int, batch: int) -> tf.data.Dataset:
-        return tf.data.Dataset.from_generator(
+        dataset = tf.data.Dataset.from_generator(
             lambda: reader.read(epoch, batch), output_signature=signature
-        ).prefetch(1)
+        )
+        return without_autotuning(dataset.prefetch(1))
 
     position = _Position()
     dataset = EpochDataset(make, position, steps)

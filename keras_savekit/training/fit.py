@@ -61,6 +61,7 @@ class Fit:
         self._list = _caller("CallbackList")
         self._initial_epoch = model._initial_epoch
         self._first_epoch: int | None = None
+        self._train_nothing = False
         self._undo: list[Callable[[], None]] = []
 
     def others(self) -> list[Any]:
@@ -115,11 +116,29 @@ class Fit:
         def elsewhere(error: BaseException) -> None:
             on_exception(error, False)
 
-        self._wrap(self._model, "train_function", in_step, on_step)
+        self._wrap(self._model, "train_function", in_step, lambda inner: self._step(inner, on_step))
         self._wrap(self._model, "evaluate", elsewhere)
         for hook in _HOOKS:
             if self._list is not None:
                 self._wrap(self._list, hook, elsewhere)
+
+    def train_nothing(self) -> None:
+        """Make the next call of the train function return the metrics as they are, and no more.
+
+        For an epoch of which all batches are done: `fit` has no way to enter it at its end.
+        """
+        self._train_nothing = True
+
+    def _step(self, inner: Callable[..., Any], on_step: Callable[[], None]) -> Callable[..., Any]:
+        def step(*args: Any, **kwargs: Any) -> Any:
+            if self._train_nothing:
+                self._train_nothing = False
+                return self._model.get_metrics_result()
+            result = inner(*args, **kwargs)
+            on_step()
+            return result
+
+        return step
 
     def release(self) -> None:
         """Leave the model as it was found, so that a later `fit` starts where it says."""
@@ -135,24 +154,22 @@ class Fit:
         owner: Any,
         name: str,
         on_exception: Callable[[BaseException], None],
-        on_return: Callable[[], None] | None = None,
+        around: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda inner: inner,
     ) -> None:
         inner = getattr(owner, name)
         own = name in vars(owner)
+        call = around(inner)
 
         @functools.wraps(inner)
         def watched(*args: Any, **kwargs: Any) -> Any:
             try:
-                result = inner(*args, **kwargs)
+                return call(*args, **kwargs)
             except StopIteration:
                 raise  # how Keras says that the data has ended
             except BaseException as error:
                 if not _is_end_of_data(error):
                     on_exception(error)
                 raise
-            if on_return is not None:
-                on_return()
-            return result
 
         object.__setattr__(owner, name, watched)
 

@@ -17,6 +17,7 @@ import xxhash
 
 from keras_savekit.store.manifest import (
     MANIFEST,
+    PINNED,
     VERIFICATION,
     FileEntry,
     Finding,
@@ -97,7 +98,7 @@ def _digest(descriptor: int) -> str:
 
 
 def _extra(directory: Path, promised: set[str]) -> Iterator[Finding]:
-    files = {PurePosixPath(name).as_posix() for name in promised} | {MANIFEST, VERIFICATION}
+    files = {PurePosixPath(name).as_posix() for name in promised} | {MANIFEST, VERIFICATION, PINNED}
     folders = {str(parent) for name in files for parent in PurePosixPath(name).parents}
     for name, is_folder in sorted(_tree(directory, "")):
         if name not in (folders if is_folder else files):

@@ -1,7 +1,8 @@
 """Which checkpoint of a run a training goes on from, and why not a newer one.
 
-The newest that is whole. What was verified is believed to be what it was then;
-what was not is verified now. Nothing is changed here, and TensorFlow not needed.
+The newest that is whole. What was never verified is verified now; of what was, the
+files are compared with the manifest once more. Nothing is changed here, and
+TensorFlow not needed.
 """
 
 from __future__ import annotations
@@ -52,6 +53,15 @@ def candidates(directory: RunDirectory, now: float) -> Iterator[Candidate]:
         finding = Finding("manifest", name, error.what)
         yield Candidate(name, None, Verification("bytes", now, (finding,)))
     for checkpoint in reversed(scan.checkpoints):
-        known = checkpoint.verification
-        verification = known or verify_shallow(checkpoint.path, "structure", now)
-        yield Candidate(checkpoint.name, checkpoint, verification)
+        yield Candidate(checkpoint.name, checkpoint, _verification(checkpoint, now))
+
+
+def _verification(checkpoint: Checkpoint, now: float) -> Verification:
+    known = checkpoint.verification
+    if known is None:
+        return verify_shallow(checkpoint.path, "structure", now)
+    if not known.good:
+        return known
+    # A damaged HDF5 file must not even be opened: the library may never return.
+    files = verify_shallow(checkpoint.path, "bytes", now)
+    return known if files.good else files

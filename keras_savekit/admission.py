@@ -1,0 +1,89 @@
+"""Whether a snapshot is worth writing, and has room; and what retention knows of checkpoints."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable
+
+import numpy as np
+
+from keras_savekit.formats.snapshot import Snapshot, as_array
+from keras_savekit.policy.plan import Due, Policy
+from keras_savekit.policy.retention import Record
+from keras_savekit.policy.room import Room, room_for
+from keras_savekit.store.directory import Checkpoint, RunDirectory
+
+_BLOCK = (
+    2**20
+)  # elements looked at in one go, so that no second tensor is needed beside a large one
+_PER_TENSOR = 2048  # bytes that HDF5 and the manifest take for one, about
+_BESIDE = 2**16  # bytes for everything else
+
+
+def not_finite(snapshot: Snapshot) -> str:
+    """The loss or the first weight that is NaN or infinite, with its value; empty if none is."""
+    loss = snapshot.moment.logs.get("loss", 0.0)
+    if not math.isfinite(loss):
+        return f"the loss is {loss}"
+    for position in snapshot.blueprint.positions("weight"):
+        flat = as_array(snapshot.tensors[position]).reshape(-1)
+        if not (np.issubdtype(flat.dtype, np.inexact) or flat.dtype.kind == "V"):
+            continue  # whole numbers and text are always finite
+        for start in range(0, flat.size, _BLOCK):
+            if not np.isfinite(flat[start : start + _BLOCK]).all():
+                return f"{snapshot.blueprint.variables[position].name} holds values not finite"
+    return ""
+
+
+def predicted_bytes(snapshot: Snapshot) -> int:
+    """About what the checkpoint of a snapshot will take on the disk, rather more than less."""
+    tensors = sum(as_array(tensor).nbytes + _PER_TENSOR for tensor in snapshot.tensors)
+    return tensors + 2 * len(snapshot.blueprint.model_config) + _BESIDE
+
+
+def room(
+    snapshot: Snapshot,
+    due: Due,
+    policy: Policy,
+    records: Callable[[], list[Record]],
+    directory: RunDirectory,
+    now: float,
+) -> Room:
+    """What the policy's limits say of a save; without limits there is always room."""
+    limits = policy.limits
+    if limits.disk is None and limits.free_space is None:
+        return Room({})
+    moment = snapshot.moment
+    coming = Record(
+        name=f"step {moment.step} of {due.plan.name}",
+        plan=due.plan.name,
+        step=moment.step,
+        logs=moment.logs,
+        verified=False,
+        epoch=moment.epoch,
+        seconds=moment.seconds,
+        created=now,
+        bytes=predicted_bytes(snapshot),
+    )
+    rules = {plan.name: plan.keep for plan in policy.plans}
+    free = shutil.disk_usage(directory.path).free
+    return room_for(coming, records(), rules, limits, free)
+
+
+def record(checkpoint: Checkpoint, *, busy: bool) -> Record:
+    """What retention knows of a checkpoint."""
+    manifest = checkpoint.manifest
+    return Record(
+        name=checkpoint.name,
+        plan=manifest.plan,
+        step=manifest.moment.step,
+        logs=manifest.moment.logs,
+        verified=checkpoint.status == "verified",
+        busy=busy,
+        pinned=checkpoint.pinned,
+        epoch=manifest.moment.epoch,
+        seconds=manifest.moment.seconds,
+        created=manifest.created,
+        bytes=manifest.bytes,
+    )

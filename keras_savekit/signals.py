@@ -1,0 +1,59 @@
+"""Signals of the operating system, noted for the next step of training.
+
+A handler only notes; a handler that the program had set before is called after
+it, and all are put back at the end. Python lets only the main thread do this.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterable
+from types import FrameType
+from typing import Any
+
+
+class Signals:
+    """Notes the signals of some names from `watch` to `release`.
+
+    A signal that comes twice before it is served is noted once. Without names
+    nothing is touched.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = tuple(names)
+        self._came: set[str] = set()
+        self._before: dict[int, Any] = {}
+
+    def watch(self) -> bool:
+        """Begin; False if this thread cannot, and nothing is then noted."""
+        if threading.current_thread() is not threading.main_thread():
+            return not self._names
+        for name in self._names:
+            number = getattr(signal, name)
+            self._before[number] = signal.signal(number, self._note)
+        return True
+
+    def came(self) -> frozenset[str]:
+        """The signals that came and are not served yet."""
+        return frozenset(self._came)
+
+    def serve(self, names: Iterable[str]) -> None:
+        """What these signals asked for is done."""
+        self._came.difference_update(names)
+
+    def release(self) -> None:
+        """Put the handlers back, unless somebody set others meanwhile; once more does nothing."""
+        for number, before in self._before.items():
+            ours = signal.getsignal(number) == self._note
+            if ours:
+                # None stands for a handler that Python did not set and cannot set again.
+                signal.signal(number, signal.SIG_DFL if before is None else before)
+        self._before = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._came.add(signal.Signals(number).name)
+        before = self._before.get(number)
+        # Python's own answer to Ctrl-C would end the training before it could save.
+        if callable(before) and before is not signal.default_int_handler:
+            before(number, frame)

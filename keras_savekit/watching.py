@@ -1,0 +1,123 @@
+"""What training is told from outside, and what saving costs: measured here, judged in `policy`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from keras_savekit.policy.governor import Pace, paced
+from keras_savekit.policy.moment import Outside
+from keras_savekit.policy.plan import Due, Policy
+from keras_savekit.policy.requested import BeforeDeadline, FileAsked, Signal
+from keras_savekit.policy.trigger import Trigger
+from keras_savekit.policy.triggers import leaves
+from keras_savekit.signals import Signals
+from keras_savekit.store.commit import disk_errors
+
+# Seconds between two looks for files: asking a file system far away costs milliseconds.
+LOOK = 0.5
+
+
+class Watch:
+    """Signals, files and deadlines that a policy waits for, while one training runs.
+
+    directory: where files are looked for.
+    wall, clock: seconds since 1970, and seconds that only run forward.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        directory: Path,
+        wall: Callable[[], float],
+        clock: Callable[[], float],
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
+        waited = list(leaves(trigger for plan in policy.plans for trigger in plan.when))
+        signals = [each for each in waited if isinstance(each, Signal)]
+        self._names = {each.name for each in waited if isinstance(each, FileAsked)}
+        self._directory = directory
+        self._wall, self._clock = wall, clock
+        self._signals = Signals(dict.fromkeys(name for each in signals for name in each.names))
+        self._files: frozenset[str] = frozenset()
+        self._looked: float | None = None
+        self._deadlines: dict[str, float] = {}
+        self.problems: list[str] = []
+        for each in waited:
+            if isinstance(each, BeforeDeadline):
+                deadline = each.deadline(environ)
+                if deadline is None:
+                    self.problems.append(f"{each.describe()}: there is no time in {each.at}")
+                else:
+                    self._deadlines[each.at] = deadline
+        if not self._signals.watch():
+            self.problems.append("signals are heeded only where fit runs in the main thread")
+
+    def look(self) -> Outside:
+        """What came and is not served yet."""
+        now = self._clock()
+        if self._names and (self._looked is None or now - self._looked >= LOOK):
+            self._looked = now
+            there = (name for name in self._names if os.path.lexists(self._directory / name))
+            self._files = frozenset(there)
+        return Outside(self._signals.came(), self._files, self._wall(), self._deadlines)
+
+    def serve(self, due: Iterable[Due], seen: Outside) -> bool:
+        """The saves that were asked for are under way; returns whether training is to stop.
+
+        Raises DirectoryError if a file that asked cannot be removed.
+        """
+        asked: list[Trigger] = list(leaves(each for one in due for each in one.plan.when))
+        served = [
+            each
+            for each in asked
+            if isinstance(each, Signal) and seen.signals.intersection(each.names)
+        ]
+        self._signals.serve(name for each in served for name in each.names)
+        for each in asked:
+            if isinstance(each, FileAsked) and each.name in seen.files:
+                with disk_errors("remove the file that asked for a save", self._directory):
+                    (self._directory / each.name).unlink(missing_ok=True)
+                self._files -= {each.name}
+        return any(each.then == "stop" for each in served)
+
+    def release(self) -> None:
+        """Put everything back."""
+        self._signals.release()
+
+
+class Costs:
+    """What saving costs the training, and how far intervals are stretched for it.
+
+    What other threads compute counts by its part of the machine's cores.
+    """
+
+    def __init__(self, budget: float | None, clock: Callable[[], float]) -> None:
+        self._budget = budget
+        self._clock = clock
+        self._began = clock()
+        self._stalled = 0.0
+        self._cores = len(os.sched_getaffinity(0))
+        self._pace = Pace()
+
+    @property
+    def stretch(self) -> int:
+        """How many times longer intervals in steps and time are now."""
+        return self._pace.stretch
+
+    def stalled(self, seconds: float) -> None:
+        """Training waited so long for a save."""
+        self._stalled += seconds
+
+    def judge(self, computed: float) -> bool:
+        """Decide again; returns whether the stretch is another now.
+
+        computed: processor seconds that other threads have spent on saving.
+        """
+        if self._budget is None:
+            return False
+        before, trained = self._pace, self._clock() - self._began
+        spent = self._stalled + computed / self._cores
+        self._pace = paced(before, self._budget, trained, spent)
+        return self._pace.stretch != before.stretch

@@ -1,0 +1,322 @@
+"""Triggers that look at metrics, counts and the outside: truth tables and laws."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from keras_savekit.errors import PolicyError
+from keras_savekit.policy import expression
+from keras_savekit.policy.measured import Improved, Reached
+from keras_savekit.policy.moment import Moment, Outside, Tick
+from keras_savekit.policy.progress import EpochEnd, Every, Steps, TrainBegin
+from keras_savekit.policy.requested import BeforeDeadline, FileAsked, Signal
+from keras_savekit.policy.triggers import AnyOf, Not, leaves, parse_trigger, read_trigger
+
+quick = settings(deadline=None, derandomize=True, max_examples=100)
+
+
+def steps(before, now, stretch=1):
+    return Tick(Moment(step=before), Moment(step=now), "step", stretch=stretch)
+
+
+def epochs(before, now):
+    return Tick(Moment(epoch=before), Moment(epoch=now), "epoch_end")
+
+
+def logged(event="epoch_end", memory=None, **logs):
+    return Tick(Moment(), Moment(epoch=1, logs=logs), event, memory or {})
+
+
+def outside(memory=None, **seen):
+    return Tick(Moment(), Moment(), "step", memory or {}, Outside(**seen))
+
+
+OFFSET = Every(steps=100, offset=30)
+LATER = Every(steps=100, first=250)
+BOTH = Every(steps=100, offset=30, first=250)
+DEADLINE = BeforeDeadline(at="env END", margin="5m")
+
+
+def before_deadline(wall, memory=None, deadline=1000.0):
+    return outside(memory, wall=wall, deadlines={"env END": deadline})
+
+
+@pytest.mark.parametrize(
+    ("trigger", "tick", "reason"),
+    [
+        (OFFSET, steps(0, 29), None),
+        (OFFSET, steps(29, 30), "every 100 steps offset 30"),
+        (OFFSET, steps(30, 129), None),
+        (OFFSET, steps(99, 101), None),
+        (OFFSET, steps(129, 500), "every 100 steps offset 30"),
+        (LATER, steps(99, 100), None),
+        (LATER, steps(199, 200), None),
+        (LATER, steps(249, 251), None),
+        (LATER, steps(299, 300), "every 100 steps first 250"),
+        (BOTH, steps(229, 230), None),
+        (BOTH, steps(329, 330), "every 100 steps offset 30 first 250"),
+        (Every(steps=100), steps(99, 100, stretch=2), None),
+        (Every(steps=100), steps(199, 200, 2), "every 100 steps, made 2 times longer"),
+        (Every(epochs=1), Tick(Moment(), Moment(epoch=1), "epoch_end", stretch=8), "every epoch"),
+        (EpochEnd(at=[5, 10]), epochs(3, 4), None),
+        (EpochEnd(at=[5, 10]), epochs(4, 5), "epoch 5"),
+        (EpochEnd(at=[5, 10]), epochs(5, 6), None),
+        (EpochEnd(at=[5, 10]), epochs(3, 20), "epoch 10"),
+        (Steps(at=[1000]), steps(999, 1000), "step 1000"),
+        (Steps(at=[1000]), steps(990, 1010), "step 1000"),
+        (Steps(at=[1000]), steps(1000, 1001), None),
+        (TrainBegin(), Tick(Moment(), Moment(), "train_begin"), "training begins"),
+        (TrainBegin(), Tick(Moment(step=4), Moment(step=4), "train_begin"), None),
+        (TrainBegin(), steps(0, 0), None),
+        (Signal(names="SIGTERM"), outside(), None),
+        (Signal(names="term"), outside(signals={"SIGTERM"}), "SIGTERM came"),
+        (Signal(names="SIGTERM"), outside(signals={"SIGINT"}), None),
+        (
+            Signal(names=["SIGTERM", "SIGINT"]),
+            outside(signals=frozenset(["SIGINT", "SIGTERM"])),
+            "SIGTERM and SIGINT came",
+        ),
+        (FileAsked(name="NOW"), outside(), None),
+        (FileAsked(name="NOW"), outside(files={"NOW"}), "the file NOW asked for it"),
+        (FileAsked(name="NOW"), outside(files={"OTHER"}), None),
+    ],
+)
+def test_a_trigger_gives_its_reason_or_none(trigger, tick, reason):
+    assert trigger.reason(tick) == reason
+    assert trigger.learn(tick) == {}
+    assert trigger.metrics() == frozenset()
+
+
+@quick
+@given(
+    every=st.integers(2, 30),
+    offset=st.integers(0, 29),
+    first=st.integers(0, 120),
+    start=st.integers(0, 100),
+    jump=st.integers(0, 100),
+)
+def test_offset_and_first_move_and_delay_the_multiples(every, offset, first, start, jump):
+    offset %= every
+    due = [at for at in range(offset, 400, every) if at >= max(first, 1)]
+    crossed = any(start < at <= start + jump for at in due)
+    trigger = Every(steps=every, offset=offset, first=first)
+    assert (trigger.reason(steps(start, start + jump)) is not None) == crossed
+    assert parse_trigger(trigger.describe()) == trigger
+
+
+@quick
+@given(every=st.integers(1, 30), start=st.integers(0, 300), jump=st.integers(0, 30))
+def test_a_stretched_interval_fires_at_a_part_of_the_same_steps(every, start, jump):
+    trigger = Every(steps=every)
+    longer = trigger.reason(steps(start, start + jump, 4)) is not None
+    assert not longer or trigger.reason(steps(start, start + jump)) is not None
+
+
+FROM = Improved(**{"metric": "a", "mode": "max", "from": 0.5})
+BATCH = Improved(metric="a", mode="max", at="step")
+LAST = Improved(metric="a", mode="max", keep="last")
+
+
+@pytest.mark.parametrize(
+    ("trigger", "tick", "reason"),
+    [
+        (FROM, logged(a=0.4), None),
+        (FROM, logged(a=0.5), None),
+        (FROM, logged(a=0.6), "a improved from 0.5 to 0.6"),
+        (FROM, logged(a=0.6, memory={FROM.memory_key: 0.7}), None),
+        (BATCH, logged("step", a=0.4), "a has its first value, 0.4"),
+        (BATCH, logged("step", a=math.nan), None),
+        (BATCH, logged("epoch_end", a=0.4), "a has its first value, 0.4"),
+        (BATCH, logged("train_end", a=0.4), None),
+        (LAST, logged(a=0.4, memory={LAST.memory_key: 0.4}), "a is 0.4 again"),
+        (LAST, logged(a=0.3, memory={LAST.memory_key: 0.4}), None),
+    ],
+)
+def test_improved_with_a_threshold_at_steps_and_with_ties(trigger, tick, reason):
+    assert trigger.reason(tick) == reason
+    assert trigger.learn(tick) == (
+        {} if reason is None else {trigger.memory_key: tick.now.logs["a"]}
+    )
+
+
+def test_what_is_another_condition_remembers_under_another_key():
+    plain = Improved(metric="a", mode="max")
+    assert len({each.memory_key for each in (plain, FROM, BATCH, LAST)}) == 4
+
+
+REACHED = Reached(condition="acc >= 0.9 and loss < 0.5")
+
+
+@pytest.mark.parametrize(
+    ("event", "logs", "held", "fires"),
+    [
+        ("epoch_end", {"acc": 0.95, "loss": 0.4}, False, True),
+        ("epoch_end", {"acc": 0.95, "loss": 0.4}, True, False),
+        ("epoch_end", {"acc": 0.85, "loss": 0.4}, False, False),
+        ("epoch_end", {"acc": 0.95, "loss": math.nan}, False, False),
+        ("epoch_end", {"acc": 0.95}, False, False),
+        ("step", {"acc": 0.95, "loss": 0.4}, False, False),
+    ],
+)
+def test_reached_fires_when_its_condition_becomes_true(event, logs, held, fires):
+    tick = logged(event, {REACHED.memory_key: float(held)}, **logs)
+    assert (REACHED.reason(tick) == f"reached {REACHED.condition}") == fires
+
+
+def test_reached_fires_again_only_after_it_was_lost_and_a_missing_metric_changes_nothing():
+    memory, fired = {}, []
+    for acc in (0.95, 0.96, None, 0.97, 0.5, None, 0.95):
+        tick = logged(memory=memory, **({} if acc is None else {"acc": acc, "loss": 0.0}))
+        fired.append(REACHED.reason(tick) is not None)
+        memory = {**memory, **REACHED.learn(tick)}
+    assert fired == [True, False, False, False, False, False, True]
+
+
+def test_reached_can_fire_at_every_look_while_it_is_true():
+    trigger = Reached(condition="a > 1", fires="while_true", at="step")
+    assert all(trigger.reason(logged("step", {trigger.memory_key: h}, a=2)) for h in (0.0, 1.0))
+    assert trigger.metrics() == {"a"}
+    assert Reached(condition="a > 1").events() == {"epoch_end"}
+
+
+@pytest.mark.parametrize(
+    ("text", "logs", "holds"),
+    [
+        ("a > 1", {"a": 2}, True),
+        ("a > 1", {"a": 1}, False),
+        ("a >= 1", {"a": 1}, True),
+        ("a <= -1.5e0", {"a": -1.5}, True),
+        ("1 < a", {"a": 2}, True),
+        ("a == 1", {"a": 1}, True),
+        ("a != 1", {"a": 1}, False),
+        ("a != 1", {"a": math.nan}, True),
+        ("a < b", {"a": 1, "b": 2}, True),
+        ("not a > 1", {"a": 2}, False),
+        ("not (a > 1 or b > 1)", {"a": 0, "b": 0}, True),
+        ("a > 1 or b > 1 and c > 1", {"a": 2, "b": 0, "c": 0}, True),
+        ("(a > 1 or b > 1) and c > 1", {"a": 2, "b": 0, "c": 0}, False),
+        ("`my metric` > 1", {"my metric": 2}, True),
+        ("val/top-5.acc > 1", {"val/top-5.acc": 2}, True),
+        ("a > 1 or b > 1", {"a": 2}, None),
+    ],
+)
+def test_a_condition_holds_does_not_or_is_unknown(text, logs, holds):
+    assert expression.parse(text).holds(logs) is holds
+
+
+@quick
+@given(st.text(st.sampled_from("ab01.<>=!()`  andornot-+e"), max_size=30))
+def test_any_text_is_a_condition_or_one_clear_error(text):
+    try:
+        condition = expression.parse(text)
+    except PolicyError:  # anything else is raised
+        return
+    assert condition.holds(dict.fromkeys(condition.metrics, 1.0)) in (True, False)
+
+
+def test_a_condition_nested_too_deeply_is_refused():
+    with pytest.raises(PolicyError, match="nested too deeply"):
+        expression.parse("(" * 5000 + "a > 1")
+
+
+def test_a_deadline_fires_once_when_its_margin_begins_and_again_for_another():
+    assert DEADLINE.reason(before_deadline(699)) is None
+    assert DEADLINE.reason(before_deadline(700)) == "5m before the deadline"
+    memory = DEADLINE.learn(before_deadline(700))
+    assert DEADLINE.reason(before_deadline(800, memory)) is None
+    assert DEADLINE.reason(before_deadline(4800, memory, deadline=5000.0)) is not None
+    assert DEADLINE.reason(outside(wall=1e9)) is None
+
+
+@pytest.mark.parametrize(
+    ("at", "environ", "deadline"),
+    [
+        ("env END", {"END": "1700000000"}, 1.7e9),
+        ("env END", {"END": "2030-01-31T18:00:00Z"}, 1896112800.0),
+        ("env END", {}, None),
+        ("env END", {"END": "soon"}, None),
+        ("2030-01-31T18:00:00+01:00", {}, 1896109200.0),
+        (1.7e9, {}, 1.7e9),
+        (1700000000, {}, 1.7e9),
+    ],
+)
+def test_a_deadline_is_a_time_seconds_or_a_variable_that_holds_one(at, environ, deadline):
+    assert BeforeDeadline(at=at).deadline(environ) == deadline
+
+
+@pytest.mark.parametrize(
+    ("text", "trigger"),
+    [
+        ("every 1h30m", Every(seconds=5400)),
+        ("every 200 steps offset 50 first 1000", Every(steps=200, offset=50, first=1000)),
+        ("every epoch first 3", Every(epochs=1, first=3)),
+        ("improved a max from 0.5", FROM),
+        ("improved a max by 1 from 2", Improved(metric="a", mode="max", min_delta=1, from_=2)),
+        ("reached a > 1 and b < 2", Reached(condition="a > 1 and b < 2")),
+        ("epoch_end 5, 10", EpochEnd(at=[10, 5])),
+        ("steps 1000", Steps(at=1000)),
+        ("signal TERM sigusr1", Signal(names=["SIGTERM", "SIGUSR1"])),
+        ("signal SIGUSR1 then continue", Signal(names="SIGUSR1", then="continue")),
+        ("file SAVE_NOW", FileAsked(name="SAVE_NOW")),
+        ("train_begin", TrainBegin()),
+    ],
+)
+def test_a_short_string_spells_a_trigger(text, trigger):
+    assert parse_trigger(text) == trigger
+
+
+@pytest.mark.parametrize(
+    ("trigger", "shape", "words"),
+    [
+        (OFFSET, {"every": {"steps": 100, "offset": 30.0}}, "every 100 steps offset 30"),
+        (FROM, {"improved": {"metric": "a", "mode": "max", "from": 0.5}}, "improves from 0.5 ("),
+        (BATCH, {"improved": {"metric": "a", "mode": "max", "at": "step"}}, "at any step"),
+        (LAST, {"improved": {"metric": "a", "mode": "max", "keep": "last"}}, "or ties"),
+        (REACHED, {"reached": REACHED.condition}, "is reached"),
+        (
+            Reached(condition="a > 1", fires="while_true"),
+            {"reached": {"condition": "a > 1", "fires": "while_true"}},
+            "at every epoch while a > 1",
+        ),
+        (EpochEnd(at=5), {"epoch_end": [5]}, "after epoch 5"),
+        (Steps(at=[5, 9]), {"steps": [5, 9]}, "after steps 5, 9"),
+        (TrainBegin(), "train_begin", "when training begins"),
+        (Signal(names=["SIGINT"]), {"signal": ["SIGINT"]}, "which stops training"),
+        (
+            Signal(names=["SIGINT"], then="continue"),
+            {"signal": {"names": ["SIGINT"], "then": "continue"}},
+            "after which training goes on",
+        ),
+        (FileAsked(name="NOW"), {"file": "NOW"}, "when the file NOW appears"),
+        (
+            DEADLINE,
+            {"before_deadline": {"at": "env END", "margin": "5m"}},
+            "5m before the deadline (env END)",
+        ),
+    ],
+)
+def test_a_trigger_is_written_as_yaml_says_it_and_described_in_english(trigger, shape, words):
+    written = trigger.model_dump(mode="json")
+    assert written == shape
+    assert read_trigger(written) == trigger
+    assert words in trigger.describe()
+
+
+def test_steps_pass_in_batches_so_they_can_hold_together_with_others_that_do():
+    both = read_trigger({"all": ["steps 6 9", "every 3 steps"]})
+    assert both.events() == {"step", "epoch_end"}
+    assert both.reason(steps(8, 9)) == "step 9 and every 3 steps"
+
+
+def test_leaves_are_found_however_deep_they_stand():
+    nested = [AnyOf(triggers=[OFFSET, Not(trigger=AnyOf(triggers=[FROM, REACHED]))]), LAST]
+    assert list(leaves(nested)) == [OFFSET, FROM, REACHED, LAST]
+
+
+def test_every_knows_its_period_in_seconds_where_it_counts_time():
+    assert Every(minutes=2, offset=1).period() == (120, 60)
+    assert Every(steps=5).period() == (5, 0)
+    assert Every(hours=1).in_time()
+    assert not Every(epochs=1).in_time()

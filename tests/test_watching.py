@@ -1,0 +1,162 @@
+"""What training is told from outside: signals, files, deadlines; and what saving costs it."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from keras_savekit.errors import DirectoryError
+from keras_savekit.policy.moment import Moment, Tick
+from keras_savekit.policy.plan import Policy, SavePlan, decide
+from keras_savekit.signals import Signals
+from keras_savekit.watching import LOOK, Costs, Watch
+
+
+class Clock:
+    def __init__(self, now=100.0):
+        self.now = now
+
+    def __call__(self):
+        return self.now
+
+
+class Watched:
+    """A policy that waits for something, and what it decides now."""
+
+    def __init__(self, path, *when, environ=None):
+        self.policy = Policy(plans=[SavePlan(name="p", when=list(when))])
+        self.clock = Clock()
+        self.watch = Watch(self.policy, path, self.clock, self.clock, environ or {})
+        self.memory = {}
+
+    def tick(self):
+        """Reasons for a save now, and whether training is to stop."""
+        seen = self.watch.look()
+        decision = decide(self.policy, Tick(Moment(), Moment(), "step", self.memory, seen))
+        self.memory = decision.memory
+        stop = self.watch.serve(decision.due, seen)
+        return [reason for due in decision.due for reason in due.reasons], stop
+
+
+@pytest.fixture
+def usr1():
+    """A handler that the program had set before."""
+    came = []
+
+    def handler(number, frame):
+        came.append(number)
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    yield came
+    assert signal.getsignal(signal.SIGUSR1) is handler
+    signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_signal_asks_once_however_often_it_comes_and_stops_training(tmp_path):
+    watched = Watched(tmp_path, "signal SIGUSR2")
+    try:
+        assert watched.tick() == ([], False)
+        os.kill(os.getpid(), signal.SIGUSR2)
+        os.kill(os.getpid(), signal.SIGUSR2)
+        assert watched.tick() == (["SIGUSR2 came"], True)
+        assert watched.tick() == ([], False)
+    finally:
+        watched.watch.release()
+
+
+def test_training_goes_on_after_a_signal_where_the_policy_says_so(tmp_path, usr1):
+    watched = Watched(tmp_path, "signal SIGUSR1 then continue")
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert watched.tick() == (["SIGUSR1 came"], False)
+    watched.watch.release()
+
+
+def test_a_handler_that_was_there_is_called_too_and_put_back(tmp_path, usr1):
+    watched = Watched(tmp_path, "signal SIGUSR1")
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert usr1 == [signal.SIGUSR1]
+    watched.watch.release()
+    watched.watch.release()
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert len(usr1) == 2
+
+
+def test_ctrl_c_waits_for_the_save_instead_of_breaking_the_step():
+    signals = Signals(["SIGINT"])
+    assert signals.watch()
+    os.kill(os.getpid(), signal.SIGINT)
+    assert signals.came() == {"SIGINT"}
+    signals.release()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_handler_that_someone_set_meanwhile_is_left():
+    before = signal.getsignal(signal.SIGUSR2)
+    signals = Signals(["SIGUSR2"])
+    signals.watch()
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    signals.release()
+    assert signal.getsignal(signal.SIGUSR2) == signal.SIG_IGN
+    signal.signal(signal.SIGUSR2, before)
+
+
+def test_outside_the_main_thread_it_is_told_that_no_signal_is_heeded(tmp_path):
+    told = []
+
+    def make():
+        told.append(Watched(tmp_path, "signal SIGUSR1").watch.problems)
+        told.append(Watched(tmp_path, "every epoch").watch.problems)
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    thread.join()
+    assert told == [["signals are heeded only where fit runs in the main thread"], []]
+
+
+def test_a_file_asks_for_one_save_and_is_removed_when_served(tmp_path):
+    watched = Watched(tmp_path, "file NOW")
+    assert watched.tick() == ([], False)
+    (tmp_path / "NOW").touch()
+    assert watched.tick() == ([], False)  # looked for only now and then
+    watched.clock.now += LOOK
+    assert watched.tick() == (["the file NOW asked for it"], False)
+    assert not (tmp_path / "NOW").exists()
+    assert watched.tick() == ([], False)
+
+
+def test_a_file_that_cannot_be_removed_is_an_error_that_names_it(tmp_path):
+    watched = Watched(tmp_path, "file NOW")
+    (tmp_path / "NOW").mkdir()
+    with pytest.raises(DirectoryError, match="remove the file that asked"):
+        watched.tick()
+
+
+def test_a_request_stays_until_the_rest_of_its_condition_holds_too(tmp_path):
+    watched = Watched(tmp_path, {"all": ["file NOW", "every 90 seconds"]})
+    (tmp_path / "NOW").touch()
+    assert watched.tick() == ([], False)
+    assert (tmp_path / "NOW").exists()
+
+
+def test_a_deadline_comes_from_the_environment_and_a_missing_one_is_told(tmp_path):
+    trigger = {"before_deadline": {"at": "env END", "margin": "10s"}}
+    watched = Watched(tmp_path, trigger, environ={"END": "120"})
+    assert watched.tick() == ([], False)
+    watched.clock.now = 110.0
+    assert watched.tick() == (["10s before the deadline"], False)
+    assert watched.tick() == ([], False)
+    (problem,) = Watched(tmp_path, trigger).watch.problems
+    assert "there is no time in env END" in problem
+
+
+def test_costs_stretch_intervals_only_under_a_budget():
+    clock = Clock()
+    free, bound = Costs(None, clock), Costs(0.05, clock)
+    for costs in (free, bound):
+        costs.stalled(3.0)
+    clock.now += 10
+    assert (free.judge(0.0), free.stretch) == (False, 1)
+    assert (bound.judge(0.0), bound.stretch) == (True, 2)
+    assert (bound.judge(0.0), bound.stretch) == (False, 2)
+    assert bound.judge(1000.0)
