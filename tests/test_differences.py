@@ -16,6 +16,7 @@ def weights(*names, shape=(2,)):
         (["s/dense/kernel", "s/dense_1/kernel"], ["s_4/dense_7/kernel", "s_4/dense_8/kernel"]),
         (["dense_1/kernel", "dense_2/kernel"], ["dense/kernel", "dense_1/kernel"]),
         (["a/b_1/c", "a/b_2/c", "d/c"], ["a_2/b_3/c", "a_2/b_9/c", "d/c"]),
+        (["s/dense/kernel", "s/gru/cell/bias"], ["dense_3/kernel", "cell/bias"]),
         (["run_a/dense/kernel", "run_a/dense/bias"], ["run_b/dense/kernel", "run_b/dense/bias"]),
     ],
 )

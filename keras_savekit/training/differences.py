@@ -17,9 +17,10 @@ def of_variables(saved: Sequence[Variable], live: Sequence[Variable]) -> list[st
 
     Names are compared for weights only, and without the numbers that Keras gives
     anew in each process (`dense`, `dense_1`); their order still counts, so that
-    layers in another order are told.
+    layers in another order are told. A model that was loaded from a file has
+    shorter paths than one built in code: then the last part of each is compared.
     """
-    named = zip(_comparable(saved), _comparable(live), saved, live, strict=False)
+    named = zip(*_comparable(saved, live), saved, live, strict=False)
     found = [
         f"{_text(theirs)} in the checkpoint, {_text(ours)} in the model"
         for was, now, theirs, ours in named
@@ -65,10 +66,16 @@ def listed(differences: Sequence[str], shown: int = 5) -> str:
     return "".join(f"\n  {line}" for line in lines)
 
 
-def _comparable(variables: Sequence[Variable]) -> list[str]:
-    if any(variable.role != "weight" for variable in variables):
-        return [""] * len(variables)
-    return ranked([variable.name for variable in variables])
+def _comparable(saved: Sequence[Variable], live: Sequence[Variable]) -> tuple[list[str], list[str]]:
+    if any(variable.role != "weight" for variable in (*saved, *live)):
+        return [""] * len(saved), [""] * len(live)
+    was, now = (ranked([variable.name for variable in each]) for each in (saved, live))
+    if any(one.count("/") != other.count("/") for one, other in zip(was, now, strict=False)):
+        was, now = (
+            [_split(variable.name.rpartition("/")[2])[0] for variable in each]
+            for each in (saved, live)
+        )
+    return was, now
 
 
 def ranked(names: Iterable[str]) -> list[str]:
