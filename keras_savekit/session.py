@@ -34,6 +34,7 @@ from keras_savekit.restoration import (
     require_same_optimizer,
 )
 from keras_savekit.resume import Found, Restored
+from keras_savekit.saving import lost_by_stock
 from keras_savekit.store.directory import RunDirectory
 from keras_savekit.store.manifest import Manifest
 from keras_savekit.training import callback_state, metrics, randomness
@@ -100,7 +101,7 @@ class Session:
         callback_state.remember(self._fit.others())  # proves that it can be saved
         build_optimizer(model)
         around.directory.sweep()
-        self._warn_of_callbacks_after()
+        _warn(self._fit.callbacks_after())
         if around.source is not None:
             replicas = model.distribute_strategy.num_replicas_in_sync
             around.source.require_usable(flowing=self._flows, replicas=replicas)
@@ -112,15 +113,6 @@ class Session:
         for problem in self._watch.problems:
             around.tell(problem)
         self._fit.watch(self._leave, self._stepped)
-
-    def _warn_of_callbacks_after(self) -> None:
-        after = [type(each).__name__ for each in self._fit.after()]
-        if after:
-            message = (
-                f"{', '.join(after)} comes after the savekit callback in `callbacks=[...]`, and "
-                "changes what was already saved; put it last"
-            )
-            warnings.warn(message, SavekitWarning, stacklevel=2)
 
     def _resume(self) -> None:
         """Find a checkpoint, put it into the model, and go on from there."""
@@ -327,7 +319,12 @@ class Session:
     def _observe(self, event: Event, now: Moment, *, consistent: bool = True) -> None:
         if self._capture is None and now.step > self._seen.step:
             # Now everything has its variables: metrics get theirs in the first step.
-            self._capture = Capture(LiveModel(self._model, self._configuration))
+            live = LiveModel(self._model, self._configuration)
+            if live.blueprint.assets and any(
+                plan.format == "h5" for plan in self._around.policy.plans
+            ):
+                _warn(lost_by_stock(live.blueprint))
+            self._capture = Capture(live)
         outside = self._watch.look()
         tick = Tick(self._seen, now, event, self._memory, outside, self._costs.stretch)
         decision = decide(self._around.policy, tick)
@@ -435,6 +432,11 @@ class Session:
             self._fit.release()
             self._around.directory.lock.release()
         self._tell_problems(stop=stop)
+
+
+def _warn(message: str) -> None:
+    if message:
+        warnings.warn(message, SavekitWarning, stacklevel=2)
 
 
 def _require_empty(directory: RunDirectory) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from training_builders import (
     BATCH,
     STEPS,
@@ -151,6 +152,20 @@ def test_a_kit_that_is_not_last_says_so(tmp_path):
     late = keras.callbacks.EarlyStopping("loss")
     with pytest.warns(sk.SavekitWarning, match=r"EarlyStopping comes after.*put it last"):
         model().fit(data(), verbose=0, shuffle=False, callbacks=[kit, late])
+
+
+def test_a_vocabulary_that_stock_keras_would_not_read_is_told_once(tmp_path):
+    lookup = keras.layers.StringLookup()
+    lookup.adapt(tf.constant(["a", "b"]))
+    inputs = keras.Input((1,), dtype="string")
+    outputs = keras.layers.Dense(1)(keras.layers.Embedding(3, 2)(lookup(inputs)))
+    made = keras.Model(inputs, outputs)
+    made.compile("sgd", "mse")
+    words = tf.constant([["a"], ["b"], ["c"], ["a"]])
+    kit = sk.SaveKit(policy(plan("every 1 steps", when_busy="wait")), directory=tmp_path)
+    with pytest.warns(sk.SavekitWarning, match=r"vocabularies of .*string_lookup") as told:
+        made.fit(words, np.zeros((4, 1, 1)), batch_size=2, verbose=0, callbacks=[kit])
+    assert len(told) == 1
 
 
 def test_an_unbuilt_model_is_refused_before_the_first_step(tmp_path):

@@ -88,7 +88,7 @@ def test_the_list_of_callbacks_is_found_among_the_callers():
     steered, other = Steered(), keras.callbacks.Callback()
     model().fit(data(), epochs=1, verbose=0, shuffle=False, callbacks=[other, steered])
     assert steered.fit.others()[0] is other
-    assert steered.fit.after() == []
+    assert steered.fit.callbacks_after() == ""
 
 
 def failing(hook):

@@ -68,11 +68,16 @@ class Fit:
         """The other callbacks of this `fit`, in order, Keras's own included."""
         return [each for each in self._listed() if each is not self._callback]
 
-    def after(self) -> list[Any]:
-        """Those that Keras calls only when ours was called, and that may change something."""
+    def callbacks_after(self) -> str:
+        """What is wrong with the order of the callbacks; empty if nothing is."""
         listed = self._listed()
         behind = listed[listed.index(self._callback) + 1 :] if self._callback in listed else []
-        return [each for each in behind if type(each).__name__ not in _BYSTANDERS]
+        names = [type(each).__name__ for each in behind]
+        after = ", ".join(name for name in names if name not in _BYSTANDERS)
+        return after and (
+            f"{after} comes after the savekit callback in `callbacks=[...]`, and "
+            "changes what was already saved; put it last"
+        )
 
     def _listed(self) -> list[Any]:
         return list(self._list.callbacks) if self._list is not None else []
