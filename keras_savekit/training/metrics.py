@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from keras_savekit.training.data import without_autotuning
+
 
 def build(model: Any, first_batch: Any) -> None:
     """Build the metrics and the loss by one evaluation step on a dataset of one batch.
@@ -12,5 +14,5 @@ def build(model: Any, first_batch: Any) -> None:
     is called) is for the caller to restore.
     """
     # Not `test_on_batch`: older versions of Keras fail there while metrics are not built.
-    model.evaluate(first_batch.repeat(), steps=1, verbose=0)
+    model.evaluate(without_autotuning(first_batch.repeat()), steps=1, verbose=0)
     model.reset_metrics()
