@@ -12,17 +12,14 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import to_json as pydantic_to_json
-
 from keras_savekit.errors import CheckpointError, DirectoryError
+from keras_savekit.store import run_info
 from keras_savekit.store.commit import (
     LEFTOVERS,
     disk_errors,
@@ -46,9 +43,8 @@ from keras_savekit.store.manifest import (
 )
 from keras_savekit.store.naming import CheckpointName
 from keras_savekit.store.reading import held_for_reading, is_read, unread
+from keras_savekit.store.run_info import RUN, RunInfo
 
-RUN = "savekit.json"
-RUN_FORMAT = 1
 CHECKPOINTS = "checkpoints"
 QUARANTINE = "quarantine"
 
@@ -92,28 +88,6 @@ class Scan(NamedTuple):
 
     checkpoints: list[Checkpoint]
     damaged: list[tuple[str, CheckpointError]]
-
-
-@dataclass(frozen=True, slots=True)
-class RunInfo:
-    """What a run's directory says about itself.
-
-    run: the run's id, made once.
-    policy: as resolved by the last session.
-    """
-
-    run: str
-    policy: Mapping[str, Any]
-    format: int = RUN_FORMAT
-
-
-@dataclass(frozen=True, slots=True)
-class _Head:
-    format: int
-
-
-_HEAD = TypeAdapter(_Head)
-_RUN_INFO = TypeAdapter(RunInfo)
 
 
 class RunDirectory:
@@ -215,29 +189,7 @@ class RunDirectory:
         Raises DirectoryError if that cannot be read, or is of a format that
         this version does not know.
         """
-        path = self.path / RUN
-        with disk_errors("read", path):
-            try:
-                text = path.read_bytes()
-            except FileNotFoundError:
-                return None
-        try:
-            known = _HEAD.validate_json(text).format
-            if known != RUN_FORMAT:
-                raise DirectoryError(
-                    f"directory format {known} is not known",
-                    str(path),
-                    "a newer keras_savekit wrote it; update this one or choose another directory",
-                )
-            return _RUN_INFO.validate_json(text)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the file"
-            raise DirectoryError(
-                f"malformed: {where}: {first['msg']}",
-                str(path),
-                "delete this file to go on with the checkpoints under a new run id",
-            ) from error
+        return run_info.read(self.path / RUN)
 
     # For anyone, while training goes on too.
 
@@ -274,11 +226,7 @@ class RunDirectory:
 
     def write_run_info(self, policy: Mapping[str, Any]) -> RunInfo:
         """Records the policy as resolved; the run's id is made the first time, then kept."""
-        before = self.run_info()
-        info = RunInfo(run=before.run if before else uuid.uuid4().hex, policy=policy)
-        text = pydantic_to_json(info, indent=2, inf_nan_mode="strings", fallback=str)
-        write_bytes_durably(self.path / RUN, text + b"\n")
-        return info
+        return run_info.write(self.path / RUN, policy)
 
     def new_scratch(self, name: str) -> Path:
         """Makes an empty directory in which the checkpoint `name` can be written."""

@@ -1,0 +1,79 @@
+"""`savekit.json`: what a run's directory says about itself."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_json
+
+from keras_savekit.errors import DirectoryError
+from keras_savekit.store.commit import disk_errors, write_bytes_durably
+
+RUN = "savekit.json"
+RUN_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """What a run's directory says about itself.
+
+    run: the run's id, made once.
+    policy: as resolved by the last session.
+    """
+
+    run: str
+    policy: Mapping[str, Any]
+    format: int = RUN_FORMAT
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    format: int
+
+
+_HEAD = TypeAdapter(_Head)
+_RUN_INFO = TypeAdapter(RunInfo)
+
+
+def read(path: Path) -> RunInfo | None:
+    """What the file says, None if there is none.
+
+    Raises DirectoryError if it cannot be read, or is of a format that this
+    version does not know.
+    """
+    with disk_errors("read", path):
+        try:
+            text = path.read_bytes()
+        except FileNotFoundError:
+            return None
+    try:
+        known = _HEAD.validate_json(text).format
+        if known != RUN_FORMAT:
+            raise DirectoryError(
+                f"directory format {known} is not known",
+                str(path),
+                "a newer keras_savekit wrote it; update this one or choose another directory",
+            )
+        return _RUN_INFO.validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise DirectoryError(
+            f"malformed: {where}: {first['msg']}",
+            str(path),
+            "delete this file to go on with the checkpoints under a new run id",
+        ) from error
+
+
+def write(path: Path, policy: Mapping[str, Any]) -> RunInfo:
+    """Record the policy as resolved; the run's id is made the first time, then kept."""
+    before = read(path)
+    info = RunInfo(run=before.run if before else uuid.uuid4().hex, policy=policy)
+    text = to_json(info, indent=2, inf_nan_mode="strings", fallback=str)
+    write_bytes_durably(path, text + b"\n")
+    return info
