@@ -14,8 +14,9 @@ OLDEST_VENV := .venv-oldest
 demo: $(VENV)/demo-installed
 	$(BIN)/python examples/demo.py
 
+# Two processes: most of a test is TensorFlow tracing on one core.
 test: $(VENV)/dev-installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/dev-installed
 	$(BIN)/ruff check .
@@ -32,7 +33,7 @@ exact: $(VENV)/dev-installed
 	$(BIN)/python tests/exactness.py
 
 test-oldest: $(OLDEST_VENV)/installed
-	$(OLDEST_VENV)/bin/python -m pytest
+	$(OLDEST_VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 clean:
 	rm -rf $(VENV) $(OLDEST_VENV) build *.egg-info
