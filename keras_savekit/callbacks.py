@@ -14,8 +14,9 @@ from keras_savekit.errors import DirectoryError
 from keras_savekit.policy.plan import Policy
 from keras_savekit.policy.yaml_file import load_policy, policy_from
 from keras_savekit.resume import Restored
-from keras_savekit.session import Session, Surroundings
+from keras_savekit.session import Session
 from keras_savekit.store.directory import RunDirectory
+from keras_savekit.surroundings import Surroundings
 from keras_savekit.training.callback_state import open_for_appending
 from keras_savekit.training.data import source_of
 from keras_savekit.training.fit import callbacks_of_fit
@@ -60,6 +61,7 @@ class SaveKit(keras.callbacks.Callback):  # type: ignore[misc]
         self._source = source_of(data) if data is not None else None
         self.directory = RunDirectory(Path(chosen).absolute())
         self._session: Session | None = None
+        self._given: dict[str, Any] = {"memory": {}}
         self.resumed: Restored | None = None
         self._claim()
 
@@ -78,15 +80,33 @@ class SaveKit(keras.callbacks.Callback):  # type: ignore[misc]
     def set_model(self, model: Any) -> None:
         """Keras shows the model before any callback's `on_train_begin`."""
         super().set_model(model)
-        if self.policy.resume != "never" and self.directory.exists:
+        if self.policy.resume.mode != "never" and self.directory.exists:
             open_for_appending(callbacks_of_fit())
 
     def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
         """Resume, or start from the beginning."""
         self._claim()
-        around = Surroundings(self.policy, self.directory, self._run, self, self._source, print)
+        kits = tuple(each for each in callbacks_of_fit() if isinstance(each, SaveKit)) or (self,)
+        around = Surroundings(self, kits, self._run, self._source, print)
+        self._session = None
         self._session = Session(around, self.model, self.params)
-        self.resumed = self._session.resumed
+        beginning = self._session.beginning
+        self.resumed = None if beginning is None else beginning.restored
+
+    def get_state(self) -> dict[str, Any]:
+        """What its triggers remember, for the checkpoints of other kits in the same `fit`."""
+        if self._session is not None:
+            self._given = {"memory": self._session.memory()}
+        return self._given
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Before its own `on_train_begin`, where another kit's checkpoint is gone on from."""
+        self._given = dict(state)
+
+    @property
+    def session(self) -> Session | None:
+        """The session under way."""
+        return self._session
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         """An epoch begins."""

@@ -15,23 +15,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_savekit.errors import CheckpointError, DirectoryError, MismatchError, ResumeError
+from keras_savekit.errors import CheckpointError, DirectoryError, ResumeError
+from keras_savekit.mismatch import Taken, taken
 from keras_savekit.policy.moment import Moment
+from keras_savekit.policy.resuming import OnMismatch
 from keras_savekit.resume import Found, Level, Restored, read
 from keras_savekit.store.directory import RunDirectory
 from keras_savekit.store.manifest import Role
-from keras_savekit.training import callback_state, differences, randomness
+from keras_savekit.training import callback_state, randomness
 from keras_savekit.training.blueprint import Configuration, build_optimizer, require_built
 from keras_savekit.training.callback_state import Memory
-from keras_savekit.training.restore import REMEDY, assign, require_same
+from keras_savekit.training.restore import assign
 from keras_savekit.verify.choice import candidates
 
-LEARNING_RATE = "learning_rate"
 RESTORED: tuple[Role, ...] = ("weight", "optimizer", "seed")
 
 
 class Restoration:
-    """Puts `found` back into a model and the callbacks it is trained with.
+    """Puts what is taken of a checkpoint back into a model and its callbacks.
 
     moment: where training goes on, which is the checkpoint's own or an epoch's beginning.
     with_metrics: whether the checkpoint's metrics are those of the model.
@@ -41,14 +42,14 @@ class Restoration:
 
     def __init__(
         self,
-        found: Found,
+        what: Taken,
         moment: Moment,
         model: Any,
         callbacks: Sequence[Any],
         *,
         with_metrics: bool,
     ) -> None:
-        self._found = found
+        self._what = what
         self._model = model
         self._callbacks = callbacks
         self._with_metrics = with_metrics
@@ -56,17 +57,20 @@ class Restoration:
 
     def training_begins(self) -> None:
         """Every other callback has begun."""
-        self._put_back(RESTORED)
+        self._put_back(self._what.roles)
 
     def epoch_begins(self) -> None:
         """The first epoch of this session has begun in every other callback."""
         if self._in_mid_epoch:
-            self._put_back((*RESTORED, "metric") if self._with_metrics else RESTORED)
+            roles = self._what.roles
+            self._put_back((*roles, "metric") if self._with_metrics else roles)
 
     def _put_back(self, roles: tuple[Role, ...]) -> None:
-        assign(self._model, self._found.tensors, roles)
-        randomness.restore(self._found.state["randomness"])
-        callback_state.put_back(self._callbacks, memory_of(self._found))
+        found = self._what.found
+        assign(self._model, found.tensors, roles)
+        if self._what.level != "weights only":
+            randomness.restore(found.state["randomness"])
+            callback_state.put_back(self._callbacks, memory_of(found))
 
 
 def memory_of(found: Found) -> Memory:
@@ -78,25 +82,13 @@ def memory_of(found: Found) -> Memory:
     return Memory(found.state["callbacks"], arrays)
 
 
-def require_same_optimizer(found: Found, settings: Mapping[str, Any] | None) -> None:
-    """Raise MismatchError, naming what differs, if the optimizer has other settings now."""
-    differing = differences.of_optimizers(found.state["optimizer"], settings, _learning_rate(found))
-    if differing:
-        raise MismatchError(
-            f"the training has other settings now:{differences.listed(differing)}",
-            str(found.checkpoint.path),
-            REMEDY,
-        )
-
-
-def _learning_rate(found: Found) -> float | None:
-    for entry in found.checkpoint.manifest.tensors:
-        if entry.role == "optimizer" and entry.name.rpartition("/")[2] == LEARNING_RATE:
-            return float(found.tensors[entry.role, entry.index])
-    return None
-
-
-def restore(model: Any, directory: str | os.PathLike[str], which: str = "latest") -> Restored:
+def restore(
+    model: Any,
+    directory: str | os.PathLike[str],
+    which: str = "latest",
+    *,
+    on_mismatch: OnMismatch = "error",
+) -> Restored:
     """Put a checkpoint of a run into a model, outside `fit`.
 
     model: built; its weights and seed generators are set, and if it is compiled the
@@ -104,6 +96,8 @@ def restore(model: Any, directory: str | os.PathLike[str], which: str = "latest"
     directory: of a run; it is only read.
     which: "latest", the newest checkpoint that is whole; "best", what the link
         `best` leads to; or the name of a checkpoint.
+    on_mismatch: when model or optimizer are not those of the checkpoint: "error",
+        "weights" or "ignore", as in the policy's `resume.on_mismatch`.
 
     Returns which checkpoint it was, where its training stood, and how much was
     restored: metrics, data and callbacks are the business of the training that
@@ -116,18 +110,16 @@ def restore(model: Any, directory: str | os.PathLike[str], which: str = "latest"
     """
     require_built(model)
     found, passed = _chosen(RunDirectory(Path(directory)), which)
-    where = str(found.checkpoint.path)
     compiled = getattr(model, "optimizer", None) is not None
     roles: tuple[Role, ...] = RESTORED if compiled else ("weight", "seed")
     build_optimizer(model)
-    require_same(model, found.checkpoint.manifest, roles, where)
-    level: Level = "exact" if compiled else "weights only"
-    if compiled:
-        require_same_optimizer(found, Configuration.of(model).optimizer)
-    assign(model, found.tensors, roles)
-    randomness.restore(found.state["randomness"])
+    settings = Configuration.of(model).optimizer if compiled else None
+    what = taken(found, model, settings, roles, source=None, on_mismatch=on_mismatch)
+    Restoration(what, Moment(), model, (), with_metrics=False).training_begins()
+    level: Level = what.level if compiled else "weights only"
     reasons = () if compiled else ("the model is not compiled, so it has no optimizer",)
-    return Restored(found.checkpoint.name, found.checkpoint.manifest.moment, level, reasons, passed)
+    manifest = found.checkpoint.manifest
+    return Restored(found.checkpoint.name, manifest.moment, level, what.reasons + reasons, passed)
 
 
 def _chosen(run: RunDirectory, which: str) -> tuple[Found, tuple[str, ...]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from keras_savekit.errors import CheckpointError
 from keras_savekit.formats import training_state
@@ -23,6 +23,7 @@ from keras_savekit.training.restore import Tensors, read_tensors
 from keras_savekit.verify.choice import Candidate, candidates
 
 Level = Literal["exact", "exact from the epoch's start", "position", "weights only"]
+LEVELS: tuple[Level, ...] = get_args(Level)  # the best first
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +123,10 @@ def position(
             "the order of the data is not known; give fit and SaveKit(data=) the same "
             "keras_savekit.resumable() data"
         )
-    elif found.state["data"] != source.identity:
-        changed = _changed(found.state["data"] or {}, source.identity)
-        reasons.append(f"the data is not what it was: {changed}")
+    elif found.state["data"] is None:
+        reasons.append("the order of the data was not known when this was saved")
+    elif changed_data(found, source):
+        reasons.append("the order of the data is another")
     if reasons or not found.state["consistent"]:
         level = "position"
     if saved.batch and (reasons or length is None):
@@ -140,6 +142,13 @@ def position(
     return moment, level, tuple(reasons)
 
 
-def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    keys = [key for key in now if before.get(key) != now[key]]
-    return ", ".join(f"{key} was {before.get(key)}, is {now[key]}" for key in keys)
+def changed_data(found: Found, source: Source | None) -> str:
+    """How the data differs from that of the checkpoint, where both are known; else empty."""
+    before = found.state["data"]
+    if source is None or before is None or before == source.identity:
+        return ""
+    now = source.identity
+    words = [
+        f"{key} was {before.get(key)}, is {now[key]}" for key in now if before.get(key) != now[key]
+    ]
+    return f"the data is not what it was: {', '.join(words)}"

@@ -9,60 +9,23 @@ begins. The rest is `pipeline`. What fails there is told at the next hook here.
 
 from __future__ import annotations
 
-import time
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
-from keras_savekit import resume
-from keras_savekit.errors import (
-    DirectoryError,
-    MetricError,
-    MismatchError,
-    ResumeError,
-    SaveError,
-    SavekitWarning,
-)
+from keras_savekit.beginning import Beginning, begin
+from keras_savekit.errors import MetricError, SaveError, SavekitWarning
 from keras_savekit.pipeline import Pipeline
 from keras_savekit.policy.moment import Event, Moment, Tick
-from keras_savekit.policy.plan import Decision, Policy, decide
-from keras_savekit.restoration import (
-    RESTORED,
-    Restoration,
-    memory_of,
-    require_same_optimizer,
-)
-from keras_savekit.resume import Found, Restored
+from keras_savekit.policy.plan import Decision, decide
+from keras_savekit.restoration import Restoration
 from keras_savekit.saving import lost_by_stock
-from keras_savekit.store.directory import RunDirectory
-from keras_savekit.store.manifest import Manifest
-from keras_savekit.training import callback_state, metrics, randomness
+from keras_savekit.surroundings import Surroundings
+from keras_savekit.training import callback_state, randomness
 from keras_savekit.training.blueprint import Configuration, LiveModel, build_optimizer
 from keras_savekit.training.capture import Capture
-from keras_savekit.training.data import Source
 from keras_savekit.training.fit import Fit, end_epoch, next_epoch, stopped
-from keras_savekit.training.restore import require_same
 from keras_savekit.watching import Costs, Watch
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What a session is given.
-
-    callback: the one that Keras knows.
-    source: the data's position, where it has one.
-    tell: shows a text to the user.
-    """
-
-    policy: Policy
-    directory: RunDirectory
-    run: str
-    callback: Any
-    source: Source | None
-    tell: Callable[[str], None]
-    wall: Callable[[], float] = time.time
-    clock: Callable[[], float] = time.monotonic
 
 
 class Session:
@@ -96,7 +59,7 @@ class Session:
         self._updates_before = 0
         self._owed = False  # whether a step is done that we have not been told of
         self._cut_short = self._validated = self._metrics_checked = self._stretch_told = False
-        self.resumed: Restored | None = None
+        self._over = False
         callback_state.require_none_in_the_way(self._fit.others())
         callback_state.remember(self._fit.others())  # proves that it can be saved
         build_optimizer(model)
@@ -105,7 +68,7 @@ class Session:
         if around.source is not None:
             replicas = model.distribute_strategy.num_replicas_in_sync
             around.source.require_usable(flowing=self._flows, replicas=replicas)
-        self._resume()
+        self.beginning = self._begin()
         self._since = around.clock() - self._now.seconds
         self._pipeline = Pipeline(around.directory, around.policy, around.run, around.wall)
         self._costs = Costs(around.policy.limits.overhead, around.clock)
@@ -114,87 +77,34 @@ class Session:
             around.tell(problem)
         self._fit.watch(self._leave, self._stepped)
 
-    def _resume(self) -> None:
-        """Find a checkpoint, put it into the model, and go on from there."""
-        found = self._find()
+    def _begin(self) -> Beginning | None:
+        """Begin anew, or where a checkpoint stands; together with other kits of this `fit`."""
+        around, fit, kit = self._around, self._fit, self._around.callback
+        others = [each.session for each in around.kits if each.session is not None]
+        leader = next((each for each in others if each.within(fit)), None)
+        self._leads = leader is None
+        found: Beginning | None
+        if leader is not None:
+            found = leader.beginning
+        else:
+            found = begin(around, fit, self._model, self._optimizer, self._length)
         if found is None:
-            callback_state.start_anew(self._fit.others())
-            return
-        around, manifest = self._around, found.checkpoint.manifest
-        require_same(self._model, manifest, RESTORED, str(found.checkpoint.path))
-        require_same_optimizer(found, self._optimizer)
-        self._optimizer = found.state["optimizer"]
-        self._length = self._length or found.state["length"]
-        others = self._fit.others()
-        moment, level, reasons = resume.position(found, around.source, self._length)
-        more = callback_state.not_restored(others, memory_of(found))
-        with_metrics = bool(moment.batch) and self._same_metrics(manifest)
-        if moment.batch and not with_metrics:
-            more += ("its metrics are others; the logs of this epoch begin anew",)
-        self._restoration = Restoration(
-            found, moment, self._model, others, with_metrics=with_metrics
-        )
-        self._restoration.training_begins()
-        self._now = self._seen = moment
-        self._memory = found.state["memory"]
-        self._history = [(epoch, logs) for epoch, logs in found.state["history"]]
-        name, level = found.checkpoint.name, "position" if more else level
-        self._go_on(found, Restored(name, moment, level, reasons + more, self._passed))
-
-    def _find(self) -> Found | None:
-        around = self._around
-        self._passed: tuple[str, ...] = ()
-        if around.policy.resume == "never":
-            _require_empty(around.directory)
             return None
-        found, self._passed = resume.find(around.directory, around.wall())
-        if found is None:
-            if around.policy.resume == "required":
-                raise ResumeError(
-                    "there is no checkpoint to resume from"
-                    + "".join(f"\n  {each}" for each in self._passed),
-                    str(around.directory.path),
-                    "write `resume: auto` to start from the beginning instead",
-                )
-            for each in self._passed:
-                around.tell(f"passed over {each}")
+        self._now = self._seen = found.restored.moment
+        own = found.state if kit is found.owner else kit.get_state()
+        self._memory = own["memory"]
+        self._history = [(epoch, logs) for epoch, logs in found.state["history"]]
+        self._length = self._length or found.state["length"]
+        self._optimizer = found.optimizer
+        self._restoration = found.restoration
+        if self._leads:
+            found.go_on(fit, self._epochs, around.tell)
+        found.record(kit)
         return found
 
-    def _go_on(self, found: Found, resumed: Restored) -> None:
-        """Tell `fit` and the user where training goes on, or that nothing is left to do."""
-        around, moment = self._around, resumed.moment
-        self.resumed = resumed
-        around.directory.events.append(
-            "resumed",
-            name=resumed.name,
-            level=resumed.level,
-            reasons=resumed.reasons,
-            epoch=moment.epoch,
-            batch=moment.batch,
-            step=moment.step,
-            passed_over=self._passed,
-        )
-        around.tell(str(resumed))
-        stopped_before = found.state["stopped"] and self._epochs <= found.state["epochs"]
-        self._fit.start_at(max(moment.epoch, self._epochs) if stopped_before else moment.epoch)
-        if moment.epoch >= self._epochs:
-            around.tell(f"nothing left to do: {moment.epoch} of {self._epochs} epochs are trained")
-        elif stopped_before:
-            around.tell(
-                f"nothing left to do: a callback stopped the training after {moment.epoch} of "
-                f"{self._epochs} epochs; to go on all the same, ask fit for more epochs"
-            )
-
-    def _same_metrics(self, manifest: Manifest) -> bool:
-        source = self._around.source
-        if source is None:
-            return False
-        metrics.build(self._model, source.first_batch)
-        try:
-            require_same(self._model, manifest, ("metric",), "")
-        except MismatchError:
-            return False
-        return True
+    def within(self, fit: Fit) -> bool:
+        """Whether this session is one of `fit`, and not over."""
+        return not self._over and self._fit.same(fit)
 
     # Hooks.
 
@@ -208,7 +118,8 @@ class Session:
             if self._restoration is not None:
                 self._restoration.epoch_begins()
             if self._offset and self._offset == self._length:
-                self._fit.train_nothing()
+                if self._leads:
+                    self._fit.train_nothing()
             else:
                 self._restoration = None
         begins, self._first_epoch = self._first_epoch, False
@@ -313,6 +224,10 @@ class Session:
                 "interrupted", why=type(error).__name__, step=self._now.step
             )
             self._finish(stop=False)
+
+    def memory(self) -> dict[str, float]:
+        """What the triggers remember."""
+        return dict(self._memory)
 
     # Observing.
 
@@ -428,6 +343,7 @@ class Session:
                 self._around.tell(f"finishing {pending} checkpoint{'s' if pending > 1 else ''}")
             self._pipeline.close()
         finally:
+            self._over = True
             self._watch.release()
             self._fit.release()
             self._around.directory.lock.release()
@@ -437,12 +353,3 @@ class Session:
 def _warn(message: str) -> None:
     if message:
         warnings.warn(message, SavekitWarning, stacklevel=2)
-
-
-def _require_empty(directory: RunDirectory) -> None:
-    if any(directory.checkpoints_path.iterdir()):
-        raise DirectoryError(
-            "holds the checkpoints of an earlier run, and the policy says `resume: never`",
-            str(directory.path),
-            "choose another directory, or write `resume: auto`; nothing was changed",
-        )

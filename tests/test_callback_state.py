@@ -207,17 +207,17 @@ def test_a_subclass_is_known_as_far_as_its_base_is(tmp_path):
 @pytest.mark.parametrize(
     "make",
     [
-        keras.callbacks.EarlyStopping,
-        keras.callbacks.ReduceLROnPlateau,
-        lambda: keras.callbacks.ModelCheckpoint("x.keras"),
-        keras.callbacks.SwapEMAWeights,
-        lambda: keras.callbacks.TensorBoard("logs"),
+        lambda _: keras.callbacks.EarlyStopping(),
+        lambda _: keras.callbacks.ReduceLROnPlateau(),
+        lambda place: keras.callbacks.ModelCheckpoint(place / "x.keras"),
+        lambda _: keras.callbacks.SwapEMAWeights(),
+        lambda place: keras.callbacks.TensorBoard(place / "logs"),
     ],
 )
-def test_keras_still_has_the_attributes_that_are_saved(make):
+def test_keras_still_has_the_attributes_that_are_saved(make, tmp_path):
     from keras_savekit.training.callback_state import REMEMBERED
 
-    callback = make()
+    callback = make(tmp_path)
     callback.set_model(model())
     if not isinstance(callback, keras.callbacks.TensorBoard):
         callback.on_train_begin()

@@ -9,6 +9,7 @@ from keras_savekit.policy.measured import Improved, Reached
 from keras_savekit.policy.plan import Limits, Policy, SavePlan
 from keras_savekit.policy.progress import EpochEnd, Every, OnException, Steps, TrainBegin, TrainEnd
 from keras_savekit.policy.requested import BeforeDeadline, FileAsked, Signal
+from keras_savekit.policy.resuming import Resume
 from keras_savekit.policy.retention import All, Best, EveryNth, Last, NewerThan, WithinSize
 from keras_savekit.policy.yaml_file import load_policy, parse_policy
 
@@ -70,7 +71,8 @@ def test_of_several_files_the_later_win_and_paths_are_beside_the_file_that_names
     write("other.yaml", "resume: required\ndirectory: runs/${WHICH:-other}\n")
     mine = write("mine.yaml", "include: [more/inner.yaml, '${FILE}']\n")
     policy = load_policy(mine, {"FILE": "other.yaml"})
-    assert (policy.resume, policy.directory, len(policy.plans)) == ("required", "runs/other", 2)
+    assert policy.resume.mode == "required"
+    assert (policy.directory, len(policy.plans)) == ("runs/other", 2)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +206,11 @@ def plans(draw, name):
 POLICIES = st.builds(
     Policy,
     directory=st.none() | NAMES,
-    resume=st.sampled_from(["auto", "never", "required"]),
+    resume=st.builds(
+        Resume,
+        mode=st.sampled_from(["auto", "never", "required"]),
+        on_mismatch=st.sampled_from(["error", "weights", "ignore"]),
+    ),
     plans=st.tuples(plans("a"), plans("b")),
     limits=st.builds(
         Limits,

@@ -45,7 +45,7 @@ def test_a_plan_has_defaults_that_lose_nothing():
 
 def test_a_policy_has_defaults():
     policy = Policy(plans=[LATEST])
-    assert (policy.version, policy.directory, policy.resume) == (1, None, "auto")
+    assert (policy.version, policy.directory, policy.resume.mode) == (1, None, "auto")
     assert (policy.on_failure, policy.limits) == ("warn", Limits(queue=1))
 
 
@@ -118,6 +118,19 @@ def test_a_policy_describes_itself_one_plan_a_line():
         " keeps every one; verifies structure"
     )
     assert "elsewhere" in Policy(plans=[LATEST]).describe()
+
+
+@pytest.mark.parametrize(
+    ("resume", "words"),
+    [
+        ({"on_mismatch": "weights"}, "resumes if it can, from the weights alone where settings"),
+        ({"mode": "required", "on_mismatch": "ignore"}, "must resume, also where settings have"),
+        ({"mode": "never", "on_mismatch": "ignore"}, "never resumes; "),
+    ],
+)
+def test_a_policy_says_what_becomes_of_a_checkpoint_of_other_settings(resume, words):
+    plans = [{"name": "a", "when": "train_end"}]
+    assert words in Policy(plans=plans, resume=resume).describe()
 
 
 def test_a_policy_survives_writing_pickling_and_copying():

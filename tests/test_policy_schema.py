@@ -51,6 +51,8 @@ GOOD = (
             "limits: {overhead: 5%, disk: 1GB, free_space: 5}",
             "limits: {queue: 2, overhead: 0.1}",
             "resume: ${R:-never}",
+            "resume: {on_mismatch: weights}",
+            "resume: {mode: required, on_mismatch: ignore}",
             "version: 1",
             "on_failure: raise\ndirectory: x",
         )

@@ -16,6 +16,7 @@ from pydantic import Field, field_serializer, field_validator, model_validator
 from keras_savekit.errors import Problem
 from keras_savekit.policy.measured import Improved
 from keras_savekit.policy.moment import Tick
+from keras_savekit.policy.resuming import Resume, Resuming
 from keras_savekit.policy.retention import All, Best
 from keras_savekit.policy.rules import Rules
 from keras_savekit.policy.trigger import Trigger
@@ -165,7 +166,7 @@ class Policy(Value):
 
     version: Literal[1] = 1
     directory: Text | None = None
-    resume: Literal["auto", "never", "required"] = "auto"
+    resume: Resuming = Resume(mode="auto", on_mismatch="error")
     plans: tuple[SavePlan, ...] = Field(description="a list of what to save and when")
     limits: Limits = Limits()
     on_failure: Literal["warn", "raise"] = "warn"
@@ -214,10 +215,9 @@ class Policy(Value):
     def describe(self) -> str:
         """The policy in a few lines of English, one for each plan."""
         place = self.directory or "a directory given elsewhere"
-        resume = {"auto": "resumes if it can", "never": "never resumes", "required": "must resume"}
         failure = {"warn": "a failed save is told", "raise": "a failed save stops training"}
         limits = self.limits.describe()
-        head = f"in {place}: {resume[self.resume]}; {failure[self.on_failure]}; {limits}"
+        head = f"in {place}: {self.resume.describe()}; {failure[self.on_failure]}; {limits}"
         return "\n".join((head, *(each.describe() for each in self.plans)))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from keras_savekit.policy.plan import Limits, Policy, SavePlan
 from keras_savekit.policy.progress import UNITS, Every
+from keras_savekit.policy.resuming import Resume
 from keras_savekit.policy.retention import Best, EveryNth, Last, NewerThan, WithinSize
 from keras_savekit.policy.trigger import Trigger
 from keras_savekit.policy.triggers import KINDS
@@ -36,6 +37,8 @@ def policy_schema() -> Schema:
         "description": Policy.model_fields["plans"].description,
     }
     policy["properties"]["limits"] = _object(Limits)
+    mapping = _object(Resume)
+    policy["properties"]["resume"] = {"anyOf": [mapping["properties"]["mode"], mapping]}
     policy["properties"]["include"] = {
         **_one_or_list({"type": "string", "minLength": 1}),
         "description": "other policies beneath this one; plans are merged by name",

@@ -43,8 +43,6 @@ REMEMBERED = {
     "History": (),
     "ProgbarLogger": (),
 }
-# Of ours: the session keeps what they need.
-OURS = {"SaveKit", "FullModelSaver", "WeightsSaver"}
 _ARRAY = "__array__"
 
 State = Mapping[str, Any]
@@ -135,8 +133,6 @@ def _keeper(callback: Any) -> _Keeper | None:
     if isinstance(callback, keras.callbacks.CSVLogger):
         return _Keeper("CSVLogger", _csv_state, _set_csv_state)
     for kind in type(callback).__mro__:
-        if kind.__name__ in OURS:
-            return _Keeper("", lambda each: {}, lambda each, state: None, has_state=False)
         if kind.__name__ in REMEMBERED and kind.__module__.startswith("keras."):
             return _attributes(kind.__name__, REMEMBERED[kind.__name__])
     return None

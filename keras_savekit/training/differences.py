@@ -31,25 +31,48 @@ def of_variables(saved: Sequence[Variable], live: Sequence[Variable]) -> list[st
     return found
 
 
+def partners(saved: Sequence[Variable], live: Sequence[Variable]) -> list[int | None]:
+    """For each live variable the position of the saved one that is its own, None if none is.
+
+    Alike are variables of one name, shape and dtype, the numbers in names left
+    aside. Where the two sides have equally many of a kind they belong together in
+    order; where not, nobody knows which is which, and none is taken.
+    """
+    alike: dict[Any, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+    for side, variables in enumerate((saved, live)):
+        paths = _rootless(variable.name for variable in variables)
+        for position, (variable, parts) in enumerate(zip(variables, paths, strict=True)):
+            key = (tuple(_split(part)[0] for part in parts), variable.shape, variable.dtype)
+            alike[key][side].append(position)
+    found: list[int | None] = [None] * len(live)
+    for theirs, ours in alike.values():
+        if len(theirs) == len(ours):
+            for position, partner in zip(ours, theirs, strict=True):
+                found[position] = partner
+    return found
+
+
 def of_optimizers(
     saved: Mapping[str, Any] | None, live: Mapping[str, Any] | None, rate: float | None
-) -> list[str]:
-    """Settings of two serialized optimizers that differ.
+) -> dict[str, str]:
+    """Settings of two serialized optimizers that differ: the name of each, and words.
 
+    Of optimizers of different classes only `class_name` is compared.
     rate: the learning rate as saved, which a callback may have changed since the
         settings were read; a model that still has it does not differ.
     """
     if saved is None or live is None:
-        return [] if saved is live else ["one of the two is not compiled"]
+        return {} if saved is live else {"class_name": "one of the two is not compiled"}
     if saved["class_name"] != live["class_name"]:
-        return [f"the optimizer was {saved['class_name']}, is {live['class_name']}"]
+        words = f"the optimizer was {saved['class_name']}, is {live['class_name']}"
+        return {"class_name": words}
     was, now = _without_names(saved["config"]), _without_names(live["config"])
-    return [
-        f"the optimizer's {key} was {was.get(key)}, is {now.get(key)}"
+    return {
+        key: f"the optimizer's {key} was {was.get(key)}, is {now.get(key)}"
         for key in sorted({*was, *now})
         if was.get(key) != now.get(key)
         and not (key == "learning_rate" and rate is not None and now.get(key) == rate)
-    ]
+    }
 
 
 def _without_names(config: Any) -> Any:
@@ -84,15 +107,20 @@ def ranked(names: Iterable[str]) -> list[str]:
     >>> ranked(["m_2/dense_4/kernel", "m_2/dense_3/kernel", "m_2/out/bias"])
     ['dense#1/kernel#0', 'dense#0/kernel#0', 'out#0/bias#0']
     """
-    paths = [tuple(name.split("/")) for name in names]
-    if paths and len({path[0] for path in paths}) == 1 and all(len(path) > 1 for path in paths):
-        paths = [path[1:] for path in paths]
+    paths = _rootless(names)
     numbers: dict[tuple[tuple[str, ...], str], set[int]] = defaultdict(set)
     for path in paths:
         for depth, part in enumerate(path):
             base, number = _split(part)
             numbers[path[:depth], base].add(number)
     return ["/".join(_ranked_parts(path, numbers)) for path in paths]
+
+
+def _rootless(names: Iterable[str]) -> list[tuple[str, ...]]:
+    paths = [tuple(name.split("/")) for name in names]
+    if paths and len({path[0] for path in paths}) == 1 and all(len(path) > 1 for path in paths):
+        return [path[1:] for path in paths]
+    return paths
 
 
 def _ranked_parts(

@@ -66,11 +66,11 @@ class Fit:
 
     def others(self) -> list[Any]:
         """The other callbacks of this `fit`, in order, Keras's own included."""
-        return [each for each in self._listed() if each is not self._callback]
+        return [each for each in self.listed() if each is not self._callback]
 
     def callbacks_after(self) -> str:
         """What is wrong with the order of the callbacks; empty if nothing is."""
-        listed = self._listed()
+        listed = self.listed()
         behind = listed[listed.index(self._callback) + 1 :] if self._callback in listed else []
         names = [type(each).__name__ for each in behind]
         after = ", ".join(name for name in names if name not in _BYSTANDERS)
@@ -79,8 +79,13 @@ class Fit:
             "changes what was already saved; put it last"
         )
 
-    def _listed(self) -> list[Any]:
+    def listed(self) -> list[Any]:
+        """Every callback of this `fit`, in order."""
         return list(self._list.callbacks) if self._list is not None else []
+
+    def same(self, other: Fit) -> bool:
+        """Whether both stand for one `fit`."""
+        return self._list is not None and self._list is other._list
 
     def flows(self) -> bool:
         """Whether one pass over the data goes on from epoch to epoch (`steps_per_epoch=`)."""

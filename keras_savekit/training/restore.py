@@ -7,7 +7,7 @@ it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,23 +45,51 @@ def read_tensors(directory: Path, manifest: Manifest) -> Tensors:
     return found
 
 
+def differing(model: Any, manifest: Manifest, roles: Iterable[Role]) -> dict[Role, list[str]]:
+    """What of a checkpoint does not fit the model, in words, by role; empty if all of it fits."""
+    live = variables_by_role(model)
+    found = {
+        role: differences.of_variables(_saved(manifest, role), _described(role, live[role]))
+        for role in roles
+    }
+    return {role: each for role, each in found.items() if each}
+
+
 def require_same(model: Any, manifest: Manifest, roles: Iterable[Role], where: str) -> None:
     """Raise MismatchError, naming what differs, unless the checkpoint fits the model."""
-    live = variables_by_role(model)
-    for role in roles:
-        saved = [
-            Variable(role, entry.index, entry.name, tuple(entry.shape), entry.dtype)
-            for entry in manifest.tensors
-            if entry.role == role
-        ]
-        current = [describe(role, index, variable) for index, variable in enumerate(live[role])]
-        found = differences.of_variables(saved, current)
-        if found:
-            raise MismatchError(
-                f"the checkpoint belongs to another {_BELONGS[role]}:{differences.listed(found)}",
-                where,
-                REMEDY,
-            )
+    for role, found in differing(model, manifest, roles).items():
+        raise MismatchError(belongs(role, found), where, REMEDY)
+
+
+def belongs(role: Role, found: Sequence[str]) -> str:
+    """What is wrong, for a message."""
+    return f"the checkpoint belongs to another {_BELONGS[role]}:{differences.listed(found)}"
+
+
+def weights_that_fit(model: Any, manifest: Manifest, tensors: Tensors) -> tuple[Tensors, int]:
+    """The weights, in the model's order, and how many of them are the checkpoint's.
+
+    A weight that the checkpoint has no partner for keeps the value it has.
+    """
+    live = variables_by_role(model)["weight"]
+    found = differences.partners(_saved(manifest, "weight"), _described("weight", live))
+    taken: dict[tuple[Role, int], Array] = {
+        ("weight", index): variable.numpy() if partner is None else tensors["weight", partner]
+        for index, (variable, partner) in enumerate(zip(live, found, strict=True))
+    }
+    return taken, sum(partner is not None for partner in found)
+
+
+def _saved(manifest: Manifest, role: Role) -> list[Variable]:
+    return [
+        Variable(role, entry.index, entry.name, tuple(entry.shape), entry.dtype)
+        for entry in manifest.tensors
+        if entry.role == role
+    ]
+
+
+def _described(role: Role, live: Sequence[Any]) -> list[Variable]:
+    return [describe(role, index, variable) for index, variable in enumerate(live)]
 
 
 REMEDY = "nothing was changed; use another directory, or the model that was trained here"
