@@ -125,6 +125,11 @@ class SaveKit(keras.callbacks.Callback):  # type: ignore[misc]
         if self._session is not None:
             self._session.test_begin()
 
+    def on_test_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
+        """A batch of a validation is done."""
+        if self._session is not None:
+            self._session.test_batch_end()
+
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         """An epoch is over."""
         self._running.epoch_end(epoch, logs or {})

@@ -23,8 +23,17 @@ from keras_savekit.saving import lost_by_stock
 from keras_savekit.surroundings import Surroundings
 from keras_savekit.training import callback_state, randomness
 from keras_savekit.training.blueprint import Configuration, LiveModel, build_optimizer
+from keras_savekit.training.callback_state import Memory
 from keras_savekit.training.capture import Capture
-from keras_savekit.training.fit import Fit, end_epoch, next_epoch, stopped
+from keras_savekit.training.fit import (
+    Fit,
+    end_epoch,
+    end_validation,
+    interrupt,
+    interrupted,
+    next_epoch,
+    stopped,
+)
 from keras_savekit.watching import Costs, Watch
 
 
@@ -60,6 +69,7 @@ class Session:
         self._owed = False  # whether a step is done that we have not been told of
         self._cut_short = self._validated = self._metrics_checked = self._stretch_told = False
         self._over = False
+        self._at_cut: Memory | None = None
         callback_state.require_none_in_the_way(self._fit.others())
         callback_state.remember(self._fit.others())  # proves that it can be saved
         build_optimizer(model)
@@ -162,7 +172,8 @@ class Session:
             return
         self._now = self._after_call(logs)
         if self._now.batch != self._length:
-            self._cut_short = stopped(self._model)
+            if stopped(self._model):
+                self._cut()
             self._observe("step", self._now)
         elif self._offset or not self._length_known_to_keras:
             # Else the epoch's end, with all its logs, is at once the end of this batch.
@@ -183,8 +194,18 @@ class Session:
     def test_begin(self) -> None:
         """A validation begins. It resets the metrics; this keeps those of the training."""
         self._validated = True
+        if not self._cut_short:
+            self._length = self._length or self._now.batch
+        self._prepare(self._now)
         if self._capture is not None:
             self._training_metrics = self._capture.metrics()
+
+    def test_batch_end(self) -> None:
+        """A batch of a validation is done: what is asked for from outside need not wait."""
+        if not self._cut_short:
+            self._observe("validation", self._now)
+        if interrupted(self._model):
+            end_validation(self._model)
 
     def epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
         """An epoch, validation included, is over."""
@@ -232,16 +253,10 @@ class Session:
     # Observing.
 
     def _observe(self, event: Event, now: Moment, *, consistent: bool = True) -> None:
-        if self._capture is None and now.step > self._seen.step:
-            # Now everything has its variables: metrics get theirs in the first step.
-            live = LiveModel(self._model, self._configuration)
-            if live.blueprint.assets and any(
-                plan.format == "h5" for plan in self._around.policy.plans
-            ):
-                _warn(lost_by_stock(live.blueprint))
-            self._capture = Capture(live)
+        self._prepare(now)
         outside = self._watch.look()
-        tick = Tick(self._seen, now, event, self._memory, outside, self._costs.stretch)
+        before = now if event == "validation" else self._seen
+        tick = Tick(before, now, event, self._memory, outside, self._costs.stretch)
         decision = decide(self._around.policy, tick)
         capture = self._capture
         if event == "train_begin" and decision.due and self._model.built:
@@ -249,19 +264,29 @@ class Session:
         if decision.due and capture is None:
             return  # nothing was trained; what was asked for from outside waits
         self._memory = decision.memory
-        self._seen = now
+        if event != "validation":  # what is due at this step is due at the epoch's end
+            self._seen = now
         if decision.due and capture is not None:
             self._save(decision, capture, now, consistent)
             if self._watch.serve(decision.due, outside):
                 self._stop(event)
         if self._costs.judge(self._pipeline.computed()):
             self._tell_stretch()
-        if event in ("step", "epoch_end"):  # after the others everything is finished, then told
+        if event in ("step", "validation", "epoch_end"):  # else told when all is finished
             self._tell_problems(stop=True)
+
+    def _prepare(self, now: Moment) -> None:
+        """Get ready to take snapshots, once everything has its variables."""
+        if self._capture is not None or now.step == self._seen.step:
+            return  # metrics get theirs in the first step
+        live = LiveModel(self._model, self._configuration)
+        if live.blueprint.assets and any(plan.format == "h5" for plan in self._around.policy.plans):
+            _warn(lost_by_stock(live.blueprint))
+        self._capture = Capture(live)
 
     def _save(self, decision: Decision, capture: Capture, now: Moment, consistent: bool) -> None:
         began = self._around.clock()
-        remembered = callback_state.remember(self._fit.others())
+        remembered = self._at_cut or callback_state.remember(self._fit.others())
         state = {**self._state(now, consistent), "callbacks": remembered.states}
         snapshot = capture(now, state, remembered.arrays, self._training_metrics)
         for due in decision.due:
@@ -274,9 +299,15 @@ class Session:
         """Have `fit` end as if a callback had stopped it; the state that was saved goes on."""
         if event in ("train_end", "exception"):
             return
-        self._model.stop_training = True
-        self._cut_short = event == "step"
+        interrupt(self._model)
+        if event in ("step", "validation"):
+            self._cut()
         self._around.tell(f"training stops after step {self._now.step}, as a signal asked")
+
+    def _cut(self) -> None:
+        """This epoch does not end: what callbacks make of its end is not to be gone on with."""
+        self._cut_short = True
+        self._at_cut = callback_state.remember(self._fit.others())
 
     def _tell_stretch(self) -> None:
         stretch = self._costs.stretch
@@ -302,7 +333,7 @@ class Session:
             "randomness": randomness.state(),
             "epochs": self._epochs,
             "length": self._length,
-            "stopped": stopped(self._model),
+            "stopped": stopped(self._model) and not interrupted(self._model),
             "optimizer": self._optimizer,
         }
 

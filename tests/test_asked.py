@@ -6,7 +6,18 @@ import signal
 import keras
 import numpy as np
 import pytest
-from training_builders import STEPS, data, digest, events, fit, model, names, plan, policy
+from training_builders import (
+    STEPS,
+    data,
+    digest,
+    events,
+    fit,
+    held_out,
+    model,
+    names,
+    plan,
+    policy,
+)
 
 import keras_savekit as sk
 from keras_savekit.errors import SavekitWarning
@@ -69,6 +80,78 @@ def test_a_training_that_a_signal_stopped_goes_on_as_if_it_had_not(tmp_path):
     again = train(tmp_path / "cut", resumed)
     assert again.resumed.moment.step == 4
     assert digest(resumed) == digest(whole)
+
+
+class InValidation(At):
+    """Does something before a batch of a validation ends, and counts those batches."""
+
+    seen = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        pass
+
+    def on_test_batch_end(self, batch, logs=None):
+        self.seen += 1
+        super().on_train_batch_end(batch)
+
+
+def preempted(directory, do, *kits, epochs=3):
+    """A training with everything that decides by a validation, of six batches."""
+    made, on = model(), data()
+    kits = kits or (plan(["signal SIGTERM", "train_end"], verify="bytes"),)
+    savers = [
+        sk.SaveKit(policy(each), directory=directory / str(number), data=on)
+        for number, each in enumerate(kits)
+    ]
+    stopping = keras.callbacks.EarlyStopping("val_loss", patience=9)
+    log = keras.callbacks.CSVLogger(directory / "log.csv")
+    *others, last = savers
+    history = fit(
+        made, last, do, stopping, log, *others, on=on, epochs=epochs, validation_data=held_out(4)
+    )
+    rows = (directory / "log.csv").read_text()
+    return (digest(made), history.history, stopping.best, stopping.wait, rows), savers
+
+
+@pytest.mark.parametrize("when", ["a step", "a validation", "the first epoch's validation"])
+def test_a_preempted_training_stops_at_once_and_goes_on_exactly(tmp_path, when):
+    for each in ("whole", "cut"):
+        (tmp_path / each).mkdir()
+    whole, _ = preempted(tmp_path / "whole", InValidation(0, None))
+    term = send("SIGTERM")
+    at = {
+        "a step": At(STEPS + 2, term),
+        "a validation": InValidation(STEPS + 2, term),
+        "the first epoch's validation": InValidation(2, term),
+    }[when]
+    preempted(tmp_path / "cut", at)
+    if isinstance(at, InValidation):
+        assert at.seen in (2, STEPS + 2)  # no further batch of the validation
+    found, (kit,) = preempted(tmp_path / "cut", type(at)(0, None))
+    assert (kit.resumed.level, kit.resumed.reasons) == ("exact", ())
+    assert found == whole
+
+
+def test_a_validation_after_an_interrupted_epoch_is_cut_short_too(tmp_path):
+    class Both(InValidation):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 2:
+                send("SIGTERM")()
+
+    counting = Both(0, None)
+    preempted(tmp_path, counting)
+    assert counting.seen == 1
+
+
+def test_a_kit_that_saves_at_the_end_leaves_an_interrupted_training_to_be_gone_on_with(tmp_path):
+    kits = plan("signal SIGTERM", "asked"), plan("train_end", "last")
+    (tmp_path / "whole").mkdir()
+    whole, _ = preempted(tmp_path / "whole", At(0, None), *kits)
+    preempted(tmp_path, At(STEPS + 2, send("SIGTERM")), *kits)
+    assert names(tmp_path / "1") == [f"{STEPS + 2:09d}-last"]
+    found, savers = preempted(tmp_path, At(0, None), *kits)
+    assert {each.resumed.name for each in savers} == {f"{STEPS + 2:09d}-last"}
+    assert found == whole
 
 
 def test_training_goes_on_after_a_signal_and_after_a_file(tmp_path):

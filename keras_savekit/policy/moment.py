@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Event = Literal["train_begin", "step", "epoch_end", "train_end", "exception"]
+Event = Literal["train_begin", "step", "validation", "epoch_end", "train_end", "exception"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,8 @@ class Tick:
     """The stretch between two moments: what a trigger looks at.
 
     event: what Keras reported at `now`. A batch that ends an epoch is reported
-        once, at the epoch's end, when the epoch's length is known.
+        once, at the epoch's end, when the epoch's length is known. In a validation
+        no time passes: only what comes from outside can fire.
     memory: what triggers have learned so far (best values); see `decide`.
     outside: what did not come from Keras.
     stretch: how many times longer the intervals in steps and time are for now,

@@ -18,14 +18,18 @@ from typing import Any
 _BYSTANDERS = {"SaveKit", "FullModelSaver", "WeightsSaver", "History", "ProgbarLogger"}
 
 
-class _EpochIsOver:
+class _Ours:
     """A true `stop_training` that is ours, and so can be told from anybody else's."""
 
+    def __init__(self, why: str) -> None:
+        self._why = why
+
     def __repr__(self) -> str:
-        return "this epoch is over"
+        return self._why
 
 
-_EPOCH_IS_OVER = _EpochIsOver()
+_EPOCH_IS_OVER = _Ours("this epoch is over")
+_INTERRUPTED = _Ours("a signal asked to stop")
 
 
 def end_epoch(model: Any) -> None:
@@ -39,14 +43,29 @@ def end_epoch(model: Any) -> None:
 
 
 def stopped(model: Any) -> bool:
-    """Whether somebody else asked `fit` to stop for good."""
+    """Whether `fit` was asked to stop for good, or until it is resumed."""
     return bool(model.stop_training) and model.stop_training is not _EPOCH_IS_OVER
+
+
+def interrupt(model: Any) -> None:
+    """Make `fit` end after this batch; a later one is to go on there."""
+    model.stop_training = _INTERRUPTED
+
+
+def interrupted(model: Any) -> bool:
+    """Whether `interrupt` was called, by any savekit callback of this `fit`."""
+    return model.stop_training is _INTERRUPTED
 
 
 def next_epoch(model: Any) -> None:
     """Undo `end_epoch`, unless somebody asked in the meantime to stop for good."""
     if model.stop_training is _EPOCH_IS_OVER:
         model.stop_training = False
+
+
+def end_validation(model: Any) -> None:
+    """Make the validation under way end after this batch."""
+    model.stop_evaluating = True
 
 
 class Fit:
