@@ -5,6 +5,7 @@ import csv
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from training_builders import (
     STEPS,
     Interrupt,
@@ -225,6 +226,42 @@ def test_keras_still_has_the_attributes_that_are_saved(make, tmp_path):
         callback.on_epoch_begin(0)
     missing = [n for n in REMEMBERED[type(callback).__name__] if not hasattr(callback, n)]
     assert missing == []
+
+
+def scalars(directory):
+    """What TensorBoard shows: each tag's values by step, of all files there are."""
+    found = {}
+    for file in sorted(directory.rglob("events.out.tfevents*")):
+        for event in tf.compat.v1.train.summary_iterator(str(file)):
+            for value in event.summary.value:
+                if value.HasField("tensor") and "keras" not in value.tag:
+                    number = float(tf.make_ndarray(value.tensor))
+                    found[str(file.parent.name), value.tag, event.step] = number
+    return found
+
+
+def test_tensorboard_shows_one_training(tmp_path):
+    def train(place, *before):
+        on = data()
+        kit = sk.SaveKit(EVERY_STEP, directory=tmp_path / place / "run", data=on)
+        board = keras.callbacks.TensorBoard(
+            tmp_path / place / "logs", update_freq=1, write_graph=False
+        )
+        try:
+            fit(model(), kit, board, *before, on=on, epochs=3, validation_data=held_out())
+        finally:
+            for writer in board._writers.values():
+                writer.flush()  # as the end of the process would
+        return kit
+
+    train("whole")
+    with pytest.raises(KeyboardInterrupt):
+        train("cut", Interrupt(STEPS + 3))
+    kit = train("cut", Interrupt(0))
+    assert (kit.resumed.level, kit.resumed.reasons) == ("exact", ())
+    shown = scalars(tmp_path / "whole" / "logs")
+    assert ("train", "batch_loss", STEPS + 4) in shown
+    assert scalars(tmp_path / "cut" / "logs") == shown
 
 
 @pytest.mark.parametrize("where", ["on_test_begin", "on_test_batch_end", "on_epoch_end"])

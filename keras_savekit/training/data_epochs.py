@@ -90,7 +90,9 @@ def _refuse(name: str) -> Callable[..., Any]:
         raise DataError(
             f".{name}() behind resumable() would lose the position in the data",
             "",
-            "put it into the function that makes the epoch; .map() and .prefetch() may follow",
+            "under a distribution strategy, which asks for it, give resumable() arrays"
+            if name == "rebatch"
+            else "put it into the function that makes the epoch; .map() and .prefetch() may follow",
         )
 
     return refused
