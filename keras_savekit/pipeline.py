@@ -7,6 +7,7 @@ are kept until the training asks for them; nothing good is touched by one.
 
 from __future__ import annotations
 
+import math
 import shutil
 import threading
 import time
@@ -70,6 +71,7 @@ class Pipeline:
         self._noticed: set[str] = set()
         self._checking: set[str] = set()
         self._removing = threading.Lock()
+        self._lasted: dict[str, float] = {}  # seconds of each plan's last save
         self._computed = [0.0, 0.0]  # by the writer, by the verifier: each adds to its own
         self._checker = LoadChecker()
         self._writer = Worker("savekit-writer", self._write, self._save_failed)
@@ -83,14 +85,28 @@ class Pipeline:
                 self._checking.add(found.name)
                 self._verifier.submit(job, key="earlier", capacity=len(earlier), wait=False)
 
-    def save(self, snapshot: Snapshot, due: Due) -> None:
-        """Have a snapshot saved for one plan; returns at once unless the plan says `wait`."""
+    def save(self, snapshot: Snapshot, due: Due, killed_at: float | None = None) -> None:
+        """Have a snapshot saved for one plan; returns at once unless the plan says `wait`.
+
+        killed_at: by the monotonic clock. A save that would not be done by then is
+            not begun, and this is told.
+        """
         plan = due.plan
         name = str(CheckpointName(snapshot.moment.step, plan.name))
         if name in self._names:
             self._directory.events.append(
                 "skipped", name=name, reasons=due.reasons, why="this step is already saved"
             )
+            return
+        left = math.inf if killed_at is None else killed_at - time.monotonic()
+        needed = self._lasted.get(plan.name, 0.0) * (1 + self._writer.pending())
+        if needed > left:
+            why = (
+                f"of the grace period {left:.1f} s are left, and it would take {needed:.1f} s;"
+                " the newest checkpoint stands"
+            )
+            self._directory.events.append("skipped", name=name, reasons=due.reasons, why=why)
+            self._notices.put(f"{plan.name} is not saved: {why}")
             return
         self._names.add(name)
         replaced = self._writer.submit(
@@ -163,13 +179,14 @@ class Pipeline:
         except BaseException:
             _discard(scratch)
             raise
+        seconds = self._lasted[plan.name] = time.monotonic() - began
         directory.events.append(
             "saved",
             name=job.name,
             reasons=job.due.reasons,
             bytes=manifest.bytes,
             waited=round(began - job.asked, 3),
-            seconds=round(time.monotonic() - began, 3),
+            seconds=round(seconds, 3),
         )
         self._computed[0] += time.thread_time() - computed
         # Waits when too many are unverified: what is on the disk stays bounded.

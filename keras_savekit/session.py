@@ -290,7 +290,7 @@ class Session:
         state = {**self._state(now, consistent), "callbacks": remembered.states}
         snapshot = capture(now, state, remembered.arrays, self._training_metrics)
         for due in decision.due:
-            self._pipeline.save(snapshot, due)
+            self._pipeline.save(snapshot, due, self._watch.killed_at)
         stall = self._around.clock() - began
         self._costs.stalled(stall)
         self._around.directory.events.append("captured", step=now.step, stall=round(stall, 6))

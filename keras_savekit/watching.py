@@ -24,6 +24,9 @@ class Watch:
 
     directory: where files are looked for.
     wall, clock: seconds since 1970, and seconds that only run forward.
+
+    killed_at: by `clock`, when the grace period of a signal that came ends; None
+        if none came that has one.
     """
 
     def __init__(
@@ -39,11 +42,14 @@ class Watch:
         self._names = {each.name for each in waited if isinstance(each, FileAsked)}
         self._directory = directory
         self._wall, self._clock = wall, clock
-        self._signals = Signals(dict.fromkeys(name for each in signals for name in each.names))
+        names = dict.fromkeys(name for each in signals for name in each.names)
+        self._signals = Signals(names, clock)
+        self._graces = [(each.names, each.grace) for each in signals if each.grace is not None]
         self._files: frozenset[str] = frozenset()
         self._looked: float | None = None
         self._deadlines: dict[str, float] = {}
         self.problems: list[str] = []
+        self.killed_at: float | None = None
         for each in waited:
             if isinstance(each, BeforeDeadline):
                 deadline = each.deadline(environ)
@@ -61,7 +67,17 @@ class Watch:
             self._looked = now
             there = (name for name in self._names if os.path.lexists(self._directory / name))
             self._files = frozenset(there)
-        return Outside(self._signals.came(), self._files, self._wall(), self._deadlines)
+        came = self._signals.came()
+        self._judge_graces(came, now)
+        return Outside(frozenset(came), self._files, self._wall(), self._deadlines)
+
+    def _judge_graces(self, came: Mapping[str, float], now: float) -> None:
+        before = [] if self.killed_at is None else [self.killed_at]
+        ends = [
+            came[name] + grace for names, grace in self._graces for name in names if name in came
+        ]
+        # Who lives when the time is up was not killed.
+        self.killed_at = min((end for end in before + ends if end > now), default=None)
 
     def serve(self, due: Iterable[Due], seen: Outside) -> bool:
         """The saves that were asked for are under way; returns whether training is to stop.

@@ -1,6 +1,7 @@
 """What becomes of a snapshot beside the training: written, published, verified, kept or not."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -136,6 +137,20 @@ def test_a_step_that_is_already_saved_is_not_saved_again(tmp_path):
     again.save(5)
     assert again.finished().checkpoints()[0].manifest.reasons == ("because of 5",)
     assert events(tmp_path, "skipped")[0]["why"] == "this step is already saved"
+
+
+def test_a_save_that_would_outlast_a_grace_period_is_not_begun_and_this_is_told(tmp_path):
+    running = Running(tmp_path)
+    (due,) = (Due(running.plans[0], ("SIGTERM came",)),)
+    running.save(1)
+    running.pipeline._writer.join()
+    running.pipeline.save(snapshot(2), due, killed_at=time.monotonic())
+    running.pipeline.save(snapshot(3), due, killed_at=time.monotonic() + 1000)
+    (told,) = running.pipeline.notices()
+    running.finished()
+    assert names(tmp_path) == ["000000001-p", "000000003-p"]
+    assert told.startswith("p is not saved: of the grace period ")
+    assert events(tmp_path, "skipped")[0]["name"] == "000000002-p"
 
 
 def test_what_was_replaced_can_be_asked_for_again(tmp_path, slow_disk):

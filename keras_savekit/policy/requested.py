@@ -43,7 +43,10 @@ def _read_signals(value: object) -> tuple[str, ...]:
 class Signal(Trigger):
     """At the next step after one of several signals came, then training stops or goes on.
 
-    Several that come before that step are served together.
+    Several that come before that step are served together. `grace` is what the
+    sender leaves until it kills: a save that would take longer, judged by the one
+    before it, is not begun, and `fit` waits no longer than that for what is under
+    way.
     """
 
     key: ClassVar[str] = "signal"
@@ -55,6 +58,7 @@ class Signal(Trigger):
         description="a list such as [SIGTERM, SIGUSR1]"
     )
     then: Literal["stop", "continue"] = Field("stop", description="what training does after it")
+    grace: Duration | None = Field(None, description="time from the signal to the kill, as 30s")
 
     def reason(self, tick: Tick) -> str | None:
         """`SIGTERM came`."""
@@ -64,7 +68,13 @@ class Signal(Trigger):
     def describe(self) -> str:
         """`when SIGTERM comes, which stops training`."""
         then = "which stops training" if self.then == "stop" else "after which training goes on"
-        return f"when {' or '.join(self.names)} comes, {then}"
+        grace = "" if self.grace is None else f", within {duration_text(self.grace)}"
+        return f"when {' or '.join(self.names)} comes, {then}{grace}"
+
+    def written(self) -> dict[str, Any]:
+        """With the grace period as people write it."""
+        grace = {} if self.grace is None else {"grace": duration_text(self.grace)}
+        return {**super().written(), **grace}
 
     @classmethod
     def from_words(cls, words: list[str]) -> Trigger:
