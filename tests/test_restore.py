@@ -136,6 +136,30 @@ def test_a_directory_without_a_run_or_a_checkpoint_says_so(tmp_path):
         sk.restore(model(), tmp_path, "000000001-latest")
 
 
+def test_a_fit_after_restore_begins_where_the_callback_has_its_own_checkpoints(run, tmp_path):
+    made, on = model(seed=99), data()
+    sk.restore(made, run, "000000003-latest")
+    before = made.get_weights()
+    elsewhere = sk.SaveKit(policy(plan("train_begin")), directory=tmp_path / "new", data=on)
+    fit(made, elsewhere, on=on, epochs=1)
+    assert elsewhere.resumed is None
+    first = sk.load_model(tmp_path / "new" / "checkpoints" / "000000000-p")
+    np.testing.assert_equal(first.get_weights(), before)
+    kit = sk.SaveKit(ASKED, directory=run, data=on)
+    fit(made, kit, on=on, epochs=3)
+    assert kit.resumed.name == "000000012-latest"
+
+
+def test_fewer_epochs_than_are_trained_leave_nothing_to_do(run, trained, capsys):
+    made, on = model(seed=99), data()
+    kit = sk.SaveKit(ASKED, directory=run, data=on)
+    history = fit(made, kit, on=on, epochs=1)
+    assert "nothing left to do: 2 of 1 epochs are trained" in capsys.readouterr().out
+    assert history.epoch == [0, 1]
+    np.testing.assert_equal(made.get_weights(), trained[1].get_weights())
+    assert names(run) == names(trained[0])
+
+
 # The plan.
 
 
