@@ -68,13 +68,19 @@ class Worker(Generic[J]):
         with self._changed:
             self._changed.wait_for(lambda: not self._waiting and not self._busy)
 
-    def close(self) -> None:
-        """Finish every job, then end the thread. A closed worker takes no more."""
+    def close(self, patience: float | None = None) -> bool:
+        """Finish every job, then end the thread. A closed worker takes no more.
+
+        patience: seconds to wait for it; the thread goes on alone after that.
+        Returns whether everything is done.
+        """
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join()
+        if self._thread is None:
+            return True
+        self._thread.join(patience)
+        return not self._thread.is_alive()
 
     def _of(self, key: str) -> list[int]:
         return [number for number, (other, _) in self._waiting.items() if other == key]

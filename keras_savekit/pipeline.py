@@ -146,11 +146,20 @@ class Pipeline:
         """Checkpoints not yet written or not yet verified."""
         return self._writer.pending() + self._verifier.pending()
 
-    def close(self) -> None:
-        """Finish everything that was asked for."""
-        self._writer.close()
-        self._verifier.close()
+    def close(self, until: float | None = None) -> bool:
+        """Finish everything that was asked for.
+
+        until: by the monotonic clock, when to stop waiting. What is then under way
+            goes on as long as the process lives: it is published whole or not at
+            all, and what is not verified then is verified at the next resume.
+        Returns whether everything is done.
+        """
+        # The writer hands over to the verifier, which is closed when nothing more can come.
+        for worker in (self._writer, self._verifier):
+            if not worker.close(None if until is None else max(0.0, until - time.monotonic())):
+                return False
         self._checker.close()
+        return True
 
     # On the writing thread.
 

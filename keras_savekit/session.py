@@ -368,16 +368,21 @@ class Session:
             warnings.warn(text, SavekitWarning, stacklevel=2)
 
     def _finish(self, *, stop: bool) -> None:
+        around = self._around
+        done = True
         try:
             pending = self._pipeline.pending()
             if pending:
-                self._around.tell(f"finishing {pending} checkpoint{'s' if pending > 1 else ''}")
-            self._pipeline.close()
+                around.tell(f"finishing {pending} checkpoint{'s' if pending > 1 else ''}")
+            done = self._pipeline.close(self._watch.killed_at)
+            if not done:
+                around.tell("not finished within the grace period; the newest checkpoint stands")
         finally:
             self._over = True
             self._watch.release()
             self._fit.release()
-            self._around.directory.lock.release()
+            if done:  # else this process still writes
+                around.directory.lock.release()
         self._tell_problems(stop=stop)
 
 

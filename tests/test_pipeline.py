@@ -153,6 +153,21 @@ def test_a_save_that_would_outlast_a_grace_period_is_not_begun_and_this_is_told(
     assert events(tmp_path, "skipped")[0]["name"] == "000000002-p"
 
 
+def test_waiting_ends_with_a_grace_period_and_what_is_under_way_is_still_published(
+    tmp_path, slow_disk
+):
+    go, begun = slow_disk
+    running = Running(tmp_path)
+    running.save(1)
+    assert begun.wait(TIMEOUT)
+    assert not running.pipeline.close(until=time.monotonic())
+    assert running.directory.checkpoints() == []
+    go.set()
+    assert running.pipeline.close(until=time.monotonic() + TIMEOUT)
+    assert names(tmp_path) == ["000000001-p"]
+    assert running.directory.checkpoints()[0].status == "verified"
+
+
 def test_what_was_replaced_can_be_asked_for_again(tmp_path, slow_disk):
     go, begun = slow_disk
     running = Running(tmp_path)
