@@ -268,7 +268,7 @@ class Session:
             self._seen = now
         if decision.due and capture is not None:
             self._save(decision, capture, now, consistent)
-            if self._watch.serve(decision.due, outside):
+            if self._watch.serve(decision.due, tick):
                 self._stop(event)
         if self._costs.judge(self._pipeline.computed()):
             self._tell_stretch()

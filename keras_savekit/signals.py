@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
@@ -17,14 +17,13 @@ from typing import Any
 class Signals:
     """Notes the signals of some names from `watch` to `release`.
 
-    A signal that comes twice before it is served is noted once, at its first
-    time by `clock`. Without names nothing is touched.
+    Without names nothing is touched.
     """
 
     def __init__(self, names: Iterable[str], clock: Callable[[], float] = time.monotonic) -> None:
         self._names = tuple(names)
         self._clock = clock
-        self._came: dict[str, float] = {}
+        self._came: dict[str, list[float]] = {}
         self._before: dict[int, Any] = {}
 
     def watch(self) -> bool:
@@ -36,14 +35,9 @@ class Signals:
             self._before[number] = signal.signal(number, self._note)
         return True
 
-    def came(self) -> Mapping[str, float]:
-        """The signals that came and are not served yet, and when."""
-        return dict(self._came)
-
-    def serve(self, names: Iterable[str]) -> None:
-        """What these signals asked for is done."""
-        for name in names:
-            self._came.pop(name, None)
+    def came(self) -> Mapping[str, Sequence[float]]:
+        """The signals that came, and when each time, by `clock`."""
+        return {name: tuple(times) for name, times in self._came.items()}
 
     def release(self) -> None:
         """Put the handlers back, unless somebody set others meanwhile; once more does nothing."""
@@ -55,7 +49,7 @@ class Signals:
         self._before = {}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._came.setdefault(signal.Signals(number).name, self._clock())
+        self._came.setdefault(signal.Signals(number).name, []).append(self._clock())
         before = self._before.get(number)
         # Python's own answer to Ctrl-C would end the training before it could save.
         if callable(before) and before is not signal.default_int_handler:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from keras_savekit.policy.governor import Pace, paced
-from keras_savekit.policy.moment import Outside
+from keras_savekit.policy.moment import Outside, Tick
 from keras_savekit.policy.plan import Due, Policy
 from keras_savekit.policy.requested import BeforeDeadline, FileAsked, Signal
-from keras_savekit.policy.trigger import Trigger
 from keras_savekit.policy.triggers import leaves
 from keras_savekit.signals import Signals
 from keras_savekit.store.commit import disk_errors
@@ -24,9 +23,6 @@ class Watch:
 
     directory: where files are looked for.
     wall, clock: seconds since 1970, and seconds that only run forward.
-
-    killed_at: by `clock`, when the grace period of a signal that came ends; None
-        if none came that has one.
     """
 
     def __init__(
@@ -42,6 +38,15 @@ class Watch:
         self._names = {each.name for each in waited if isinstance(each, FileAsked)}
         self._directory = directory
         self._wall, self._clock = wall, clock
+        self._waiting = {
+            (plan.name, name)
+            for plan in policy.plans
+            for each in leaves(plan.when)
+            if isinstance(each, Signal)
+            for name in each.names
+        }
+        self._served: dict[tuple[str, str], int] = {}  # how often, by plan and signal
+        self._came: Mapping[str, Sequence[float]] = {}
         names = dict.fromkeys(name for each in signals for name in each.names)
         self._signals = Signals(names, clock)
         self._graces = [(each.names, each.grace) for each in signals if each.grace is not None]
@@ -49,7 +54,6 @@ class Watch:
         self._looked: float | None = None
         self._deadlines: dict[str, float] = {}
         self.problems: list[str] = []
-        self.killed_at: float | None = None
         for each in waited:
             if isinstance(each, BeforeDeadline):
                 deadline = each.deadline(environ)
@@ -67,36 +71,55 @@ class Watch:
             self._looked = now
             there = (name for name in self._names if os.path.lexists(self._directory / name))
             self._files = frozenset(there)
-        came = self._signals.came()
-        self._judge_graces(came, now)
-        return Outside(frozenset(came), self._files, self._wall(), self._deadlines)
+        self._came = self._signals.came()
+        waiting = {each for each in self._waiting if self._times(each) > self._served.get(each, 0)}
+        signals = frozenset(name for _, name in waiting)
+        served = (each for each in self._waiting - waiting if each[1] in signals)
+        return Outside(
+            signals,
+            frozenset(served) if signals else frozenset(),
+            self._files,
+            self._wall(),
+            self._deadlines,
+        )
 
-    def _judge_graces(self, came: Mapping[str, float], now: float) -> None:
-        before = [] if self.killed_at is None else [self.killed_at]
-        ends = [
-            came[name] + grace for names, grace in self._graces for name in names if name in came
-        ]
-        # Who lives when the time is up was not killed.
-        self.killed_at = min((end for end in before + ends if end > now), default=None)
+    def _times(self, pair: tuple[str, str]) -> int:
+        return len(self._came.get(pair[1], ()))
 
-    def serve(self, due: Iterable[Due], seen: Outside) -> bool:
-        """The saves that were asked for are under way; returns whether training is to stop.
+    @property
+    def killed_at(self) -> float | None:
+        """By `clock`, when the grace period of a signal that came ends; None if none runs."""
+        now = self._clock()
+        ends = (
+            at + grace
+            for names, grace in self._graces
+            for name in names
+            for at in self._came.get(name, ())
+        )
+        return min((end for end in ends if end > now), default=None)  # who survived was not killed
+
+    def serve(self, due: Iterable[Due], tick: Tick) -> bool:
+        """The saves that are due at `tick` are under way; returns whether training is to stop.
 
         Raises DirectoryError if a file that asked cannot be removed.
         """
-        asked: list[Trigger] = list(leaves(each for one in due for each in one.plan.when))
-        served = [
-            each
-            for each in asked
-            if isinstance(each, Signal) and seen.signals.intersection(each.names)
-        ]
-        self._signals.serve(name for each in served for name in each.names)
-        for each in asked:
-            if isinstance(each, FileAsked) and each.name in seen.files:
-                with disk_errors("remove the file that asked for a save", self._directory):
-                    (self._directory / each.name).unlink(missing_ok=True)
-                self._files -= {each.name}
-        return any(each.then == "stop" for each in served)
+        stop = False
+        for one in due:
+            seen = tick.seen_by(one.plan.name)
+            fired = [each for each in one.plan.when if each.reason(seen) is not None]
+            for each in leaves(fired):
+                if isinstance(each, Signal):
+                    came = seen.outside.signals.intersection(each.names)
+                    pairs = [(one.plan.name, name) for name in came]
+                    self._served.update({pair: self._times(pair) for pair in pairs})
+                    stop |= bool(came) and each.then == "stop"
+                elif isinstance(each, BeforeDeadline):
+                    stop |= bool(each.learn(seen)) and each.then == "stop"
+                elif isinstance(each, FileAsked) and each.name in seen.outside.files:
+                    with disk_errors("remove the file that asked for a save", self._directory):
+                        (self._directory / each.name).unlink(missing_ok=True)
+                    self._files -= {each.name}
+        return stop
 
     def release(self) -> None:
         """Put everything back."""

@@ -107,8 +107,8 @@ def test_a_forecast_without_end_is_refused():
         (
             "tf.keras.callbacks.ModelCheckpoint('/x/m.keras', save_freq=500)",
             (
-                "{directory: /x, resume: never, plans: [{name: latest, when: every 500 steps,"
-                " keep: last 1}]}"
+                "{directory: /x, resume: never, plans: [{name: latest, format: keras,"
+                " when: every 500 steps, keep: last 1}]}"
             ),
         ),
         (

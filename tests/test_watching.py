@@ -33,9 +33,10 @@ class Watched:
     def tick(self):
         """Reasons for a save now, and whether training is to stop."""
         seen = self.watch.look()
-        decision = decide(self.policy, Tick(Moment(), Moment(), "step", self.memory, seen))
+        tick = Tick(Moment(), Moment(), "step", self.memory, seen)
+        decision = decide(self.policy, tick)
         self.memory = decision.memory
-        stop = self.watch.serve(decision.due, seen)
+        stop = self.watch.serve(decision.due, tick)
         return [reason for due in decision.due for reason in due.reasons], stop
 
 
@@ -77,7 +78,35 @@ def test_a_grace_period_counts_from_the_signal_and_ends_for_who_survives_it(tmp_
         watched.clock.now += 19
         assert (watched.tick(), watched.watch.killed_at) == (([], False), 130.0)
         watched.clock.now += 1
-        assert (watched.tick(), watched.watch.killed_at) == (([], False), None)
+        assert watched.watch.killed_at == 190.0
+        watched.clock.now += 60
+        assert watched.watch.killed_at is None
+    finally:
+        watched.watch.release()
+
+
+def test_a_signal_waits_for_the_rest_of_a_condition_though_another_plan_has_served_it(tmp_path):
+    plans = [
+        SavePlan(name="now", when="signal SIGUSR2 then continue"),
+        SavePlan(
+            name="later", when={"all": ["signal SIGUSR2", {"not": "every 1 step"}, "file NOW"]}
+        ),
+    ]
+    watched = Watched(tmp_path, "every epoch")
+    watched.policy = Policy(plans=plans)
+    watched.watch = Watch(watched.policy, tmp_path, watched.clock, watched.clock, {})
+    try:
+        os.kill(os.getpid(), signal.SIGUSR2)
+        assert watched.tick() == (["SIGUSR2 came"], False)
+        assert watched.tick() == ([], False)
+        os.kill(os.getpid(), signal.SIGUSR2)
+        assert watched.tick() == (["SIGUSR2 came"], False)  # it came again
+        (tmp_path / "NOW").touch()
+        watched.clock.now += LOOK
+        (reason,), stop = watched.tick()
+        assert reason.startswith("SIGUSR2 came and ")
+        assert stop  # as `later` says
+        assert watched.tick() == ([], False)
     finally:
         watched.watch.release()
 
@@ -165,6 +194,14 @@ def test_a_deadline_comes_from_the_environment_and_a_missing_one_is_told(tmp_pat
     assert watched.tick() == ([], False)
     (problem,) = Watched(tmp_path, trigger).watch.problems
     assert "there is no time in env END" in problem
+
+
+def test_a_deadline_stops_training_once_where_the_policy_says_so(tmp_path):
+    trigger = {"before_deadline": {"at": "120", "margin": "10s", "then": "stop"}}
+    watched = Watched(tmp_path, trigger, "every 115 seconds")
+    watched.clock.now = 110.0
+    assert watched.tick() == (["10s before the deadline"], True)
+    assert watched.tick() == ([], False)
 
 
 def test_costs_stretch_intervals_only_under_a_budget():

@@ -145,12 +145,11 @@ def _checkpoint(options: dict[str, Any]) -> Migration:
             notes.append("The best of all steps counts, not only of those looked at.")
         keep = keep if keep == "all" else {"best": 1, "metric": monitor, "mode": mode}
     weights = bool(options["save_weights_only"])
-    if path.endswith(".keras"):
-        notes.append("Saved as .h5 with everything a .keras file has; stock Keras loads it.")
     notes.append("The file is in a checkpoint of its own; `latest` and `best` lead to them.")
     plan = {
         "name": "best" if options["save_best_only"] else "latest",
         "save": "weights" if weights else "model",
+        **({"format": "keras"} if path.endswith(".keras") and not weights else {}),
         "when": when,
         "keep": keep,
     }

@@ -7,7 +7,7 @@ nor a clock.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Event = Literal["train_begin", "step", "validation", "epoch_end", "train_end", "exception"]
@@ -35,13 +35,16 @@ class Moment:
 class Outside:
     """What came from outside the training since the last tick.
 
-    signals: names of the signals that were received, such as SIGTERM.
+    signals: names of the signals that were received, such as SIGTERM, until every
+        plan that waits for one has served it.
+    served: pairs of a plan's name and a signal that this plan has served.
     files: names of the files that stand in the run's directory to ask for a save.
     wall: seconds since 1970.
     deadlines: what a policy's `at` means, in seconds since 1970.
     """
 
     signals: frozenset[str] = frozenset()
+    served: frozenset[tuple[str, str]] = frozenset()
     files: frozenset[str] = frozenset()
     wall: float = 0.0
     deadlines: Mapping[str, float] = field(default_factory=dict)
@@ -69,3 +72,11 @@ class Tick:
     memory: Mapping[str, float] = field(default_factory=dict)
     outside: Outside = NOTHING
     stretch: int = 1
+
+    def seen_by(self, plan: str) -> Tick:
+        """The same for one plan: without the signals that it has served."""
+        outside = self.outside
+        if not outside.served:
+            return self
+        waiting = frozenset(name for name in outside.signals if (plan, name) not in outside.served)
+        return replace(self, outside=replace(outside, signals=waiting, served=frozenset()))

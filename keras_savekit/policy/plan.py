@@ -246,11 +246,12 @@ def decide(policy: Policy, tick: Tick) -> Decision:
     learned: dict[str, float] = {}
     for plan in policy.plans:
         reasons: list[str] = []
+        seen = tick.seen_by(plan.name)
         for trigger in plan.when:
-            reason = trigger.reason(tick)
+            reason = trigger.reason(seen)
             if reason is not None:
                 reasons.append(reason)
-            news = trigger.learn(tick)
+            news = trigger.learn(seen)
             if news:
                 learned.update(news)
         if reasons:

@@ -155,6 +155,7 @@ class BeforeDeadline(Trigger):
         description="a time, seconds since 1970, or env NAME"
     )
     margin: Duration = Field(300.0, description="how long before it, such as 5m")
+    then: Literal["stop", "continue"] = Field("continue", description="what training does after it")
 
     @property
     def memory_key(self) -> str:
@@ -179,8 +180,9 @@ class BeforeDeadline(Trigger):
 
     def describe(self) -> str:
         """`5m before the deadline (env SLURM_JOB_END_TIME)`."""
-        return f"{duration_text(self.margin)} before the deadline ({self.at})"
+        then = ", which stops training" if self.then == "stop" else ""
+        return f"{duration_text(self.margin)} before the deadline ({self.at}){then}"
 
     def written(self) -> dict[str, Any]:
         """With the margin as people write it."""
-        return {"at": self.at, "margin": duration_text(self.margin)}
+        return {**super().written(), "margin": duration_text(self.margin)}
