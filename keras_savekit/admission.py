@@ -8,11 +8,13 @@ from collections.abc import Callable
 
 import numpy as np
 
+from keras_savekit.formats.h5_file import tensor_digest
 from keras_savekit.formats.snapshot import Snapshot, as_array
 from keras_savekit.policy.plan import Due, Policy
 from keras_savekit.policy.retention import Record
 from keras_savekit.policy.room import Room, room_for
 from keras_savekit.store.directory import Checkpoint, RunDirectory
+from keras_savekit.store.manifest import Manifest
 
 _BLOCK = (
     2**20
@@ -36,26 +38,23 @@ def not_finite(snapshot: Snapshot) -> str:
     return ""
 
 
+def same_weights(manifest: Manifest, snapshot: Snapshot) -> bool:
+    """Whether a checkpoint holds the weights of a snapshot, bit for bit."""
+    saved = [entry.digest for entry in manifest.tensors if entry.role == "weight"]
+    weights = (snapshot.tensors[each] for each in snapshot.blueprint.positions("weight"))
+    return saved == [tensor_digest(as_array(each)) for each in weights]
+
+
 def predicted_bytes(snapshot: Snapshot) -> int:
-    """About what the checkpoint of a snapshot will take on the disk, rather more than less."""
+    """About what an uncompressed checkpoint will take on the disk, rather more than less."""
     tensors = sum(as_array(tensor).nbytes + _PER_TENSOR for tensor in snapshot.tensors)
     return tensors + 2 * len(snapshot.blueprint.model_config) + _BESIDE
 
 
-def room(
-    snapshot: Snapshot,
-    due: Due,
-    policy: Policy,
-    records: Callable[[], list[Record]],
-    directory: RunDirectory,
-    now: float,
-) -> Room:
-    """What the policy's limits say of a save; without limits there is always room."""
-    limits = policy.limits
-    if limits.disk is None and limits.free_space is None:
-        return Room({})
+def coming(snapshot: Snapshot, due: Due, size: int, now: float) -> Record:
+    """A save of about `size` bytes, as retention would know its checkpoint."""
     moment = snapshot.moment
-    coming = Record(
+    return Record(
         name=f"step {moment.step} of {due.plan.name}",
         plan=due.plan.name,
         step=moment.step,
@@ -64,11 +63,20 @@ def room(
         epoch=moment.epoch,
         seconds=moment.seconds,
         created=now,
-        bytes=predicted_bytes(snapshot),
+        bytes=size,
     )
+
+
+def room(
+    save: Record, policy: Policy, records: Callable[[], list[Record]], directory: RunDirectory
+) -> Room:
+    """What the policy's limits say of a save; without limits there is always room."""
+    limits = policy.limits
+    if limits.disk is None and limits.free_space is None:
+        return Room({})
     rules = {plan.name: plan.keep for plan in policy.plans}
     free = shutil.disk_usage(directory.path).free
-    return room_for(coming, records(), rules, limits, free)
+    return room_for(save, records(), rules, limits, free)
 
 
 def record(checkpoint: Checkpoint, *, busy: bool) -> Record:

@@ -9,11 +9,12 @@ directories, the others follow it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from keras_savekit import resume
-from keras_savekit.errors import DirectoryError, ResumeError
+from keras_savekit.errors import CheckpointError, DirectoryError, ResumeError
 from keras_savekit.mismatch import taken
 from keras_savekit.restoration import RESTORED, Restoration, memory_of
 from keras_savekit.resume import LEVELS, Found, Restored
@@ -60,8 +61,7 @@ class Beginning:
 
         epochs: as asked of `fit`.
         """
-        epoch, state = self.restored.moment.epoch, self.state
-        stopped_before = state["stopped"] and epochs <= state["epochs"]
+        epoch, stopped_before = self.restored.moment.epoch, _stopped(self.state, epochs)
         fit.start_at(max(epoch, epochs) if stopped_before else epoch)
         if epoch >= epochs:
             tell(f"nothing left to do: {epoch} of {epochs} epochs are trained")
@@ -78,11 +78,13 @@ def begin(
     model: Any,
     optimizer: Mapping[str, Any] | None,
     length: int | None,
+    epochs: int,
 ) -> Beginning | None:
     """Put the newest checkpoint into the model and its callbacks; None if there is none.
 
     optimizer: settings of the model's.
     length: batches in an epoch, if that is known.
+    epochs: as asked of `fit`.
 
     Raises MismatchError, ResumeError or DirectoryError, and has then changed nothing.
     """
@@ -96,6 +98,7 @@ def begin(
             around.tell(f"passed over {each}")
         callback_state.start_anew(fit.others())
         return None
+    found = _not_ended(owner.directory, found, epochs)
     agreed = taken(
         found,
         model,
@@ -112,6 +115,8 @@ def begin(
     with_metrics = (
         bool(moment.batch) and not only_weights and _same_metrics(around, model, agreed.found)
     )
+    if found.state.get("ended") and moment.epoch < epochs:
+        more += callback_state.changed_at_the_end(others)
     if moment.batch and not with_metrics:
         more += ("its metrics are others; the logs of this epoch begin anew",)
     restoration = Restoration(agreed, moment, model, others, with_metrics=with_metrics)
@@ -141,6 +146,28 @@ def _newest(around: Surroundings) -> tuple[Kit | None, Found | None, tuple[str, 
         if candidate is not None and (found is None or _step(candidate) > _step(found)):
             owner, found = kit, candidate
     return owner, found, passed
+
+
+def _stopped(state: Mapping[str, Any], epochs: int) -> bool:
+    """Whether a callback had stopped the training, and no more was asked for since."""
+    return bool(state["stopped"]) and epochs <= state["epochs"]
+
+
+def _not_ended(directory: RunDirectory, found: Found, epochs: int) -> Found:
+    """Of the same step, what was saved before callbacks changed the weights at the end.
+
+    For a training that is to go on; one that has ended keeps its last weights.
+    """
+    going_on = found.checkpoint.manifest.moment.epoch < epochs and not _stopped(found.state, epochs)
+    if not (going_on and found.state.get("ended")):
+        return found
+    for each in reversed(directory.checkpoints()):
+        if each.manifest.moment.step == _step(found) and each.status == "verified":
+            with suppress(CheckpointError):  # it was whole; what was found stands in for it
+                other = resume.read(each)
+                if not other.state.get("ended"):
+                    return other
+    return found
 
 
 def _step(found: Found) -> int:

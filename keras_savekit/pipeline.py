@@ -12,13 +12,13 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 
 from keras_savekit import admission
 from keras_savekit.background import Worker
-from keras_savekit.errors import SaveError, SavekitError
+from keras_savekit.errors import CheckpointError, SaveError, SavekitError
 from keras_savekit.formats import checkpoint as checkpoint_files
 from keras_savekit.formats.checkpoint import Purpose
 from keras_savekit.formats.snapshot import Snapshot
@@ -33,6 +33,7 @@ from keras_savekit.store.naming import CheckpointName
 from keras_savekit.verify.checks import verify_shallow
 from keras_savekit.verify.load import LoadChecker
 
+ALREADY_SAVED = "this step is already saved"
 UNVERIFIED = 8  # checkpoints that may wait for their verification before writing waits too
 
 
@@ -42,6 +43,7 @@ class _Save:
     snapshot: Snapshot
     due: Due
     asked: float
+    unless_as: str | None = None  # the checkpoint that makes it needless, if its weights are these
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ class Pipeline:
         self._noticed: set[str] = set()
         self._checking: set[str] = set()
         self._removing = threading.Lock()
+        self._shrunk: dict[str, float] = {}  # what compression left of each plan's last save
         self._lasted: dict[str, float] = {}  # seconds of each plan's last save
         self._computed = [0.0, 0.0]  # by the writer, by the verifier: each adds to its own
         self._checker = LoadChecker()
@@ -85,18 +88,30 @@ class Pipeline:
                 self._checking.add(found.name)
                 self._verifier.submit(job, key="earlier", capacity=len(earlier), wait=False)
 
-    def save(self, snapshot: Snapshot, due: Due, killed_at: float | None = None) -> None:
+    def save(
+        self,
+        snapshot: Snapshot,
+        due: Due,
+        killed_at: float | None = None,
+        *,
+        may_differ: bool = False,
+    ) -> None:
         """Have a snapshot saved for one plan; returns at once unless the plan says `wait`.
+
+        A step that the plan has saved is not saved again.
 
         killed_at: by the monotonic clock. A save that would not be done by then is
             not begun, and this is told.
+        may_differ: whether weights may have changed since the step was saved; it is
+            then saved again, under the next name, if they have.
         """
         plan = due.plan
-        name = str(CheckpointName(snapshot.moment.step, plan.name))
+        first = CheckpointName(snapshot.moment.step, plan.name)
+        saved, name = None, str(first)
+        if name in self._names and may_differ:
+            saved, name = name, str(replace(first, number=2))
         if name in self._names:
-            self._directory.events.append(
-                "skipped", name=name, reasons=due.reasons, why="this step is already saved"
-            )
+            self._skip(name, due, ALREADY_SAVED)
             return
         left = math.inf if killed_at is None else killed_at - time.monotonic()
         needed = self._lasted.get(plan.name, 0.0) * (1 + self._writer.pending())
@@ -105,12 +120,12 @@ class Pipeline:
                 f"of the grace period {left:.1f} s are left, and it would take {needed:.1f} s;"
                 " the newest checkpoint stands"
             )
-            self._directory.events.append("skipped", name=name, reasons=due.reasons, why=why)
+            self._skip(name, due, why)
             self._notices.put(f"{plan.name} is not saved: {why}")
             return
         self._names.add(name)
         replaced = self._writer.submit(
-            _Save(name, snapshot, due, time.monotonic()),
+            _Save(name, snapshot, due, time.monotonic(), saved),
             key=plan.name,
             capacity=self._policy.limits.queue,
             wait=plan.when_busy == "wait",
@@ -139,8 +154,8 @@ class Pipeline:
         return found
 
     def computed(self) -> float:
-        """Processor seconds that the background has spent so far."""
-        return sum(self._computed)
+        """Processor seconds that the background, the verifying process too, has spent so far."""
+        return sum(self._computed) + self._checker.computed
 
     def pending(self) -> int:
         """Checkpoints not yet written or not yet verified."""
@@ -168,7 +183,7 @@ class Pipeline:
         refused = self._refused(job)
         if refused:
             self._names.discard(job.name)
-            directory.events.append("skipped", name=job.name, reasons=job.due.reasons, why=refused)
+            self._skip(job.name, job.due, refused)
             return
         began, computed = time.monotonic(), time.thread_time()
         purpose = Purpose(
@@ -188,6 +203,9 @@ class Pipeline:
         except BaseException:
             _discard(scratch)
             raise
+        if plan.compression:  # a little more than the last, so that it is rather too much
+            predicted = admission.predicted_bytes(job.snapshot)
+            self._shrunk[plan.name] = min(1.0, 1.1 * manifest.bytes / predicted)
         seconds = self._lasted[plan.name] = time.monotonic() - began
         directory.events.append(
             "saved",
@@ -204,19 +222,31 @@ class Pipeline:
     def _refused(self, job: _Save) -> str:
         """Why a save is left out, if it is; makes room for it if it has too little."""
         plan = job.due.plan
+        if job.unless_as is not None and self._holds(job.unless_as, job.snapshot):
+            return ALREADY_SAVED
         found = admission.not_finite(job.snapshot) if plan.not_finite == "skip" else ""
         if found:
             self._notice(f"{plan.name} is not saved while the model is not finite: {found}")
             return found
         with self._removing:
-            room = admission.room(
-                job.snapshot, job.due, self._policy, self._records, self._directory, self._clock()
-            )
+            size = admission.predicted_bytes(job.snapshot) * self._shrunk.get(plan.name, 1.0)
+            save = admission.coming(job.snapshot, job.due, math.ceil(size), self._clock())
+            room = admission.room(save, self._policy, self._records, self._directory)
             for name, reason in room.remove.items():
                 self._remove(name, reason)
         if room.refused:
             self._notice(f"{plan.name} is not saved: {room.refused}")
         return room.refused
+
+    def _holds(self, name: str, snapshot: Snapshot) -> bool:
+        try:
+            manifest = self._directory.open(name).manifest
+        except CheckpointError:
+            return False  # it is gone
+        return admission.same_weights(manifest, snapshot)
+
+    def _skip(self, name: str, due: Due, why: str) -> None:
+        self._directory.events.append("skipped", name=name, reasons=due.reasons, why=why)
 
     def _notice(self, text: str) -> None:
         plan = text.partition(" ")[0]

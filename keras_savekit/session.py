@@ -97,7 +97,7 @@ class Session:
         if leader is not None:
             found = leader.beginning
         else:
-            found = begin(around, fit, self._model, self._optimizer, self._length)
+            found = begin(around, fit, self._model, self._optimizer, self._length, self._epochs)
         if found is None:
             return None
         self._now = self._seen = found.restored.moment
@@ -261,13 +261,19 @@ class Session:
         capture = self._capture
         if event == "train_begin" and decision.due and self._model.built:
             capture = Capture(LiveModel(self._model, self._configuration))
+        if event == "train_begin" and decision.due and capture is None:
+            names = ", ".join(due.plan.name for due in decision.due)
+            _warn(
+                f"{names} cannot be saved when training begins: the model is not built then; build"
+                " it before fit, with an Input layer or model.build(input_shape)"
+            )
         if decision.due and capture is None:
             return  # nothing was trained; what was asked for from outside waits
         self._memory = decision.memory
         if event != "validation":  # what is due at this step is due at the epoch's end
             self._seen = now
         if decision.due and capture is not None:
-            self._save(decision, capture, now, consistent)
+            self._save(decision, capture, now, consistent, ended=event == "train_end")
             if self._watch.serve(decision.due, tick):
                 self._stop(event)
         if self._costs.judge(self._pipeline.computed()):
@@ -284,13 +290,17 @@ class Session:
             _warn(lost_by_stock(live.blueprint))
         self._capture = Capture(live)
 
-    def _save(self, decision: Decision, capture: Capture, now: Moment, consistent: bool) -> None:
+    def _save(
+        self, decision: Decision, capture: Capture, now: Moment, consistent: bool, *, ended: bool
+    ) -> None:
         began = self._around.clock()
         remembered = self._at_cut or callback_state.remember(self._fit.others())
-        state = {**self._state(now, consistent), "callbacks": remembered.states}
+        state = self._state(now, consistent)
+        state |= {"callbacks": remembered.states, "ended": ended}
         snapshot = capture(now, state, remembered.arrays, self._training_metrics)
         for due in decision.due:
-            self._pipeline.save(snapshot, due, self._watch.killed_at)
+            # At the end callbacks change weights: the best are put back, averages put in.
+            self._pipeline.save(snapshot, due, self._watch.killed_at, may_differ=ended)
         stall = self._around.clock() - began
         self._costs.stalled(stall)
         self._around.directory.events.append("captured", step=now.step, stall=round(stall, 6))
@@ -302,7 +312,7 @@ class Session:
         interrupt(self._model)
         if event in ("step", "validation"):
             self._cut()
-        self._around.tell(f"training stops after step {self._now.step}, as a signal asked")
+        self._around.tell(f"training stops after step {self._now.step}, as the policy says")
 
     def _cut(self) -> None:
         """This epoch does not end: what callbacks make of its end is not to be gone on with."""

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -166,6 +167,22 @@ def test_waiting_ends_with_a_grace_period_and_what_is_under_way_is_still_publish
     assert running.pipeline.close(until=time.monotonic() + TIMEOUT)
     assert names(tmp_path) == ["000000001-p"]
     assert running.directory.checkpoints()[0].status == "verified"
+
+
+def test_room_for_a_compressed_save_is_judged_by_what_the_last_one_took(tmp_path):
+    packed = plan(compression="gzip", keep="all")
+    blueprint = replace(
+        BLUEPRINT, variables=(Variable("weight", 0, "dense/kernel", (500, 500), "float32"),)
+    )
+    running = Running(tmp_path, packed, limits={"disk": "1080kB"})
+    for step in (1, 2, 3):
+        kernel = tf.zeros((500, 500))  # a megabyte that becomes a few kilobytes
+        moment = Moment(step=step)
+        given = Snapshot(blueprint, (kernel,), moment, {"step": step})
+        running.pipeline.save(given, Due(packed, ("asked",)))
+        running.pipeline._writer.join()
+    running.finished()
+    assert len(names(tmp_path)) == 3
 
 
 def test_what_was_replaced_can_be_asked_for_again(tmp_path, slow_disk):

@@ -12,9 +12,9 @@ plans = st.from_regex(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}", fullmatch=True)
 
 
 @laws
-@given(steps, plans)
-def test_every_name_reads_back_as_itself(step, plan):
-    name = CheckpointName(step, plan)
+@given(steps, plans, st.integers(1, 9))
+def test_every_name_reads_back_as_itself(step, plan, number):
+    name = CheckpointName(step, plan, number)
     assert CheckpointName.parse(str(name)) == name
 
 
@@ -39,11 +39,22 @@ def test_names_of_up_to_nine_digits_sort_by_step(one, other, plan):
 def test_a_name_looks_as_documented():
     assert str(CheckpointName(1200, "latest")) == "000001200-latest"
     assert str(CheckpointName(12345678901, "best")) == "12345678901-best"
+    assert str(CheckpointName(1200, "latest", 2)) == "000001200-latest~2"
 
 
 @pytest.mark.parametrize(
     "name",
-    ["", "latest", "1-latest", "000000001", "000000001-", "000000001-a/b", "000000001-.a", "-1-a"],
+    [
+        "",
+        "latest",
+        "1-latest",
+        "000000001",
+        "000000001-",
+        "000000001-a/b",
+        "000000001-.a",
+        "-1-a",
+        "000000001-a~1",
+    ],
 )
 def test_what_is_no_name_parses_as_none(name):
     assert CheckpointName.parse(name) is None
@@ -53,3 +64,5 @@ def test_what_is_no_name_parses_as_none(name):
 def test_wrong_names_cannot_be_built(step, plan):
     with pytest.raises(ValueError, match=r"step must be|a plan's name has"):
         CheckpointName(step, plan)
+    with pytest.raises(ValueError, match="number must be between 1 and 9"):
+        CheckpointName(1, "a", 10)

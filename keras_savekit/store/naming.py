@@ -1,7 +1,9 @@
 """A checkpoint's name and its directory's name: a pair, total and inverse.
 
-`000001200-latest` is step 1200 of the plan `latest`. Nine digits make names
-sort by step for as long as most runs last; order never relies on it.
+`000001200-latest` is step 1200 of the plan `latest`, `000001200-latest~2` what the
+same plan saved when the end of training had changed the weights of that step.
+Nine digits make names sort by step for as long as most runs last; order never
+relies on it.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from dataclasses import dataclass
 _DIGITS = 9
 _MAX_STEP = 10**18
 _PLAN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}", re.ASCII)
-_NAME = re.compile(r"([0-9]{9}|[1-9][0-9]{9,17})-(.+)", re.ASCII | re.DOTALL)
+_NAME = re.compile(r"([0-9]{9}|[1-9][0-9]{9,17})-([^~]+)(?:~([2-9]))?", re.ASCII | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -22,10 +24,12 @@ class CheckpointName:
     step: of the checkpoint's moment, 0 or more.
     plan: name of the plan that saved it: letters, digits, `_`, `.` and `-`,
         at most 100, not beginning with `.`.
+    number: 1, or for a later checkpoint of the same step up to 9.
     """
 
     step: int
     plan: str
+    number: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.step < _MAX_STEP:
@@ -36,8 +40,12 @@ class CheckpointName:
                 f"and does not begin with '.'; got {self.plan!r}"
             )
 
+        if not 1 <= self.number <= 9:
+            raise ValueError(f"number must be between 1 and 9, got {self.number}")
+
     def __str__(self) -> str:
-        return f"{self.step:0{_DIGITS}d}-{self.plan}"
+        again = "" if self.number == 1 else f"~{self.number}"
+        return f"{self.step:0{_DIGITS}d}-{self.plan}{again}"
 
     @classmethod
     def parse(cls, name: str) -> CheckpointName | None:
@@ -45,4 +53,4 @@ class CheckpointName:
         match = _NAME.fullmatch(name)
         if not match or not _PLAN.fullmatch(match[2]):
             return None
-        return cls(int(match[1]), match[2])
+        return cls(int(match[1]), match[2], int(match[3] or 1))

@@ -74,6 +74,16 @@ def require_none_in_the_way(callbacks: Iterable[Any]) -> None:
             )
 
 
+def changed_at_the_end(callbacks: Iterable[Any]) -> tuple[str, ...]:
+    """Why weights saved when training had ended may not be those of its last step."""
+    return tuple(
+        f"it was saved after {type(each).__name__} had ended the training with other weights"
+        for each in callbacks
+        if isinstance(each, keras.callbacks.SwapEMAWeights)
+        or (isinstance(each, keras.callbacks.EarlyStopping) and each.restore_best_weights)
+    )
+
+
 def remember(callbacks: Iterable[Any]) -> Memory:
     """The state of every callback that has one.
 

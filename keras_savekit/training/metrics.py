@@ -13,6 +13,8 @@ def build(model: Any, first_batch: Any) -> None:
     What the step changes (metric values, and whatever a layer changes when it
     is called) is for the caller to restore.
     """
+    history = model.history  # of the `fit` that calls; older versions of Keras put another in
     # Not `test_on_batch`: older versions of Keras fail there while metrics are not built.
     model.evaluate(without_autotuning(first_batch.repeat()), steps=1, verbose=0)
     model.reset_metrics()
+    model.history = history

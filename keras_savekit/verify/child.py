@@ -12,6 +12,7 @@ import gc
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +30,11 @@ def main(arguments: list[str]) -> None:
     with os.fdopen(incoming, "rb") as questions, os.fdopen(outgoing, "wb") as answers:
         for line in questions:
             findings, note = check(Path(json.loads(line)["path"]))
-            answer = {"findings": [asdict(each) for each in findings], "note": note}
+            answer = {
+                "findings": [asdict(each) for each in findings],
+                "note": note,
+                "computed": time.process_time(),
+            }
             answers.write(json.dumps(answer).encode() + b"\n")
             answers.flush()
 

@@ -38,6 +38,13 @@ class LoadChecker:
     def __init__(self, timeout: float = TIMEOUT) -> None:
         self._timeout = timeout
         self._child: _Child | None = None
+        self._before = 0.0  # processor seconds of children that are gone
+        self._now = 0.0  # and of the one that lives, when it last answered
+
+    @property
+    def computed(self) -> float:
+        """Processor seconds that children have spent, as far as they have told."""
+        return self._before + self._now
 
     def verify(self, path: Path, now: float) -> Verification:
         """Check `path` at every depth up to `load`.
@@ -61,6 +68,7 @@ class LoadChecker:
         if self._child is None:
             self._child = _Child()
         answer = self._child.ask({"path": str(path.absolute())}, self._timeout)
+        self._now = answer["computed"]
         return tuple(Finding(**each) for each in answer["findings"]), answer["note"]
 
     @property
@@ -73,6 +81,7 @@ class LoadChecker:
         if self._child is not None:
             self._child.close()
             self._child = None
+            self._before, self._now = self.computed, 0.0
 
     def __enter__(self) -> LoadChecker:
         return self
