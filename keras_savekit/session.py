@@ -259,14 +259,8 @@ class Session:
         tick = Tick(before, now, event, self._memory, outside, self._costs.stretch)
         decision = decide(self._around.policy, tick)
         capture = self._capture
-        if event == "train_begin" and decision.due and self._model.built:
+        if event == "train_begin" and decision.due:
             capture = Capture(LiveModel(self._model, self._configuration))
-        if event == "train_begin" and decision.due and capture is None:
-            names = ", ".join(due.plan.name for due in decision.due)
-            _warn(
-                f"{names} cannot be saved when training begins: the model is not built then; build"
-                " it before fit, with an Input layer or model.build(input_shape)"
-            )
         if decision.due and capture is None:
             return  # nothing was trained; what was asked for from outside waits
         self._memory = decision.memory

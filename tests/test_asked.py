@@ -6,7 +6,6 @@ import signal
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from training_builders import (
     STEPS,
     data,
@@ -185,17 +184,6 @@ def test_a_deadline_saves_once(tmp_path, monkeypatch):
 
 def poison(made):
     return At(3, lambda: made.layers[0].kernel.assign(made.layers[0].kernel * np.nan))
-
-
-@pytest.mark.filterwarnings("ignore:.*build_from_config")
-def test_a_model_that_is_not_built_when_training_begins_is_told(tmp_path):
-    with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
-        made = keras.Sequential([keras.layers.Dense(1)])
-        made.compile("adam", "mse", jit_compile=False)
-    asked = kit(tmp_path, plan(["train_begin", "train_end"], "p"))
-    with pytest.warns(SavekitWarning, match="p cannot be saved when training begins: the model"):
-        fit(made, asked, epochs=1)
-    assert names(tmp_path) == [f"{STEPS:09d}-p"]
 
 
 def test_a_model_that_is_not_finite_is_not_saved_over_good_ones(tmp_path):
