@@ -60,7 +60,10 @@ class Watch(keras.callbacks.Callback):  # type: ignore[misc]
                     [each for each in model.variables if id(each) not in weights]
                 ),
                 "metrics in mid-epoch": _values(model.metrics_variables),
-                "`EarlyStopping`": (self.stopping.best, self.stopping.wait),
+                "`EarlyStopping`": (
+                    getattr(self.stopping, "best", None),
+                    self.stopping.wait,
+                ),
                 "NumPy's generator": np.random.get_state()[1].tobytes(),
             }
         )

@@ -224,8 +224,9 @@ def test_keras_still_has_the_attributes_that_are_saved(make, tmp_path):
         callback.on_train_begin()
     if isinstance(callback, keras.callbacks.ModelCheckpoint):
         callback.on_epoch_begin(0)
-    missing = [n for n in REMEMBERED[type(callback).__name__] if not hasattr(callback, n)]
-    assert missing == []
+    missing = {n for n in REMEMBERED[type(callback).__name__] if not hasattr(callback, n)}
+    # The oldest Keras has the best of EarlyStopping from the first epoch's end on only.
+    assert missing <= ({"best", "_global_test_batch"} if keras.__version__ == "3.3.3" else set())
 
 
 def scalars(directory):
@@ -260,7 +261,7 @@ def test_tensorboard_shows_one_training(tmp_path):
     kit = train("cut", Interrupt(0))
     assert (kit.resumed.level, kit.resumed.reasons) == ("exact", ())
     shown = scalars(tmp_path / "whole" / "logs")
-    assert ("train", "batch_loss", STEPS + 4) in shown
+    assert ("train", "epoch_loss", 2) in shown
     assert scalars(tmp_path / "cut" / "logs") == shown
 
 

@@ -153,10 +153,26 @@ def _attributes(known_as: str, names: tuple[str, ...]) -> _Keeper:
         return {name: getattr(callback, name, None) for name in names}
 
     def put(callback: Any, state: Mapping[str, Any]) -> None:
+        if "best" in names and not hasattr(callback, "best"):
+            _keep_best(callback, state["best"])
         for name in names:
-            setattr(callback, name, state[name])
+            if state[name] is not None or hasattr(callback, name):
+                setattr(callback, name, state[name])
 
     return _Keeper(known_as, get, put, has_state=bool(names))
+
+
+def _keep_best(callback: Any, best: Any) -> None:
+    """Before Keras 3.5 EarlyStopping forgets the best when it finds out its mode, once."""
+    find_out = callback._set_monitor_op
+
+    def and_remember() -> None:
+        del callback._set_monitor_op
+        find_out()
+        if best is not None:
+            callback.best = best
+
+    callback._set_monitor_op = and_remember
 
 
 def _csv_state(callback: Any) -> dict[str, Any]:
