@@ -164,11 +164,10 @@ def _attributes(known_as: str, names: tuple[str, ...]) -> _Keeper:
 
 def _keep_best(callback: Any, best: Any) -> None:
     """Before Keras 3.5 EarlyStopping forgets the best when it finds out its mode, once."""
-    find_out = callback._set_monitor_op
 
     def and_remember() -> None:
         del callback._set_monitor_op
-        find_out()
+        callback._set_monitor_op()
         if best is not None:
             callback.best = best
 
