@@ -1,4 +1,4 @@
-"""Saves, verifications, failures, prunings, resumes and crashes of a real pipeline, in any order."""
+"""Saves, verifications, failures, prunings, resumes and crashes of a pipeline, in any order."""
 
 import shutil
 import tempfile
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from test_pipeline import plan, snapshot
 from test_store_builders import Crash, crash_before_step
+from training_builders import events
 
 from keras_savekit import resume
 from keras_savekit.formats import checkpoint as checkpoint_files
@@ -109,8 +110,10 @@ class Sessions(RuleBasedStateMachine):
             time.sleep(0.001)
 
     def note(self):
-        there = [each.name for each in self.directory.checkpoints() if each.status == "verified"]
-        self.newest = max([*there, *([self.newest] if self.newest else [])], default=None)
+        """Out of the event log: what is removed at once was verified all the same."""
+        log = self.directory.path / "events.jsonl"
+        told = events(self.directory.path, "verified") if log.exists() else []
+        self.newest = max((each["name"] for each in told), default=None)
 
     @rule(
         kind=st.sampled_from([*DISKS, "good", "good"]),
