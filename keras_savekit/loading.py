@@ -29,7 +29,13 @@ from keras_savekit.formats.snapshot import Array
 from keras_savekit.store.manifest import Manifest, Role, read_manifest
 from keras_savekit.training.blueprint import describe, require_built, variables_by_role
 from keras_savekit.training.keras_walk import deserialized, put, put_assets, walk
-from keras_savekit.training.restore import assign, read_tensors, require_computed, require_same
+from keras_savekit.training.restore import (
+    Tensors,
+    assign,
+    read_tensors,
+    require_computed,
+    require_same,
+)
 from keras_savekit.verify.structure import check_structure
 
 
@@ -55,8 +61,9 @@ def load_model(
 
     Of what this package wrote, every weight, seed generator and, with `compile`,
     every variable of the optimizer comes back bit for bit, with all settings
-    that `compile` was given. Metrics begin anew, as they do in each epoch. Of
-    what others wrote: what stock Keras restores.
+    that `compile` was given. So do metrics that the model has before its first
+    batch: the loss, and its own; those of `compile` Keras makes with that batch,
+    when it resets all of them. Of what others wrote: what stock Keras restores.
 
     custom_objects: classes and functions by the names they were saved under.
         Registered ones are found without.
@@ -77,7 +84,8 @@ def load_model(
 def load_weights(model: Any, path: str | os.PathLike[str]) -> None:
     """Set the model's weights from a file or a checkpoint's directory: all or none.
 
-    The optimizer is left alone. Files may be of this package or of stock Keras.
+    The optimizer is left alone, but by a `.keras` file of stock Keras, whose reader
+    restores it too. Files may be of this package or of stock Keras.
 
     Raises MismatchError, naming every difference (missing, extra, other shape,
     other dtype), or CheckpointError; the model is then unchanged. ModelError if
@@ -142,8 +150,18 @@ def _rebuild(stored: _Stored, *, compile: bool) -> Any:  # noqa: A002
         roles.append("optimizer")
     require_same(model, stored.manifest, roles, str(stored.file))
     assign(model, tensors, roles)
+    _assign_metrics(model, stored.manifest, tensors)
     require_computed(model, tensors, stored.manifest, str(stored.file))
     return model
+
+
+def _assign_metrics(model: Any, manifest: Manifest, tensors: Tensors) -> None:
+    """Those that there are; others Keras makes with their first batch, when it resets them all."""
+    saved = {entry.name: entry for entry in manifest.tensors if entry.role == "metric"}
+    for variable in variables_by_role(model)["metric"]:
+        entry = saved.get(variable.path)
+        if entry is not None and entry.shape == tuple(variable.shape):
+            variable.assign(tensors["metric", entry.index])
 
 
 def _configurations(stored: _Stored) -> tuple[dict[str, Any], dict[str, Any] | None]:

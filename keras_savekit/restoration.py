@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from keras_savekit.errors import CheckpointError, DirectoryError, ResumeError
+from keras_savekit.formats import training_state
+from keras_savekit.formats.training_state import STATE_FILE
 from keras_savekit.mismatch import Taken, taken
 from keras_savekit.policy.moment import Moment
 from keras_savekit.policy.resuming import OnMismatch
@@ -25,6 +27,7 @@ from keras_savekit.store.manifest import Role
 from keras_savekit.training import callback_state, randomness
 from keras_savekit.training.blueprint import Configuration, build_optimizer, require_built
 from keras_savekit.training.callback_state import Memory
+from keras_savekit.training.keras_walk import assets, put_assets
 from keras_savekit.training.restore import assign
 from keras_savekit.verify.choice import candidates
 
@@ -57,7 +60,15 @@ class Restoration:
 
     def training_begins(self) -> None:
         """Every other callback has begun."""
+        if self._what.level != "weights only":
+            self._put_assets_back()
         self._put_back(self._what.roles)
+
+    def _put_assets_back(self) -> None:
+        """Vocabularies and the like; layers that have the same ones are left alone."""
+        saved = training_state.read_assets(self._what.found.checkpoint.path / STATE_FILE)
+        if saved and saved != assets(self._model):
+            put_assets(self._model, saved)
 
     def epoch_begins(self) -> None:
         """The first epoch of this session has begun in every other callback."""

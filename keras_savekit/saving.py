@@ -5,6 +5,7 @@ What stood under that name stands there until a good file takes its place.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -76,6 +77,12 @@ def _target(path: str | os.PathLike[str], *formats: Format) -> Path:
     return target
 
 
+def told_beforehand(blueprint: Blueprint, *, h5: bool) -> tuple[str, ...]:
+    """What the user should know before files of this model are written, `.h5` among them."""
+    lost = lost_by_stock(blueprint) if h5 and blueprint.assets else ""
+    return tuple(filter(None, (lost, code_inside(blueprint))))
+
+
 def lost_by_stock(blueprint: Blueprint) -> str:
     """What stock Keras does not restore from a `.h5` file of this model."""
     layers = ", ".join(sorted({str(Path(name).parent) for name in blueprint.assets}))
@@ -85,12 +92,41 @@ def lost_by_stock(blueprint: Blueprint) -> str:
     )
 
 
+def code_inside(blueprint: Blueprint) -> str:
+    """Which parts of this model hold Python code, which nothing loads unless it is trusted."""
+    if "__lambda__" not in blueprint.model_config + json.dumps(blueprint.compile_config):
+        return ""
+    found = list(_lambdas(json.loads(blueprint.model_config), "the model"))
+    for part in ("loss", "metrics", "weighted_metrics"):
+        found += _lambdas((blueprint.compile_config or {}).get(part), f"the {part} of compile")
+    return (
+        f"a lambda is part of {', '.join(dict.fromkeys(found))}: it is saved as Python code, which "
+        "is loaded only after keras.config.enable_unsafe_deserialization(), and not verified; use "
+        "a function with a name, registered with keras.saving.register_keras_serializable()"
+    )
+
+
+def _lambdas(config: Any, within: str) -> Iterator[str]:
+    """The innermost named layers, or parts of `compile`, that hold one."""
+    if isinstance(config, list):
+        for each in config:
+            yield from _lambdas(each, within)
+    elif isinstance(config, dict):
+        if config.get("class_name") == "__lambda__":
+            yield within
+        inner = config.get("config")
+        name = inner.get("name") if isinstance(inner, dict) else None
+        for key, each in config.items():
+            if key != "compile_config":  # it is looked through by itself
+                yield from _lambdas(each, f"layer {name}" if isinstance(name, str) else within)
+
+
 @contextmanager
 def _written(model: Any, target: Path, verify: Depth) -> Iterator[Path]:
     """A scratch directory beside `target` with verified files."""
     live = LiveModel(model)
-    if live.blueprint.assets and target.suffix == ".h5":
-        warnings.warn(lost_by_stock(live.blueprint), SavekitWarning, stacklevel=4)
+    for told in told_beforehand(live.blueprint, h5=target.suffix == ".h5"):
+        warnings.warn(told, SavekitWarning, stacklevel=4)
     snapshot = Capture(live)(Moment(), {}, {})
     scratch = scratch_for(target)
     try:

@@ -19,7 +19,7 @@ from keras_savekit.pipeline import Pipeline
 from keras_savekit.policy.moment import Event, Moment, Tick
 from keras_savekit.policy.plan import Decision, decide
 from keras_savekit.restoration import Restoration
-from keras_savekit.saving import lost_by_stock
+from keras_savekit.saving import told_beforehand
 from keras_savekit.surroundings import Surroundings
 from keras_savekit.training import callback_state, randomness
 from keras_savekit.training.blueprint import Configuration, LiveModel, build_optimizer
@@ -280,8 +280,9 @@ class Session:
         if self._capture is not None or now.step == self._seen.step:
             return  # metrics get theirs in the first step
         live = LiveModel(self._model, self._configuration)
-        if live.blueprint.assets and any(plan.format == "h5" for plan in self._around.policy.plans):
-            _warn(lost_by_stock(live.blueprint))
+        h5 = any(plan.format == "h5" for plan in self._around.policy.plans)
+        for text in told_beforehand(live.blueprint, h5=h5):
+            _warn(text)
         self._capture = Capture(live)
 
     def _save(

@@ -47,3 +47,33 @@ def test_stock_keras_finds_the_vocabulary_in_an_archive(model, tmp_path):
 def test_a_vocabulary_comes_back_with_separate_weights(model, tmp_path):
     directory, _ = write(tmp_path, model, "weights")
     same(sk.load_model(directory), model)
+
+
+@pytest.mark.filterwarnings("ignore:stock Keras does not read the vocabularies")
+def test_a_damaged_vocabulary_in_one_file_is_found(model, tmp_path):
+    path = tmp_path / "m.h5"
+    sk.save_model(model, path, verify="structure")
+    content = bytearray(path.read_bytes())
+    spot = content.index(b"three")
+    content[spot] = ord("T")
+    path.write_bytes(content)
+    with pytest.raises(sk.CheckpointError, match="vocabulary"):
+        sk.load_model(path)
+
+
+@pytest.mark.filterwarnings("ignore:stock Keras does not read the vocabularies")
+def test_a_training_that_is_resumed_gets_its_vocabulary_back(tmp_path):
+    def trained(words, epochs):
+        vectorize = layers.TextVectorization(max_tokens=8, output_sequence_length=4)
+        vectorize.adapt(words)
+        inputs = keras.Input((1,), dtype="string")
+        embedded = layers.Embedding(8, 2)(vectorize(inputs))
+        made = keras.Model(inputs, layers.Dense(1)(layers.Flatten()(embedded)))
+        made.compile("sgd", "mse", jit_compile=False)
+        kit = sk.WeightsSaver(tmp_path, when="every epoch")
+        x = keras.ops.convert_to_tensor(WORDS)
+        made.fit(x, np.zeros((2, 1)), epochs=epochs, verbose=0, callbacks=[kit])
+        return vectorize.get_vocabulary()
+
+    first = trained(["one two three", "three four"], 1)
+    assert trained(["other words"], 2) == first

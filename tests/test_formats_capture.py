@@ -145,6 +145,23 @@ def test_a_float8_layer_is_named_before_anything_is_trained():
         LiveModel(model)
 
 
+def test_the_way_out_for_float8_that_the_error_names_is_one(tmp_path):
+    model = keras.Sequential([keras.Input((16,)), layers.Dense(16)])
+    model.layers[0].quantize("float8")
+    with pytest.raises(ModelError, match=r"model\.save\('NAME\.keras'\)"):
+        LiveModel(model)
+    model.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    saved, found = (
+        {each.path.split("dense")[-1]: each.numpy() for each in made.weights}
+        for made in (model, loaded)
+    )
+    np.testing.assert_equal(
+        {key.partition("/")[2]: value for key, value in found.items()},
+        {key.partition("/")[2]: value for key, value in saved.items()},
+    )
+
+
 class Unserializable(layers.Layer):
     def __init__(self, function):
         super().__init__()

@@ -388,11 +388,7 @@ def _text(value):
     return value.decode() if isinstance(value, bytes) else value
 
 
-@pytest.mark.parametrize(
-    "build",
-    [build for build in MODELS if build is not averaging],
-    ids=lambda build: build.__name__,
-)
+@pytest.mark.parametrize("build", MODELS, ids=lambda build: build.__name__)
 def test_a_weights_file_has_the_structure_stock_keras_gives_it(build, tmp_path):
     model = train(build())
     directory, manifest = write(tmp_path, model, "weights")

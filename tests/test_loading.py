@@ -281,6 +281,52 @@ def test_a_directory_that_is_not_there_is_told(tmp_path):
         sk.save_model(small(), tmp_path / "none" / "m.h5")
 
 
+@keras.saving.register_keras_serializable("tests")
+class Counting(keras.Model):
+    """A model with a metric of its own."""
+
+    def __init__(self, **config):
+        super().__init__(**config)
+        self.out = keras.layers.Dense(1)
+        self.seen = keras.metrics.Mean(name="seen")
+
+    def call(self, inputs):
+        return self.out(inputs)
+
+
+def test_metrics_of_the_models_own_come_back_and_the_loss(tmp_path):
+    model = Counting()
+    model.compile("sgd", "mse")
+    x = np.ones((8, 3), "float32")
+    model(x)
+    model.fit(x, x[:, :1], verbose=0)
+    model.seen.update_state([2.0, 4.0])
+    sk.save_model(model, tmp_path / "m.h5", verify="structure")
+    loaded = sk.load_model(tmp_path / "m.h5")
+    assert float(loaded.seen.result()) == 3.0
+    saved = {each.path: each.numpy() for each in model.metrics_variables}
+    assert {each.path: each.numpy() for each in loaded.metrics_variables} == saved
+    assert len(saved) == 4
+    loaded.fit(x, x[:, :1], verbose=0)
+
+
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
+def test_a_lambda_is_told_by_the_name_of_its_layer_before_it_is_saved(tmp_path):
+    model = keras.Sequential(
+        [
+            keras.Input((3,)),
+            keras.layers.Lambda(lambda x: x * 2, name="twice"),
+            keras.layers.Dense(1),
+        ]
+    )
+    with pytest.warns(sk.SavekitWarning, match=r"a lambda is part of layer twice: (.|\n)*named?"):
+        sk.save_model(model, tmp_path / "m.h5", verify="structure")
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile("sgd", loss=lambda y, p: keras.ops.mean(y - p))
+    with pytest.warns(sk.SavekitWarning, match="a lambda is part of the loss of compile: "):
+        sk.save_model(model, tmp_path / "m.h5", verify="structure")
+
+
 # Files that are damaged, foreign or hostile.
 
 
@@ -300,6 +346,15 @@ def refused(path, match, kind=sk.CheckpointError):
             load(path)
         assert str(path) in str(caught.value)
     assert fingerprint(model) == before
+
+
+def test_a_flipped_bit_in_a_tensor_of_an_archive_is_refused(tmp_path):
+    model = train(small())
+    sk.save_model(model, tmp_path / "m.keras", verify="bytes")
+    content = bytearray((tmp_path / "m.keras").read_bytes())
+    content[content.index(model.weights[0].numpy().tobytes()) + 1] ^= 1
+    (tmp_path / "m.keras").write_bytes(content)
+    refused(tmp_path / "m.keras", "is damaged: weight .*kernel is not what it was in memory")
 
 
 def test_a_flipped_bit_in_an_archive_is_found(tmp_path):

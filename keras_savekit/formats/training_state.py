@@ -14,10 +14,12 @@ from typing import Any
 
 import h5py
 import numpy as np
+import xxhash
 
 from keras_savekit.errors import CheckpointError
 from keras_savekit.formats.h5_file import Dataset, Layout
 from keras_savekit.formats.snapshot import Array, Blueprint
+from keras_savekit.store.manifest import TensorEntry
 
 STATE_FILE = "state.h5"
 STATE_DATASET = "training_state"
@@ -56,6 +58,22 @@ def assets(blueprint: Blueprint, first: int, prefix: str = "") -> Iterator[Datas
 def asset_values(blueprint: Blueprint) -> list[Array]:
     """The values that `assets` has places for."""
     return [np.frombuffer(content, np.uint8) for content in blueprint.assets.values()]
+
+
+def asset_entries(blueprint: Blueprint, prefix: str = "") -> tuple[TensorEntry, ...]:
+    """What a manifest promises of the assets in a file, which is named by whoever places them."""
+    return tuple(
+        TensorEntry(
+            role="asset",
+            index=number,
+            name=name,
+            shape=(len(content),),
+            dtype="uint8",
+            digest=xxhash.xxh3_128_hexdigest(content),
+            places=(f":/{prefix}{ASSETS}/{name}",),
+        )
+        for number, (name, content) in enumerate(blueprint.assets.items())
+    )
 
 
 def read_assets(path: Path, prefix: str = "") -> dict[str, bytes]:

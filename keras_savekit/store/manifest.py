@@ -30,7 +30,7 @@ MAX_MANIFEST_BYTES = 256 * 2**20
 
 T = TypeVar("T")
 
-Role = Literal["weight", "optimizer", "metric", "seed", "computed", "callback"]
+Role = Literal["weight", "optimizer", "metric", "seed", "computed", "callback", "asset"]
 Depth = Literal["bytes", "structure", "load", "predict"]
 DEPTHS: tuple[Depth, ...] = ("bytes", "structure", "load", "predict")
 
@@ -50,8 +50,9 @@ class TensorEntry:
 
     role, index: position among the model's tensors of that role
         (`model.weights`, `optimizer.variables`, ...). A `computed` one is no
-        variable but what a layer's own `save_own_variables` made of some, and a
-        `callback` one is what a callback remembers.
+        variable but what a layer's own `save_own_variables` made of some, a
+        `callback` one is what a callback remembers, and an `asset` one the bytes
+        of a file of a layer's own, such as a vocabulary.
     name: the variable's Keras path; not necessarily unique.
     dtype: of the variable. A file may store a wider one (bfloat16 as float32).
     digest: xxh3_128, in hex, of the variable's bytes in C order, taken from memory.

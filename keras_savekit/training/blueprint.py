@@ -105,7 +105,8 @@ def _require_known_numbers(model: Any) -> None:
         raise ModelError(
             "Keras does not load models with layers quantized to float8 as they were saved",
             f"layer {names}",
-            "train without layer.quantize('float8'), and quantize what was loaded",
+            "train without layer.quantize('float8'), and quantize what was loaded; or save it"
+            " yourself with model.save('NAME.keras'), which Keras loads but for the optimizer",
         )
 
 
