@@ -1,10 +1,13 @@
 """One model of every family of `keras.applications`, through a checkpoint and back.
 
     python benchmarks/sweep.py [name ...]
+    python benchmarks/sweep.py --weights 60000
 
 Each, with random weights, is trained for two steps with the callback, loaded by
 stock Keras and by `sk.load_model`, compared in everything, asked for the same
 predictions, and trained on. Prints a table; exits with 1 if anything differed.
+With `--weights`, a model of one layer with so many weights, of which a file of
+stock Keras would lose the names, is saved and loaded.
 """
 
 import os
@@ -73,16 +76,54 @@ def _differing(what, loaded, model):
     return [] if same else [what]
 
 
+@keras.saving.register_keras_serializable("sweep")
+class Many(keras.layers.Layer):
+    """A layer with a great many weights."""
+
+    def __init__(self, count, **config):
+        super().__init__(**config)
+        self.count = count
+
+    def build(self, shape):
+        """Make them, each with another value."""
+        self.parts = [
+            self.add_weight(shape=(1,), initializer=keras.initializers.Constant(float(each)))
+            for each in range(self.count)
+        ]
+
+    def call(self, inputs):
+        """Use the first of them."""
+        return inputs * self.parts[0]
+
+    def get_config(self):
+        """How many there are."""
+        return {**super().get_config(), "count": self.count}
+
+
+def check_many(count, directory):
+    """As `check`, for a model with `count` weights."""
+    model = keras.Sequential([keras.Input((1,)), Many(count)])
+    path = Path(directory) / "m.h5"
+    sk.save_model(model, path, verify="structure")
+    wrong = []
+    for who, load in (("stock", keras.models.load_model), ("sk", sk.load_model)):
+        wrong += _differing(f"{who} weights", load(path).weights, model.weights)
+    return wrong
+
+
 def main():
     """Check the families named on the command line, or all."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("names", nargs="*", help=f"of {', '.join(FAMILIES)}")
+    arguments.add_argument("--weights", type=int, default=0)
+    given = arguments.parse_args()
     print(f"| Keras {keras.__version__} | comes back | seconds |\n|---|---|---|")
     failed = 0
-    for name in arguments.parse_args().names or FAMILIES:
+    many = [f"{given.weights:,} weights"] if given.weights else []
+    for name in given.names or many or FAMILIES:
         began = time.monotonic()
         with tempfile.TemporaryDirectory() as directory:
-            wrong = check(name, directory)
+            wrong = check_many(given.weights, directory) if many else check(name, directory)
         failed += bool(wrong)
         outcome = f"no: {', '.join(wrong)}" if wrong else "yes"
         print(f"| {name} | {outcome} | {time.monotonic() - began:.0f} |", flush=True)

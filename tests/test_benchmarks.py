@@ -45,3 +45,7 @@ def test_reading_resumable_arrays_is_timed_beside_stock_fit():
     stock, ours = benchmark("data").seconds(64, (4,), 8, 2)
     assert stock > 0
     assert ours > 0
+
+
+def test_a_model_of_many_weights_comes_back(tmp_path):
+    assert benchmark("sweep").check_many(120, tmp_path) == []

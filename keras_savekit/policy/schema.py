@@ -21,6 +21,8 @@ from keras_savekit.policy.value import Value
 
 Schema = dict[str, Any]
 
+# What newer versions of pydantic leave in their own words.
+_KEYWORDS = {"ge": "minimum", "gt": "exclusiveMinimum"}
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _VARIABLE: Schema = {"type": "string", "pattern": r"\$\{"}
 _NUMBER_TEXT: Schema = {"type": "string", "pattern": r"[0-9]|\$\{"}
@@ -128,7 +130,10 @@ def _object(kind: type[Value]) -> Schema:
 def _loosened(schema: Mapping[str, Any]) -> Schema:
     """What YAML may say where the value itself takes this."""
     about = {key: schema[key] for key in ("description", "default") if key in schema}
-    core = {key: each for key, each in schema.items() if key not in {*about, "title"}}
+    core = {_KEYWORDS.get(key, key): each for key, each in schema.items() if key not in about}
+    core.pop("title", None)
+    if "const" in core:
+        core.pop("enum", None)  # older versions of pydantic say it twice
     if "anyOf" in core:
         core["anyOf"] = [_loosened(each) for each in core["anyOf"]]
         return {**about, **core}

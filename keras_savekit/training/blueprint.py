@@ -98,7 +98,11 @@ def _require_known_numbers(model: Any) -> None:
     float8 = [
         layer.name
         for layer in model._flatten_layers()
-        if getattr(layer, "quantization_mode", None) == "float8"
+        if "float8"
+        in (
+            getattr(layer, "quantization_mode", None),
+            getattr(layer.dtype_policy, "quantization_mode", None),  # older versions of Keras
+        )
     ]
     if float8:
         names = ", ".join(float8[:3]) + (" ..." if float8[3:] else "")
