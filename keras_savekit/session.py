@@ -220,13 +220,20 @@ class Session:
         self._require_metrics(logs)
 
     def end(self) -> None:
-        """`fit` is about to return: save what is due, finish everything, tell what failed."""
+        """`fit` is about to return: save what is due, finish everything, tell what failed.
+
+        Raises SystemExit where a signal was to end the process.
+        """
         self._fit.restore_history(self._history)
         self._observe("train_end", self._now)
         self._finish(stop=True)
+        if self._watch.exit_status is not None:
+            raise SystemExit(self._watch.exit_status)
 
     def _leave(self, error: BaseException, in_step: bool) -> None:
         """An exception is about to leave `fit`."""
+        if self._over:
+            return  # it is ours: the process ends
         # What failed beside it is only told: the exception goes on unchanged.
         consistent = not in_step
         if in_step and not isinstance(error, Exception) and not self._model.run_eagerly:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -23,6 +24,8 @@ class Watch:
 
     directory: where files are looked for.
     wall, clock: seconds since 1970, and seconds that only run forward.
+
+    exit_status: with which a signal that was served asks the process to end.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Watch:
         self._looked: float | None = None
         self._deadlines: dict[str, float] = {}
         self.problems: list[str] = []
+        self.exit_status: int | None = None
         for each in waited:
             if isinstance(each, BeforeDeadline):
                 deadline = each.deadline(environ)
@@ -112,7 +116,9 @@ class Watch:
                     came = seen.outside.signals.intersection(each.names)
                     pairs = [(one.plan.name, name) for name in came]
                     self._served.update({pair: self._times(pair) for pair in pairs})
-                    stop |= bool(came) and each.then == "stop"
+                    stop |= bool(came) and each.then != "continue"
+                    if came and each.then == "exit":
+                        self.exit_status = 128 + min(getattr(signal, name) for name in came)
                 elif isinstance(each, BeforeDeadline):
                     stop |= bool(each.learn(seen)) and each.then == "stop"
                 elif isinstance(each, FileAsked) and each.name in seen.outside.files:

@@ -65,6 +65,17 @@ def test_a_signal_saves_stops_training_and_a_second_one_is_harmless(tmp_path):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_signal_can_end_the_process_when_everything_is_saved(tmp_path):
+    asked = plan({"signal": {"names": ["SIGTERM"], "then": "exit"}})
+    kits = kit(tmp_path / "a", asked), kit(tmp_path / "b", plan("exception", "b"))
+    with pytest.raises(SystemExit) as ended:
+        fit(model(), kits[1], At(4, send("SIGTERM")), kits[0], epochs=3)
+    assert ended.value.code == 143
+    assert names(tmp_path / "a") == ["000000004-p"]
+    assert names(tmp_path / "b") == ["000000004-b"]
+    assert [each.status for each in RunDirectory(tmp_path / "a").checkpoints()] == ["verified"]
+
+
 def test_a_training_that_a_signal_stopped_goes_on_as_if_it_had_not(tmp_path):
     def train(directory, trained, *before):
         on = data()

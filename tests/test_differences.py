@@ -52,17 +52,19 @@ def optimizer(name="Adam", **config):
 
 
 def test_every_setting_of_the_optimizer_that_differs_is_named():
-    assert of_optimizers(optimizer(), optimizer(), 0.1) == []
-    assert of_optimizers(optimizer(), optimizer(beta_1=0.8, learning_rate=1.0), 0.1) == [
-        "the optimizer's beta_1 was 0.9, is 0.8",
-        "the optimizer's learning_rate was 0.1, is 1.0",
-    ]
-    assert of_optimizers(optimizer(), optimizer("SGD"), 0.1) == ["the optimizer was Adam, is SGD"]
-    assert of_optimizers(optimizer(), None, 0.1) == ["one of the two is not compiled"]
+    assert of_optimizers(optimizer(), optimizer(), 0.1) == {}
+    assert of_optimizers(optimizer(), optimizer(beta_1=0.8, learning_rate=1.0), 0.1) == {
+        "beta_1": "the optimizer's beta_1 was 0.9, is 0.8",
+        "learning_rate": "the optimizer's learning_rate was 0.1, is 1.0",
+    }
+    other = of_optimizers(optimizer(), optimizer("SGD"), 0.1)
+    assert other == {"class_name": "the optimizer was Adam, is SGD"}
+    none = of_optimizers(optimizer(), None, 0.1)
+    assert none == {"class_name": "one of the two is not compiled"}
 
 
 def test_a_learning_rate_that_a_callback_changed_does_not_differ_from_itself():
-    assert of_optimizers(optimizer(), optimizer(learning_rate=0.05), 0.05) == []
+    assert of_optimizers(optimizer(), optimizer(learning_rate=0.05), 0.05) == {}
 
 
 def test_a_long_list_is_cut():

@@ -320,3 +320,23 @@ def test_every_knows_its_period_in_seconds_where_it_counts_time():
     assert Every(steps=5).period() == (5, 0)
     assert Every(hours=1).in_time()
     assert not Every(epochs=1).in_time()
+
+
+def test_a_plan_does_not_see_the_signals_that_it_has_served():
+    tick = outside(signals=frozenset({"SIGTERM", "SIGUSR1"}), served=frozenset({("a", "SIGTERM")}))
+    assert tick.seen_by("a").outside.signals == {"SIGUSR1"}
+    assert tick.seen_by("b").outside.signals == {"SIGTERM", "SIGUSR1"}
+    quiet = outside()
+    assert quiet.seen_by("a") is quiet
+
+
+@pytest.mark.parametrize(
+    ("then", "words"),
+    [
+        ("stop", "when SIGTERM comes, which stops training, within 30s"),
+        ("exit", "when SIGTERM comes, which stops training and ends the process, within 30s"),
+        ("continue", "when SIGTERM comes, after which training goes on, within 30s"),
+    ],
+)
+def test_a_signal_says_what_comes_after_it(then, words):
+    assert Signal(names=["SIGTERM"], then=then, grace="30s").describe() == words

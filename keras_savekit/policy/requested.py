@@ -40,10 +40,19 @@ def _read_signals(value: object) -> tuple[str, ...]:
     return read_each(items, read)
 
 
+_THEN = {
+    "stop": "which stops training",
+    "exit": "which stops training and ends the process",
+    "continue": "after which training goes on",
+}
+
+
 class Signal(Trigger):
     """At the next step after one of several signals came, then training stops or goes on.
 
-    Several that come before that step are served together. `grace` is what the
+    Several that come before that step are served together. `then: exit` ends the
+    process when `fit` has ended and everything is saved, with the exit status that
+    the signal alone would have given (128 + its number). `grace` is what the
     sender leaves until it kills: a save that would take longer, judged by the one
     before it, is not begun, and `fit` waits no longer than that for what is under
     way.
@@ -57,7 +66,9 @@ class Signal(Trigger):
     names: Annotated[tuple[str, ...], BeforeValidator(_read_signals)] = Field(
         description="a list such as [SIGTERM, SIGUSR1]"
     )
-    then: Literal["stop", "continue"] = Field("stop", description="what training does after it")
+    then: Literal["stop", "continue", "exit"] = Field(
+        "stop", description="what training does after it"
+    )
     grace: Duration | None = Field(None, description="time from the signal to the kill, as 30s")
 
     def reason(self, tick: Tick) -> str | None:
@@ -67,7 +78,7 @@ class Signal(Trigger):
 
     def describe(self) -> str:
         """`when SIGTERM comes, which stops training`."""
-        then = "which stops training" if self.then == "stop" else "after which training goes on"
+        then = _THEN[self.then]
         grace = "" if self.grace is None else f", within {duration_text(self.grace)}"
         return f"when {' or '.join(self.names)} comes, {then}{grace}"
 
