@@ -15,12 +15,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from keras_savekit._version import __version__
+from keras_savekit.registration import register
 
 if TYPE_CHECKING:
     from keras_savekit.callbacks import FullModelSaver, SaveKit, WeightsSaver
+    from keras_savekit.convert.conversion import to_keras
+    from keras_savekit.convert.ops import allow_ops
     from keras_savekit.determinism import Determinism, check_determinism
     from keras_savekit.errors import (
         CheckpointError,
+        ConversionError,
         DataError,
         DirectoryError,
         DirectoryInUseError,
@@ -44,8 +48,11 @@ if TYPE_CHECKING:
 _HOMES = {
     "callbacks": ("FullModelSaver", "SaveKit", "WeightsSaver"),
     "determinism": ("Determinism", "check_determinism"),
+    "convert.conversion": ("to_keras",),
+    "convert.ops": ("allow_ops",),
     "errors": (
         "CheckpointError",
+        "ConversionError",
         "DataError",
         "DirectoryError",
         "DirectoryInUseError",
@@ -70,6 +77,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "CheckpointError",
+    "ConversionError",
     "DataError",
     "Determinism",
     "DirectoryError",
@@ -89,6 +97,7 @@ __all__ = [
     "SavekitWarning",
     "WeightsSaver",
     "__version__",
+    "allow_ops",
     "check_determinism",
     "load_model",
     "load_policy",
@@ -98,7 +107,10 @@ __all__ = [
     "resumable",
     "save_model",
     "save_weights",
+    "to_keras",
 ]
+
+register()
 
 
 def __getattr__(name: str) -> Any:

@@ -5,6 +5,7 @@
     ├── DirectoryError           a run's directory cannot be used
     │   └── DirectoryInUseError  another live process writes into it
     ├── ModelError               this model cannot be saved as asked
+    ├── ConversionError          this TensorFlow model cannot be turned into a Keras model
     ├── DataError                data that cannot be resumed from
     ├── MetricError              `fit` does not report a metric the policy waits for
     ├── MismatchError            the model and a checkpoint do not fit together
@@ -86,6 +87,10 @@ class DirectoryInUseError(DirectoryError):
 
 class ModelError(SavekitError):
     """This model cannot be saved as the policy asks; training has not started."""
+
+
+class ConversionError(SavekitError):
+    """This TensorFlow model cannot be turned into a Keras model, or its code may not run."""
 
 
 class DataError(SavekitError):

@@ -19,7 +19,7 @@ import h5py
 import keras
 import numpy as np
 
-from keras_savekit.errors import CheckpointError, MismatchError, ModelError
+from keras_savekit.errors import CheckpointError, MismatchError, ModelError, SavekitError
 from keras_savekit.formats import guard, keras_archive, one_file, training_state
 from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE
 from keras_savekit.formats.dtypes import by_name, narrowed
@@ -56,6 +56,7 @@ def load_model(
     path: str | os.PathLike[str],
     custom_objects: Mapping[str, Any] | None = None,
     compile: bool = True,  # noqa: A002 - Keras's own name for it
+    safe_mode: bool = True,
 ) -> Any:
     """The model in a `.h5`, `.keras` or `.weights.h5` file or in a checkpoint's directory.
 
@@ -68,6 +69,8 @@ def load_model(
     custom_objects: classes and functions by the names they were saved under.
         Registered ones are found without.
     compile: whether to compile the model as it was, if it was.
+    safe_mode: False lets code run that lies in the file: lambdas, and graphs that
+        `to_keras` embedded. Graphs that this process made itself run without.
 
     Raises CheckpointError if the file is damaged, harmful, or no model;
     ModelError if the model needs code that is not given.
@@ -77,8 +80,8 @@ def load_model(
     with keras.saving.custom_object_scope(dict(custom_objects or {})):
         if stored is None:
             with _building(path):
-                return keras.models.load_model(path, compile=compile)
-        return _rebuild(stored, compile=compile)
+                return keras.models.load_model(path, compile=compile, safe_mode=safe_mode)
+        return _rebuild(stored, compile=compile, safe_mode=safe_mode)
 
 
 def load_weights(model: Any, path: str | os.PathLike[str]) -> None:
@@ -135,11 +138,11 @@ def _stored(path: Path) -> _Stored | None:
     return stored
 
 
-def _rebuild(stored: _Stored, *, compile: bool) -> Any:  # noqa: A002
+def _rebuild(stored: _Stored, *, compile: bool, safe_mode: bool) -> Any:  # noqa: A002
     config, compiled = _configurations(stored)
     tensors = read_tensors(stored.directory, stored.manifest)
     with _building(stored.file):
-        model = deserialized(config)
+        model = deserialized(config, safe_mode=safe_mode)
         if compile and compiled:
             model.compile_from_config(compiled)
         put_assets(model, _assets(stored))
@@ -265,12 +268,14 @@ def _building(path: Path) -> Iterator[None]:
     """The seam where Keras makes objects of a configuration, and says in many ways why not."""
     try:
         yield
+    except SavekitError:
+        raise
     except MemoryError as error:
         raise CheckpointError("asks for more memory than there is", str(path)) from error
     except Exception as error:
         said = f"{type(error).__name__}: {error}".strip().splitlines()[0]
         if "unsafe" in str(error) or "lambda" in str(error).lower():
-            remedy = "if you trust it, call keras.config.enable_unsafe_deserialization() first"
+            remedy = "if you trust it, load it with safe_mode=False"
             what = f"holds Python code, which is not run: {said}"
             raise ModelError(what, str(path), remedy) from error
         remedy = "give the classes and functions it needs as custom_objects=, or register them"

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -165,6 +166,33 @@ def _from_keras(callback: str) -> int:
 
     click.echo(from_keras(callback).to_yaml(), nl=False)
     return 0
+
+
+@_savekit.command(name="convert")
+@click.argument("source", type=_FILE)
+@click.argument("target", type=_FILE)
+@click.option("--call", default="__call__", help="Function or signature of a SavedModel.")
+@click.option("--input", "inputs", multiple=True, help="Node of a frozen graph; may be repeated.")
+@click.option("--output", "outputs", multiple=True, help="Output to take; may be repeated.")
+@click.option("--checkpoint", type=_FILE, help="Where the weights come from.")
+@click.option("--constants-as-weights", is_flag=True, help="Of a frozen graph: to be trained.")
+@click.option("--frozen", is_flag=True, help="Make no weight trainable.")
+@click.option("--allow-op", "allowed", multiple=True, help="Let the graph hold this operation.")
+@click.option("--size", type=_COUNT, default=8, help="Of open axes, when outputs are compared.")
+def _convert(
+    source: Path, target: Path, constants_as_weights: bool, frozen: bool, **options: Any
+) -> int:
+    """Turn the TensorFlow model in SOURCE into the Keras model TARGET.
+
+    SOURCE is the directory of a SavedModel or a frozen graph ending in .pb, TARGET
+    ends in .h5, .keras or .weights.h5. What was written is loaded and gives
+    the outputs of SOURCE bit for bit before it takes its place; ends with 1 if not.
+    """
+    from keras_savekit.cli import converting
+
+    constants = "weights" if constants_as_weights else "keep"
+    asked = converting.Asked(**options, constants=constants, trainable=not frozen)
+    return converting.run(source, target, asked)
 
 
 @_savekit.command(name="pin")

@@ -30,10 +30,10 @@ def serialized(model: Any) -> dict[str, Any]:
     return config
 
 
-def deserialized(config: Mapping[str, Any]) -> Any:
+def deserialized(config: Mapping[str, Any], *, safe_mode: bool = True) -> Any:
     """The model that `serialized` read. Whatever Keras raises comes through."""
     with ObjectSharingScope():
-        return keras.saving.deserialize_keras_object(config)
+        return keras.saving.deserialize_keras_object(config, safe_mode=safe_mode)
 
 
 @dataclass(slots=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from keras_savekit.convert.trust import trusted
 from keras_savekit.store.manifest import Finding, Verification
 from keras_savekit.verify.checks import verify_shallow
 
@@ -67,7 +68,8 @@ class LoadChecker:
     def _ask(self, path: Path) -> tuple[tuple[Finding, ...], str]:
         if self._child is None:
             self._child = _Child()
-        answer = self._child.ask({"path": str(path.absolute())}, self._timeout)
+        question = {"path": str(path.absolute()), "trusted": trusted()}
+        answer = self._child.ask(question, self._timeout)
         self._now = answer["computed"]
         return tuple(Finding(**each) for each in answer["findings"]), answer["note"]
 

@@ -1,0 +1,1 @@
+"""Low-level TensorFlow models become Keras models. See `conversion.to_keras`."""

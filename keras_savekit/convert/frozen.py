@@ -1,0 +1,145 @@
+"""Graphs as they lie in files: `GraphDef` and the protocol buffers of a SavedModel.
+
+Sources: tensorflow/core/framework/graph.proto and tensorflow/core/protobuf/saved_model.proto.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+from keras_savekit.errors import ConversionError
+
+PLACEHOLDERS = ("Placeholder", "PlaceholderV2", "PlaceholderWithDefault")
+_VARIABLES = ("Variable", "VariableV2", "VarHandleOp", "AutoReloadVariable", "TemporaryVariable")
+
+
+def read(path: Path) -> Any:
+    """The `GraphDef` in a `.pb` file. Raises ConversionError if it holds none."""
+    graph = tf.compat.v1.GraphDef()
+    try:
+        graph.ParseFromString(path.read_bytes())
+    except (DecodeError, OSError) as error:
+        what = f"cannot be read as a GraphDef: {error}"
+        raise ConversionError(what, str(path), "give a frozen graph in binary form") from error
+    if not graph.node:
+        raise ConversionError("holds no graph", str(path), "give a frozen graph in binary form")
+    return graph
+
+
+def read_saved_model(content: bytes, where: str) -> Any:
+    """The one graph with its objects in the content of a `saved_model.pb`."""
+    try:
+        graphs = SavedModel.FromString(content).meta_graphs
+    except DecodeError as error:
+        raise ConversionError(f"cannot be read as a SavedModel: {error}", where) from error
+    if not graphs:
+        raise ConversionError("holds no graph", where)
+    return graphs
+
+
+def saved_functions(path: Path) -> Iterator[tuple[str, str]]:
+    """Kind and name of every operation in a `saved_model.pb`."""
+    for graph in read_saved_model(path.read_bytes(), str(path)):
+        yield from operations(graph.graph_def)
+
+
+def operations(graph: Any) -> Iterator[tuple[str, str]]:
+    """Kind and name of every operation in a GraphDef, its functions included."""
+    yield from ((node.op, node.name) for node in graph.node)
+    for function in graph.library.function:
+        name = function.signature.name
+        yield from ((node.op, f"{name}/{node.name}") for node in function.node_def)
+
+
+def as_function(graph: Any, wanted: Any, where: str) -> tuple[Callable[[Any], Any], Any, tf.Module]:
+    """A frozen graph as a function of its inputs, what goes in, and what holds its weights.
+
+    With `constants="weights"` every constant of floating point with at least one
+    axis becomes a variable of the name of its node.
+    """
+    nodes = {node.name: node for node in graph.node}
+    left = [node.name for node in graph.node if node.op in _VARIABLES]
+    if left:
+        what = f"the graph is not frozen: {', '.join(left[:3])} are variables without values"
+        raise ConversionError(what, where, "freeze it, or give the SavedModel it comes from")
+    inputs = _inputs(wanted.inputs, nodes, where)
+    outputs = _outputs(wanted.outputs, graph, where)
+    holder = tf.Module()
+    holder.weights = _weights(graph) if wanted.constants == "weights" else {}
+
+    def function(given: Any) -> Any:
+        tensors = dict(given) if isinstance(given, Mapping) else {next(iter(inputs)): given}
+        values = {name: variable.read_value() for name, variable in holder.weights.items()}
+        fed = {_tensor(name): value for name, value in (values | tensors).items()}
+        names = [_tensor(name) for name in outputs]
+        made = tf.graph_util.import_graph_def(graph, input_map=fed, return_elements=names, name="")
+        return made[0] if len(made) == 1 else dict(zip(outputs, made, strict=True))
+
+    single = next(iter(inputs.values())) if len(inputs) == 1 else inputs
+    return function, single, holder
+
+
+def _tensor(name: str) -> str:
+    return name if ":" in name else f"{name}:0"
+
+
+def _inputs(wanted: Any, nodes: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What goes in, by the name of the node: as wanted, or every placeholder."""
+    if isinstance(wanted, Mapping):
+        given = dict(wanted)
+    elif wanted is None:
+        given = dict.fromkeys(name for name, node in nodes.items() if node.op in PLACEHOLDERS)
+    else:
+        given = dict.fromkeys([wanted] if isinstance(wanted, str) else wanted)
+    if not given:
+        raise ConversionError(
+            "the graph has no placeholder", where, "name its inputs= and outputs="
+        )
+    return {_known(name, nodes, where): spec or _spec(nodes, name) for name, spec in given.items()}
+
+
+def _known(name: str, nodes: Mapping[str, Any], where: str) -> str:
+    node = name.partition(":")[0]
+    if node not in nodes:
+        has = ", ".join(name for name, node in nodes.items() if node.op in PLACEHOLDERS)
+        raise ConversionError(f"the graph has no node {node!r}", where, f"placeholders are {has}")
+    return name
+
+
+def _spec(nodes: Mapping[str, Any], name: str) -> tf.TensorSpec:
+    node = nodes[name.partition(":")[0]]
+    if "dtype" not in node.attr:
+        what = f"the shape and dtype of {name!r} are not known"
+        raise ConversionError(what, "", "give inputs={name: tf.TensorSpec(shape, dtype)}")
+    shape = tf.TensorShape(node.attr["shape"].shape if "shape" in node.attr else None)
+    return tf.TensorSpec(shape, tf.as_dtype(node.attr["dtype"].type), node.name)
+
+
+def _outputs(wanted: Any, graph: Any, where: str) -> list[str]:
+    """What comes out: as wanted, or the one node that nothing else takes."""
+    nodes = {node.name: node for node in graph.node}
+    if wanted is not None:
+        names = [wanted] if isinstance(wanted, str) else list(wanted)
+        return [_known(name, nodes, where) for name in names]
+    taken = {name.lstrip("^").partition(":")[0] for node in graph.node for name in node.input}
+    last = [name for name, node in nodes.items() if name not in taken and node.op != "NoOp"]
+    if len(last) != 1:
+        remedy = f"name them with outputs=; nothing takes {', '.join(last)}"
+        raise ConversionError(f"the graph has {len(last)} outputs", where, remedy)
+    return last
+
+
+def _weights(graph: Any) -> dict[str, tf.Variable]:
+    found = {}
+    for node in graph.node:
+        if node.op == "Const" and tf.as_dtype(node.attr["dtype"].type).is_floating:
+            value = tf.make_ndarray(node.attr["value"].tensor)
+            if value.ndim:
+                found[node.name] = tf.Variable(value, name=node.name)
+    return found

@@ -1,0 +1,115 @@
+"""A Keras layer whose computation is a TensorFlow graph, and whose weights are Keras's own.
+
+All it needs travels in its configuration, so that a file with such a layer
+stands alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_savekit.convert.program import Program, Weight
+from keras_savekit.convert.recipe import program_by
+from keras_savekit.convert.safe_mode import in_safe_mode
+from keras_savekit.convert.trust import is_trusted, trust
+from keras_savekit.errors import ConversionError
+
+
+@keras.saving.register_keras_serializable("keras_savekit")
+class GraphLayer(keras.layers.Layer):  # type: ignore[misc]
+    """A graph with named weights. Made by `to_keras`, and by Keras from a file.
+
+    Its weights begin as zeros; `to_keras` and the file give them their values.
+    Calls in training mode run the graph that the source had for training, if it
+    had one.
+
+    program: the graph, as `convert.program.Program` holds it, in base64; or
+    recipe: how registered code makes it again, as `convert.recipe` has it.
+    """
+
+    def __init__(
+        self,
+        program: str | None = None,
+        recipe: Mapping[str, Any] | None = None,
+        **keywords: Any,
+    ) -> None:
+        # The graph knows its own dtypes: nothing is cast on the way in.
+        super().__init__(**{"dtype": "float32", **keywords}, autocast=False)
+        self._source = {"program": program, "recipe": recipe and dict(recipe)}
+        made = program_by(recipe) if recipe else decoded(program or "")
+        self.supports_jit = False  # the numbers are to be those of the source
+        weights = made.weights
+        with keras.name_scope(self.name):
+            self.graph_weights = [_variable(weight) for weight in weights]
+        named = zip(weights, self.graph_weights, strict=True)
+        self._functions = made.load({each.name: variable.value for each, variable in named})
+        trust(made.digest)
+        self.built = True
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        """Run the graph on the leaves of `inputs`."""
+        function = self._functions.inference
+        if training:
+            function = getattr(self._functions, "training", function)
+        return function(*keras.tree.flatten(inputs))
+
+    def compute_output_spec(self, inputs: Any, training: bool = False) -> Any:
+        """Shapes and dtypes as the graph says, whatever the batch."""
+        return tf.nest.map_structure(
+            lambda spec: keras.KerasTensor(spec.shape, spec.dtype.name),
+            self._functions.inference.structured_outputs,
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """The graph and what every layer has."""
+        return {**super().get_config(), **self._source}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> GraphLayer:
+        """Make the layer, if its code may run.
+
+        Raises ConversionError in safe mode, unless this process made the graph
+        itself or has run it before.
+        """
+        program = config.get("program")
+        if program and in_safe_mode() and not is_trusted(decoded(program).digest):
+            raise ConversionError(
+                "holds a TensorFlow graph, which is code, and unsafe until you trust the file",
+                f"layer {config.get('name')}",
+                "pass safe_mode=False to load_model, or call"
+                " keras.config.enable_unsafe_deserialization() first",
+            )
+        return cls(**config)
+
+
+def encoded(program: Program) -> str:
+    """A program as the layer's configuration holds it."""
+    return base64.b64encode(program.content).decode()
+
+
+def decoded(text: str) -> Program:
+    """The inverse of `encoded`."""
+    try:
+        return Program(base64.b64decode(text, validate=True))
+    except (binascii.Error, TypeError) as error:
+        raise ConversionError(f"the graph of a layer is damaged: {error}") from error
+
+
+def _variable(weight: Weight) -> Any:
+    *scopes, name = weight.name.split("/")
+    return _within(scopes, name, weight)
+
+
+def _within(scopes: Sequence[str], name: str, weight: Weight) -> Any:
+    if scopes:
+        with keras.name_scope(scopes[0]):
+            return _within(scopes[1:], name, weight)
+    return keras.Variable(
+        "zeros", shape=weight.shape, dtype=weight.dtype, trainable=weight.trainable, name=name
+    )

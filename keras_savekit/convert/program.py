@@ -1,0 +1,218 @@
+"""A traced source as bytes that stand alone, and back as functions.
+
+The bytes are a zip of a SavedModel without its variables: `saved_model.pb` and
+the assets of lookup tables. Each variable's node bears the name of a weight, and
+whoever loads the program brings the variables by these names. Nothing here
+knows of layers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+from keras_savekit.convert.captures import Captured
+from keras_savekit.convert.frozen import operations, read_saved_model
+from keras_savekit.convert.ops import require_allowed
+from keras_savekit.convert.sources import Traced
+from keras_savekit.errors import ConversionError
+
+_GRAPH = "saved_model.pb"
+_LARGEST = 2**31  # bytes; no protocol buffer is larger
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A variable of a program: its name is the path by which the source has it."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    trainable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A function with named variables, as bytes. Equal programs have equal digests."""
+
+    content: bytes
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the bytes."""
+        return hashlib.sha256(self.content).hexdigest()
+
+    @property
+    def weights(self) -> list[Weight]:
+        """In the order of the source."""
+        nodes = self._objects.nodes
+        listed = nodes[_child(nodes[0], "weights")] if _has(nodes[0], "weights") else None
+        ordered = sorted(listed.children, key=lambda child: int(child.local_name)) if listed else []
+        return [_weight(nodes[child.node_id].variable) for child in ordered]
+
+    @property
+    def operations(self) -> Iterator[tuple[str, str]]:
+        """Kind and name of each."""
+        return operations(self._graph.graph_def)
+
+    @property
+    def _graph(self) -> Any:
+        with self._opened() as archive:
+            return read_saved_model(archive.read(_GRAPH), "the graph of the layer")[0]
+
+    @property
+    def _objects(self) -> Any:
+        return self._graph.object_graph_def
+
+    @contextmanager
+    def _opened(self) -> Iterator[zipfile.ZipFile]:
+        try:
+            with zipfile.ZipFile(io.BytesIO(self.content)) as archive:
+                yield archive
+        except (zipfile.BadZipFile, KeyError) as error:
+            raise ConversionError(f"the graph of a layer is damaged: {error}") from error
+
+    def load(self, variables: Mapping[str, Any]) -> Any:
+        """Its functions, as attributes `inference` and `training`, on variables by name.
+
+        Raises ConversionError if an operation may not run, before any does.
+        """
+        require_allowed(self.operations, "the graph of a layer", checkpoints=False)
+
+        def creator(next_creator: Any, **keywords: Any) -> Any:
+            name = str(keywords.get("name"))
+            return variables[name] if name in variables else next_creator(**keywords)
+
+        options = tf.saved_model.LoadOptions(experimental_skip_checkpoint=True)
+        with tempfile.TemporaryDirectory() as folder, self._opened() as archive:
+            _extract(archive, Path(folder))
+            with tf.init_scope(), tf.variable_creator_scope(creator):
+                return tf.saved_model.load(folder, options=options)
+
+
+def program_of(traced: Traced, weights: Sequence[Captured]) -> Program:
+    """The functions of `traced`, with its variables under the names of `weights`.
+
+    Raises ConversionError if it holds what no file can.
+    """
+    root = tf.Module()
+    root.weights = [weight.variable for weight in weights]
+    root.resources = [
+        value for value, _ in traced.reached.values() if not isinstance(value, tf.Variable)
+    ]
+    root.inference = traced.inference
+    if traced.training is not None:
+        root.training = traced.training
+    with tempfile.TemporaryDirectory() as folder:
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=True)
+        try:
+            tf.saved_model.save(root, folder, signatures={}, options=options)
+        except (AssertionError, ValueError, TypeError, NotImplementedError) as error:
+            said = str(error).strip().splitlines()[0]
+            what = f"TensorFlow cannot save its functions: {said}"
+            raise ConversionError(what, "", "see the cause below") from error
+        graphs = SavedModel.FromString((Path(folder) / _GRAPH).read_bytes())
+        _strip(graphs.meta_graphs[0], [weight.name for weight in weights])
+        files = {_GRAPH: graphs.SerializeToString(deterministic=True)}
+        for asset in sorted((Path(folder) / "assets").iterdir()):
+            files[f"assets/{asset.name}"] = asset.read_bytes()
+    program = Program(_zipped(files))
+    require_allowed(program.operations, "", checkpoints=False)
+    return program
+
+
+def _strip(graph: Any, names: Sequence[str]) -> None:
+    """Leave the functions and constants; give the variables their names."""
+    objects = graph.object_graph_def
+    constants = {node.constant.operation for node in objects.nodes if node.HasField("constant")}
+    kept = [node for node in graph.graph_def.node if node.name in constants]
+    del graph.graph_def.node[:]
+    graph.graph_def.node.extend(kept)
+    graph.ClearField("saver_def")
+    graph.ClearField("signature_def")
+    graph.ClearField("collection_def")
+    _refuse_contents(objects)
+    if _has(objects.nodes[0], "weights"):
+        for child in objects.nodes[_child(objects.nodes[0], "weights")].children:
+            objects.nodes[child.node_id].variable.name = names[int(child.local_name)]
+            objects.nodes[child.node_id].variable.device = ""
+    called = _reachable(graph.graph_def.library, objects.concrete_functions)
+    left = [each for each in graph.graph_def.library.function if each.signature.name in called]
+    del graph.graph_def.library.function[:]
+    graph.graph_def.library.function.extend(left)
+
+
+def _refuse_contents(objects: Any) -> None:
+    """Of tables and other resources that hold more than their initializer gives."""
+    for node in objects.nodes:
+        if not node.HasField("variable") and len(node.saveable_objects):
+            raise ConversionError(
+                "the source holds a resource whose content would be lost, such as a mutable table",
+                ", ".join(sorted(node.saveable_objects)),
+                "use a tf.lookup.StaticHashTable, or keep it outside of the model",
+            )
+
+
+def _reachable(library: Any, roots: Mapping[str, Any]) -> set[str]:
+    """Names of functions that may be called, gradients included."""
+    functions = {each.signature.name: each for each in library.function}
+    gradients = {each.function_name: each.gradient_func for each in library.gradient}
+    reached: set[str] = set()
+    waiting = [name for name in functions if name in roots]
+    waiting += [each.function_def_name for each in library.registered_gradients]
+    while waiting:
+        name = waiting.pop()
+        if name in reached or name not in functions:
+            continue
+        reached.add(name)
+        waiting += [gradients[name]] if name in gradients else []
+        for node in functions[name].node_def:
+            waiting.append(node.op)
+            for attribute in node.attr.values():
+                waiting.append(attribute.func.name)
+                waiting += [each.name for each in attribute.list.func]
+    return reached
+
+
+def _weight(variable: Any) -> Weight:
+    shape = tuple(axis.size for axis in variable.shape.dim)
+    return Weight(variable.name, shape, tf.as_dtype(variable.dtype).name, variable.trainable)
+
+
+def _has(node: Any, name: str) -> bool:
+    return any(child.local_name == name for child in node.children)
+
+
+def _child(node: Any, name: str) -> int:
+    return next(int(child.node_id) for child in node.children if child.local_name == name)
+
+
+def _zipped(files: Mapping[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()
+
+
+def _extract(archive: zipfile.ZipFile, folder: Path) -> None:
+    """Its graph and assets, and nothing that would lie elsewhere or be beyond measure."""
+    if sum(member.file_size for member in archive.infolist()) > _LARGEST:
+        raise ConversionError("the graph of a layer is larger than any graph can be")
+    for member in archive.infolist():
+        parts = Path(member.filename).parts
+        if member.filename != _GRAPH and (parts[:-1] != ("assets",) or parts[-1] == ".."):
+            raise ConversionError(f"the graph of a layer holds a strange file {member.filename!r}")
+        target = folder.joinpath(*parts)
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(archive.read(member))

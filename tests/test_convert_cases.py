@@ -1,0 +1,458 @@
+"""What `to_keras` takes and gives back, what it refuses by name, and what a file may run."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import json
+import subprocess
+import sys
+import weakref
+from typing import Any
+
+import convert_sources as sources
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_savekit as sk
+from keras_savekit.convert import trust
+from keras_savekit.convert.layer import decoded
+
+ROWS = sources.batch(4, 4)
+
+
+@dataclasses.dataclass
+class Pair:
+    """What goes in and comes out of `Siamese`."""
+
+    left: Any
+    right: Any
+
+
+class Siamese(tf.Module):
+    """Takes and returns a dataclass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = tf.Variable(sources.batch(4, 2), name="weight")
+
+    def __call__(self, pair):
+        return Pair(pair.left @ self.weight, pair.right @ self.weight)
+
+
+class Scaled(tf.Module):
+    """Two arguments, one of them with a default."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = tf.Variable(2.0, name="scale")
+
+    def __call__(self, x, y=None):
+        return {"sum": x + y, "scaled": self.scale * x} if y is not None else self.scale * x
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 3], tf.float32)])
+    def other(self, x):
+        return self.scale - x
+
+
+def _layer(model: keras.Model) -> Any:
+    return model.layers[-1]
+
+
+def test_dataclasses_become_dictionaries():
+    specs = Pair(tf.TensorSpec([None, 4]), tf.TensorSpec([None, 4]))
+    source = Siamese()
+    model = sk.to_keras(source, inputs=specs)
+    found = model({"left": ROWS, "right": -ROWS})
+    assert set(found) == {"left", "right"}
+    assert np.array_equal(found["right"], -found["left"])
+    assert np.array_equal(found["left"], source(Pair(ROWS, ROWS)).left)
+
+
+@pytest.mark.parametrize("inputs", [[(None, 3), (None, 3)], {"x": (None, 3), "y": (None, 3)}])
+def test_several_arguments_go_by_position_or_by_name(inputs):
+    x = sources.batch(2, 3)
+    model = sk.to_keras(Scaled(), inputs=inputs)
+    found = model([x, x] if isinstance(inputs, list) else {"x": x, "y": x})
+    assert np.array_equal(found["sum"], x + x)
+    assert np.array_equal(found["scaled"], 2 * x)
+
+
+def test_outputs_are_taken_by_name_and_functions_by_theirs():
+    x = sources.batch(2, 3)
+    model = sk.to_keras(Scaled(), inputs=[(None, 3), (None, 3)], outputs="scaled")
+    assert np.array_equal(model([x, x]), 2 * x)
+    assert np.array_equal(sk.to_keras(Scaled(), call="other")(x), 2 - x)
+
+
+def test_an_example_batch_says_what_goes_in_for_batches_of_any_size():
+    model = sk.to_keras(Scaled(), inputs=sources.batch(2, 3))
+    assert model.input_shape == (None, 3)
+    assert model(sources.batch(5, 3)).shape == (5, 3)
+
+
+def test_batches_and_lengths_that_are_open_stay_open():
+    model = sk.to_keras(sources.Lstm(), inputs=(None, None, 3))
+    assert model.output_shape == (None, 2)
+    for length in (3, 5):
+        assert model(sources.batch(2, length, 3)).shape == (2, 2)
+
+
+def test_names_are_kept_where_they_tell_weights_apart_and_else_are_paths():
+    named = sk.to_keras(sources.Cnn(), inputs=(None, 6, 6, 1), name="m")
+    assert "m/cnn/gamma" in {weight.path for weight in named.weights}
+    alike = sk.to_keras(sources.Transformer(), inputs=tf.TensorSpec([None, 5], tf.int32), name="m")
+    assert "m/blocks/1/hidden/up/w" in {weight.path for weight in alike.weights}
+
+
+def test_shared_variables_are_one_weight():
+    model = sk.to_keras(sources.Transformer(), inputs=tf.TensorSpec([None, 5], tf.int32))
+    assert sum(weight.path.endswith("/embedding") for weight in model.weights) == 1
+
+
+def test_weights_are_counted_and_can_be_frozen(capsys):
+    model = sk.to_keras(sources.closure(), inputs=(None, 4))
+    model.summary()
+    assert "Trainable params: 10" in capsys.readouterr().out
+    _layer(model).trainable = False
+    assert model.trainable_weights == []
+    assert sk.to_keras(sources.closure(), inputs=(None, 4), trainable=False).count_params() == 11
+
+
+def test_the_model_and_its_source_train_each_for_itself():
+    source = sources.Tree()
+    before = source(ROWS, is_training=False)
+    model = sk.to_keras(source, inputs=(None, 4))
+    model.compile("sgd", "mean_squared_error")
+    model.fit(ROWS, ROWS[:, :2], epochs=2, verbose=0)
+    assert np.array_equal(before, source(ROWS, is_training=False))
+    assert int(next(w for w in model.weights if w.path.endswith("calls")).numpy()) == 2
+    assert int(source.calls.numpy()) == 0
+
+
+def test_the_model_lives_on_when_its_source_is_gone():
+    source = sources.Tree()
+    expected = tf.function(source)(ROWS, False)
+    gone = weakref.ref(source)
+    model = sk.to_keras(source, inputs=(None, 4))
+    del source
+    gc.collect()
+    assert gone() is None
+    assert np.array_equal(model(ROWS), expected)
+
+
+class Words(tf.Module):
+    """A table of constant content beside a weight."""
+
+    def __init__(self, table: Any) -> None:
+        super().__init__()
+        self.table = table
+        self.vectors = tf.Variable(sources.batch(3, 2), name="vectors")
+
+    def __call__(self, words):
+        return tf.gather(self.vectors, self.table.lookup(words))
+
+
+def _constant_table() -> Any:
+    keys = tf.lookup.KeyValueTensorInitializer(tf.constant(["a", "b"]), tf.constant([1, 2]))
+    return tf.lookup.StaticHashTable(keys, 0)
+
+
+def test_tables_of_constant_content_travel_with_the_file(tmp_path):
+    source = Words(_constant_table())
+    model = sk.to_keras(source, inputs=tf.TensorSpec([None, 2], tf.string))
+    words = tf.constant([["a", "b"], ["b", "z"]])
+    sk.save_model(model, tmp_path / "m.h5")
+    assert np.array_equal(sk.load_model(tmp_path / "m.h5")(words), source(words))
+
+
+def test_a_table_from_a_file_travels_as_an_asset_once_its_operation_is_allowed(tmp_path):
+    path = tmp_path / "words.txt"
+    path.write_text("a\nb\n")
+    kinds = tf.string, tf.lookup.TextFileIndex.WHOLE_LINE, tf.int32, tf.lookup.TextFileIndex
+    keys = tf.lookup.TextFileInitializer(
+        str(path), kinds[0], kinds[1], tf.int64, kinds[3].LINE_NUMBER
+    )
+    source = Words(tf.lookup.StaticHashTable(keys, 0))
+    spec = tf.TensorSpec([None], tf.string)
+    with pytest.raises(sk.ConversionError, match=r'allow_ops\("InitializeTableFromTextFileV2"\)'):
+        sk.to_keras(source, inputs=spec)
+    words = tf.constant(["a", "b"])
+    with sk.allow_ops("InitializeTableFromTextFileV2"):
+        model = sk.to_keras(source, inputs=spec)
+        path.unlink()
+        assert np.array_equal(keras.models.clone_model(model)(words), np.zeros((2, 2)))
+    assert np.array_equal(model(words), source(words))
+
+
+# What cannot be converted.
+
+
+def _with_python(x: Any) -> Any:
+    return tf.py_function(lambda value: value, [x], tf.float32)
+
+
+def _writes(x: Any) -> Any:
+    tf.io.write_file("/nowhere", "text")
+    return x
+
+
+class Holds(tf.Module):
+    """Adds what it holds to what comes in."""
+
+    def __init__(self, held: Any) -> None:
+        super().__init__()
+        self.held = held
+
+    def __call__(self, x):
+        return x + tf.cast(self.held.lookup(tf.constant("a")), tf.float32)
+
+
+def _mutable_table() -> Any:
+    return tf.lookup.experimental.MutableHashTable(tf.string, tf.int64, 0)
+
+
+OPEN = tf.Variable([1.0], shape=[None], name="open")
+TEXT = tf.Variable("text", name="text")
+REFUSED = {
+    "a model of Keras": (keras.Sequential(name="s"), {}, "'s' is a Keras model already"),
+    "no inputs": (Scaled(), {}, "nothing says what goes in"),
+    "unknown function": (Scaled(), {"call": "missing"}, "no function 'missing': it has other"),
+    "strange inputs": (Scaled(), {"inputs": 3}, "cannot tell what goes in from 3"),
+    "ragged": (Scaled(), {"inputs": tf.RaggedTensorSpec([None, None])}, "a RaggedTensor goes in"),
+    "no rank": (Scaled(), {"inputs": tf.TensorSpec(None, name="x")}, "'x' has no known rank"),
+    "no batch": (Scaled(), {"inputs": tf.TensorSpec([], name="x")}, "'x' has no batch axis"),
+    "unknown output": (
+        Scaled(),
+        {"inputs": [(None, 3), (None, 3)], "outputs": "z"},
+        r"no output \['z'\]",
+    ),
+    "python": (_with_python, {"inputs": (None, 3)}, r"runs Python functions.*EagerPyFunc"),
+    "files": (_writes, {"inputs": (None, 3)}, r"WriteFile.*\n.*allow_ops\(\"WriteFile\"\)"),
+    "mutable table": (Holds(_mutable_table()), {"inputs": (None, 3)}, "content would be lost"),
+    "open shape": (lambda x: x + OPEN, {"inputs": (None, 3)}, "'open' has no fixed shape"),
+    "text": (
+        lambda x: x + tf.strings.to_number(TEXT),
+        {"inputs": (None, 3)},
+        "'text' is of string",
+    ),
+    "fails": (lambda x: x @ x, {"inputs": (2, 3)}, "cannot trace it: ValueError"),
+    "missing": ("nowhere", {}, r"does not exist \[nowhere"),
+    "no factory": (Scaled(), {"embed": False}, "takes a function that makes the source"),
+    "constants": (Scaled(), {"constants": "drop"}, 'must be "keep" or "weights", got \'drop\''),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_converted_is_named(name):
+    source, options, said = REFUSED[name]
+    with pytest.raises(sk.ConversionError, match=said):
+        sk.to_keras(source, **options)
+
+
+def test_a_resource_that_nothing_leads_to_is_named_by_its_use():
+    tables = {"hidden": _constant_table()}
+    get = {"t": lambda: tables["hidden"]}["t"]
+
+    class Hides:
+        def __call__(self, words):
+            return _looked_up(get, words)
+
+    with pytest.raises(sk.ConversionError, match=r"none of its attributes lead to.*LookupTable"):
+        sk.to_keras(Hides(), inputs=tf.TensorSpec([None], tf.string))
+
+
+def _looked_up(get: Any, words: Any) -> Any:
+    return tf.cast(get().lookup(words), tf.float32)
+
+
+# Frozen graphs.
+
+
+def test_a_frozen_graph_keeps_its_constants_unless_they_are_wanted_as_weights(tmp_path):
+    path = sources.frozen_graph(tmp_path / "frozen.pb")
+    kept = sk.to_keras(path)
+    assert kept.weights == []
+    trained = sk.to_keras(path, constants="weights")
+    assert {each.path for each in trained.weights} == {"frozen/kernel", "frozen/head"}
+    assert np.array_equal(kept(ROWS), trained(ROWS))
+    hidden = sk.to_keras(path, inputs="x:0", outputs="hidden:0")
+    assert hidden.output_shape == (None, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"inputs": "z"}, r"no node 'z'.*\n.*placeholders are x"),
+        ({"outputs": ["y", "z"]}, "no node 'z'"),
+    ],
+)
+def test_nodes_that_a_frozen_graph_lacks_are_named(options, said, tmp_path):
+    path = sources.frozen_graph(tmp_path / "frozen.pb")
+    with pytest.raises(sk.ConversionError, match=said):
+        sk.to_keras(path, **options)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xff not a graph"])
+def test_what_is_no_graph_is_refused(content, tmp_path):
+    path = tmp_path / "m.pb"
+    path.write_bytes(content)
+    with pytest.raises(sk.ConversionError, match=r"m\.pb"):
+        sk.to_keras(path)
+
+
+def test_signatures_that_a_saved_model_lacks_are_named_with_those_it_has(tmp_path):
+    path = sources.tf1_saved_model(tmp_path / "tf1")
+    with pytest.raises(sk.ConversionError, match=r"'train'.*\n.*it has serving_default"):
+        sk.to_keras(path, call="train")
+
+
+# Checkpoints.
+
+
+def test_a_checkpoint_fills_the_model_whatever_stood_above_it(tmp_path):
+    trained, fresh = sources.Tree(), sources.Tree()
+    for each in (trained, fresh):
+        each(ROWS, is_training=False)
+    for variable in trained.trainable_variables:
+        variable.assign_add(tf.ones_like(variable))
+    above = tf.train.Checkpoint(model=trained, step=tf.Variable(7))
+    path = above.save(str(tmp_path / "ckpt"))
+    for given in (path, tmp_path):
+        model = sk.to_keras(fresh, inputs=(None, 4), checkpoint=given)
+        assert np.array_equal(model(ROWS), tf.function(trained)(ROWS, False))
+
+
+def test_a_checkpoint_of_names_fills_the_model(tmp_path):
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        values = sources.batch(4, 2)
+        tf.compat.v1.get_variable("weight", initializer=values)
+        tf.compat.v1.get_variable("bias", initializer=tf.ones(2))
+        tf.compat.v1.get_variable("scale", initializer=1.0)
+        session.run(tf.compat.v1.global_variables_initializer())
+        path = tf.compat.v1.train.Saver().save(session, str(tmp_path / "old.ckpt"))
+    model = sk.to_keras(sources.closure(), inputs=(None, 4), checkpoint=path)
+    assert np.array_equal(model(ROWS), tf.function(lambda x: x @ values + 1)(ROWS))
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused_weight_by_weight(tmp_path):
+    other = tf.train.Checkpoint(weight=tf.Variable(tf.zeros([3, 2])), scale=tf.Variable(1.0))
+    path = other.save(str(tmp_path / "ckpt"))
+    said = r"bias is missing.*|weight is float32\[3, 2\] in the checkpoint.*float32\[4, 2\]"
+    with pytest.raises(sk.ConversionError, match=said):
+        sk.to_keras(sources.closure(), inputs=(None, 4), checkpoint=path)
+    with pytest.raises(sk.ConversionError, match="cannot be read as a checkpoint"):
+        sk.to_keras(sources.closure(), inputs=(None, 4), checkpoint=tmp_path / "none")
+
+
+# Code from registered functions.
+
+
+@keras.saving.register_keras_serializable("tests")
+def make_scaled() -> tf.Module:
+    """A factory that Keras knows."""
+    return Scaled()
+
+
+def test_without_embedding_the_file_names_the_function_that_makes_the_source(tmp_path):
+    model = sk.to_keras(make_scaled, inputs=[(None, 3), (None, 3)], outputs="sum", embed=False)
+    assert _layer(model).get_config()["program"] is None
+    sk.save_model(model, tmp_path / "m.h5", verify="structure")
+    x = sources.batch(2, 3)
+    assert np.array_equal(sk.load_model(tmp_path / "m.h5")([x, x]), x + x)
+
+
+# What a file may run.
+
+
+def _in_another_process(code: str, *arguments: object) -> str:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+LOAD = """
+import sys, json
+import keras, keras_savekit as sk
+told = []
+for load in (keras.models.load_model, sk.load_model):
+    for path in sys.argv[1:]:
+        try:
+            load(path)
+        except Exception as error:
+            told.append([type(error).__name__, str(error)])
+for path in sys.argv[1:]:
+    sk.load_model(path, safe_mode=False)
+print(json.dumps(told))
+"""
+
+
+@pytest.mark.slow
+def test_graphs_of_files_are_code_and_refused_until_they_are_trusted(tmp_path):
+    model = sk.to_keras(sources.closure(), inputs=(None, 4), name="affine")
+    for name in ("m.h5", "m.keras"):
+        sk.save_model(model, tmp_path / name, verify="structure")
+    told = json.loads(_in_another_process(LOAD, tmp_path / "m.h5", tmp_path / "m.keras"))
+    assert len(told) == 4
+    for kind, said in told:
+        assert kind == "ConversionError"
+        assert "layer affine" in said
+        assert "safe_mode=False" in said
+
+
+@pytest.mark.slow
+def test_the_verifying_process_runs_the_graphs_that_this_one_made(tmp_path):
+    model = sk.to_keras(sources.Tree(), inputs=(None, 4))
+    model.compile("adam", "mean_squared_error")
+    kit = sk.FullModelSaver(tmp_path / "run", when="train_end", verify="load")
+    model.fit(ROWS, ROWS[:, :2], epochs=2, verbose=0, callbacks=[kit])
+    found = json.loads((tmp_path / "run/latest/verification.json").read_text())
+    assert (found["depth"], found["findings"]) == ("load", [])
+    again = sk.load_model(tmp_path / "run/latest")
+    assert np.array_equal(again(ROWS), model(ROWS))
+    assert len(again.optimizer.variables) == len(model.optimizer.variables)
+
+
+def test_a_graph_that_was_changed_is_another_graph():
+    model = sk.to_keras(sources.closure(), inputs=(None, 4))
+    config = _layer(model).get_config()
+    assert trust.is_trusted(decoded(config["program"]).digest)
+    other = {**config, "program": config["program"][:-8] + "AAAAAAA="}
+    with pytest.raises(sk.ConversionError, match="safe_mode=False"):
+        type(_layer(model)).from_config(other)
+
+
+@pytest.mark.parametrize("program", ["not base64!", "AAAA", None])
+def test_a_damaged_graph_is_told_as_such(program):
+    model = sk.to_keras(sources.closure(), inputs=(None, 4))
+    with pytest.raises(sk.ConversionError, match="damaged"):
+        type(_layer(model))(program)
+
+
+# The command line.
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["m.h5", "m.keras", "m.weights.h5"])
+def test_the_command_line_converts_and_compares(name, tmp_path):
+    source = sources.keras3_export(tmp_path / "export")
+    run = [sys.executable, "-m", "keras_savekit", "convert", source, tmp_path / name]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "bit for bit" in done.stdout
+    assert "57 numbers" in done.stdout
+    assert sk.load_model(tmp_path / name, safe_mode=False).count_params() == 57
+    assert not list(tmp_path.glob(".scratch*"))
+
+
+@pytest.mark.slow
+def test_the_command_line_says_what_is_wrong_without_a_traceback(tmp_path):
+    run = [sys.executable, "-m", "keras_savekit", "convert", "nowhere", tmp_path / "m.h5"]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert "does not exist [nowhere]" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "m.h5").exists()
