@@ -20,7 +20,7 @@ from keras_savekit.restoration import RESTORED, Restoration, memory_of
 from keras_savekit.resume import LEVELS, Found, Restored
 from keras_savekit.store.directory import RunDirectory
 from keras_savekit.surroundings import Kit, Surroundings
-from keras_savekit.training import callback_state, metrics
+from keras_savekit.training import callback_state, metrics, randomness
 from keras_savekit.training.fit import Fit
 from keras_savekit.training.restore import differing
 
@@ -117,6 +117,7 @@ def begin(
     )
     if found.state.get("ended") and moment.epoch < epochs:
         more += callback_state.changed_at_the_end(others)
+    more += () if only_weights else randomness.of_kernels(model)
     if moment.batch and not with_metrics:
         more += ("its metrics are others; the logs of this epoch begin anew",)
     restoration = Restoration(agreed, moment, model, others, with_metrics=with_metrics)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
+import os
 import subprocess
 import sys
 import weakref
+from pathlib import Path
 from typing import Any
 
 import convert_sources as sources
@@ -15,10 +17,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras.src.saving import serialization_lib
 
 import keras_savekit as sk
 from keras_savekit.convert import trust
 from keras_savekit.convert.layer import decoded
+from keras_savekit.convert.safe_mode import in_safe_mode
 
 ROWS = sources.batch(4, 4)
 
@@ -430,6 +434,98 @@ def test_a_damaged_graph_is_told_as_such(program):
     model = sk.to_keras(sources.closure(), inputs=(None, 4))
     with pytest.raises(sk.ConversionError, match="damaged"):
         type(_layer(model))(program)
+
+
+@pytest.mark.parametrize("safe", [True, False, None])
+def test_whether_keras_loads_in_safe_mode_is_found_where_keras_keeps_it(safe):
+    assert in_safe_mode()
+    with serialization_lib.SafeModeScope(safe):
+        assert in_safe_mode() is (safe is not False)
+
+
+# Training.
+
+
+class Noisy(tf.Module):
+    """Draws numbers, inside TensorFlow's kernels or from a generator of its own."""
+
+    def __init__(self, *, own: bool) -> None:
+        super().__init__()
+        self.weight = tf.Variable(sources.batch(4, 2), name="weight")
+        self.generator = tf.random.Generator.from_seed(3) if own else None
+
+    def __call__(self, x, training=False):
+        if training and self.generator is not None:
+            x = x + self.generator.normal([4])
+        elif training:
+            x = x + tf.random.normal([4], seed=1)
+        return x @ self.weight
+
+
+def _trained(source: tf.Module, directory: Any, epochs: int) -> tuple[list[np.ndarray], str]:
+    model = sk.to_keras(source, inputs=(None, 4))
+    model.compile("adam", "mean_squared_error")
+    data = sk.resumable(ROWS, ROWS[:, :2], batch_size=2, seed=1)
+    kit = sk.FullModelSaver(directory, when="every epoch", verify="bytes", data=data)
+    model.fit(data, epochs=epochs, shuffle=False, verbose=0, callbacks=[kit])
+    return [weight.numpy() for weight in model.weights], str(kit.resumed)
+
+
+def test_a_training_with_a_generator_in_the_source_is_resumed_exactly(tmp_path):
+    whole, _ = _trained(Noisy(own=True), tmp_path / "whole", 3)
+    _trained(Noisy(own=True), tmp_path / "parts", 1)
+    resumed, told = _trained(Noisy(own=True), tmp_path / "parts", 3)
+    assert "(exact)" in told
+    assert all(map(np.array_equal, whole, resumed))
+
+
+def test_numbers_drawn_inside_of_kernels_are_told_when_a_training_is_resumed(tmp_path):
+    _trained(Noisy(own=False), tmp_path, 1)
+    _, told = _trained(Noisy(own=False), tmp_path, 2)
+    assert "(position)" in told
+    assert "noisy draws random numbers inside TensorFlow (RandomStandardNormal)" in told
+
+
+TWO_DEVICES = """
+import sys
+import numpy as np, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+sys.path.insert(0, sys.argv[1])
+import convert_sources as sources
+import keras_savekit as sk
+source, x = sources.closure(), sources.batch(8, 4)
+with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    model = sk.to_keras(source, inputs=(None, 4))
+    model.compile("sgd", "mean_squared_error")
+    try:
+        sk.to_keras(sources.Tree(), inputs=(None, 4))
+    except sk.ConversionError as error:
+        print(error)
+model.fit(x, x[:, :2], verbose=0)
+one = sk.to_keras(source, inputs=(None, 4))
+one.compile("sgd", "mean_squared_error")
+one.fit(x, x[:, :2], verbose=0)
+assert all(np.allclose(a.numpy(), b.numpy(), atol=1e-6) for a, b in zip(one.weights, model.weights))
+sk.save_model(model, sys.argv[2], verify="structure")
+again = sk.load_model(sys.argv[2])
+assert all(np.array_equal(a.numpy(), b.numpy()) for a, b in zip(again.weights, model.weights))
+"""
+
+
+@pytest.mark.slow
+def test_two_replicas_train_what_was_made_on_one(tmp_path):
+    told = _in_another_process(TWO_DEVICES, Path(__file__).parent, tmp_path / "m.h5")
+    assert "lies on several devices" in told
+
+
+@pytest.mark.slow
+def test_the_example_ends_as_it_says(tmp_path):
+    example = Path(__file__).parent.parent / "examples/from_tf_module.py"
+    environment = {**os.environ, "PYTHONPATH": str(example.parent.parent)}
+    run = [sys.executable, str(example)]
+    subprocess.run(run, cwd=tmp_path, env=environment, check=True, timeout=240)
+    assert len(example.read_text().splitlines()) < 50
 
 
 # The command line.

@@ -80,6 +80,10 @@ def _unique(own: list[str], paths: list[tuple[str, ...]]) -> list[str]:
 
 def _require_weight(found: Captured) -> None:
     variable = found.variable
+    if isinstance(variable, tf.distribute.DistributedValues):
+        what = f"the variable {found.name!r} lies on several devices"
+        remedy = "make the source outside of the strategy's scope, and convert it within"
+        raise ConversionError(what, "", remedy)
     if not variable.shape.is_fully_defined():
         what = f"the variable {found.name!r} has no fixed shape: {variable.shape}"
         raise ConversionError(what, "", "give it its shape; a Keras weight does not change it")

@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_savekit.convert.ops import STATEFUL_RANDOM
 from keras_savekit.convert.program import Program, Weight
 from keras_savekit.convert.recipe import program_by
 from keras_savekit.convert.safe_mode import in_safe_mode
@@ -24,6 +25,9 @@ from keras_savekit.errors import ConversionError
 @keras.saving.register_keras_serializable("keras_savekit")
 class GraphLayer(keras.layers.Layer):  # type: ignore[misc]
     """A graph with named weights. Made by `to_keras`, and by Keras from a file.
+
+    random_operations: kinds of operations in it that draw numbers which no seed
+        restores; a resumed training tells them.
 
     Its weights begin as zeros; `to_keras` and the file give them their values.
     Calls in training mode run the graph that the source had for training, if it
@@ -49,6 +53,9 @@ class GraphLayer(keras.layers.Layer):  # type: ignore[misc]
             self.graph_weights = [_variable(weight) for weight in weights]
         named = zip(weights, self.graph_weights, strict=True)
         self._functions = made.load({each.name: variable.value for each, variable in named})
+        self.random_operations = tuple(
+            sorted({kind for kind, _ in made.operations if kind in STATEFUL_RANDOM})
+        )
         trust(made.digest)
         self.built = True
 

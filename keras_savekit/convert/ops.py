@@ -17,16 +17,30 @@ from keras_savekit.errors import ConversionError
 PYTHON = ("PyFunc", "PyFuncStateless", "EagerPyFunc", "*NumbaFunc*")
 # fnmatch patterns over the names of TensorFlow's registered operations.
 OUTSIDE = (
-    *("ReadFile", "WriteFile", "MatchingFiles*", "*Reader", "*ReaderV2", "Reader*", "LMDB*"),
-    *("ImmutableConst", "DecodeProto*", "EncodeProto*", "FileSystemSetConfiguration", "*FromFile*"),
-    *("TextLineDataset*", "TFRecordDataset*", "FixedLengthRecordDataset*", "*FilesDataset*"),
-    *("SqlDataset", "*ExperimentalSql*", "SaveDataset*", "LoadDataset*", "*SnapshotDataset*"),
-    *("DatasetToTFRecord*", "CacheDataset*", "DataService*", "RegisterDataset*"),
-    *("*InitializeTableFromTextFile*", "*SummaryFileWriter*", "*SummaryDbWriter*", "*Summary*"),
-    *("RpcCall", "Rpc*", "TryRpc", "RemoteCall", "RemoteFusedGraphExecute", "*DebugIdentity*"),
-    *("Dump*", "DebugNumericSummary*", "PrintV2", "Infeed*", "Outfeed*", "Send", "Recv"),
-    *("_Send", "_Recv", "_HostSend", "_HostRecv", "CollectiveG*", "XlaCustomCall*", "XlaHost*"),
-    *("GenerateBigQueryReaderPartitions", "BigQueryReader", "*Configure*Distributed*", "Tpu*"),
+    # files
+    *("ReadFile", "WriteFile", "MatchingFiles*", "*Reader", "*ReaderV2", "Reader*", "*LMDB*"),
+    *("ImmutableConst", "DecodeProto*", "EncodeProto*", "FileSystem*", "*FromFile*", "RecordInput"),
+    *("*TextLineDataset*", "*TFRecord*", "*FixedLengthRecordDataset*", "*FilesDataset*"),
+    *("*SqlDataset*", "SaveDataset*", "LoadDataset*", "*Snapshot*", "*CSVDataset*"),
+    *("CacheDataset*", "*InitializeTableFromTextFile*", "*Summary*", "LoadAndRemapMatrix"),
+    *("GenerateVocabRemapping", "FixedUnigramCandidateSampler", "Dump*", "Print*", "Debug*"),
+    # other processes and devices
+    *("Rpc*", "TryRpc", "RemoteCall", "RemoteFusedGraphExecute", "*DataService*", "Distributed*"),
+    *("RegisterDataset*", "Infeed*", "Outfeed*", "Send", "Recv", "_Send", "_Recv", "_Host*"),
+    *("Collective*", "XlaCustomCall*", "XlaHost*", "XlaSend*", "XlaRecv*", "*BigQuery*"),
+    *("*TPUEmbedding*", "*ConfigureDistributed*"),
+)
+# Their kernels count on by themselves, from seeds that are part of the graph.
+STATEFUL_RANDOM = frozenset(
+    [
+        *("RandomUniform", "RandomUniformInt", "RandomStandardNormal", "TruncatedNormal"),
+        *("ParameterizedTruncatedNormal", "RandomGamma", "RandomPoisson", "RandomPoissonV2"),
+        *("RandomShuffle", "Multinomial", "RandomCrop", "RandomDataset", "ShuffleDataset"),
+        *("AllCandidateSampler", "UniformCandidateSampler", "LogUniformCandidateSampler"),
+        *("FixedUnigramCandidateSampler", "LearnedUnigramCandidateSampler"),
+        *("ThreadUnsafeUnigramCandidateSampler", "SampleDistortedBoundingBox"),
+        *("SampleDistortedBoundingBoxV2", "FractionalAvgPool", "FractionalMaxPool"),
+    ]
 )
 CHECKPOINTS = ("Save*", "Restore*", "MergeV2Checkpoints", "ShardedFilename*")
 

@@ -28,6 +28,7 @@ from keras_savekit.convert.sources import Traced
 from keras_savekit.errors import ConversionError
 
 _GRAPH = "saved_model.pb"
+_SAID = 300
 _LARGEST = 2**31  # bytes; no protocol buffer is larger
 
 
@@ -118,7 +119,7 @@ def program_of(traced: Traced, weights: Sequence[Captured]) -> Program:
         try:
             tf.saved_model.save(root, folder, signatures={}, options=options)
         except (AssertionError, ValueError, TypeError, NotImplementedError) as error:
-            said = str(error).strip().splitlines()[0]
+            said = " ".join(str(error).split())[:_SAID]
             what = f"TensorFlow cannot save its functions: {said}"
             raise ConversionError(what, "", "see the cause below") from error
         graphs = SavedModel.FromString((Path(folder) / _GRAPH).read_bytes())

@@ -54,6 +54,16 @@ def restore(saved: Mapping[str, Any]) -> None:
         seed_generator.global_seed_generator().state.assign(saved["keras"])
 
 
+def of_kernels(model: Any) -> tuple[str, ...]:
+    """What is said of layers whose graphs draw numbers inside TensorFlow's kernels."""
+    return tuple(
+        f"layer {layer.name} draws random numbers inside TensorFlow ({', '.join(drawing)}), which"
+        " nobody can set; use tf.random.Generator or tf.random.stateless_* in the source"
+        for layer in model._flatten_layers()
+        if (drawing := getattr(layer, "random_operations", ()))
+    )
+
+
 def _eager_generator() -> Any:
     """What TensorFlow draws the seeds of operations from, once a global seed is set."""
     return getattr(context.context(), "_rng", None) if context.global_seed() is not None else None
