@@ -39,6 +39,7 @@ def captured(traced: Traced) -> list[Captured]:
     for function in filter(None, (traced.inference, traced.training)):
         used |= {id(variable): variable for variable in function.variables}
     _require_known(traced, used)
+    _require_one_device(traced)
     ordered = [each for each in traced.reached if each in used]
     ordered += [each for each in used if each not in traced.reached]
     paths = {each: tuple(traced.reached[each][1]) for each in ordered if each in traced.reached}
@@ -80,16 +81,20 @@ def _unique(own: list[str], paths: list[tuple[str, ...]]) -> list[str]:
 
 def _require_weight(found: Captured) -> None:
     variable = found.variable
-    if isinstance(variable, tf.distribute.DistributedValues):
-        what = f"the variable {found.name!r} lies on several devices"
-        remedy = "make the source outside of the strategy's scope, and convert it within"
-        raise ConversionError(what, "", remedy)
     if not variable.shape.is_fully_defined():
         what = f"the variable {found.name!r} has no fixed shape: {variable.shape}"
         raise ConversionError(what, "", "give it its shape; a Keras weight does not change it")
     if not variable.dtype.name.startswith(_NUMBERS):
         what = f"the variable {found.name!r} is of {variable.dtype.name}"
         raise ConversionError(what, "", "a Keras weight is a number; make it a constant")
+
+
+def _require_one_device(traced: Traced) -> None:
+    for value, paths in traced.reached.values():
+        if isinstance(value, tf.distribute.DistributedValues):
+            what = f"the variable {paths[0]!r} lies on several devices"
+            remedy = "make the source outside of the strategy's scope, and convert it within"
+            raise ConversionError(what, "", remedy)
 
 
 def _require_known(traced: Traced, used: dict[int, tf.Variable]) -> None:
