@@ -1,0 +1,77 @@
+"""Runs rungs and keeps the scoreboard: figures in docs/scoreboard.json, the page made of them."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import conftest  # noqa: F401 - quiet, and on the CPU
+
+RUNGS = ("faults", "crashes", "kills", "full_disk", "corruption", "hostile", "load", "time_jumps")
+DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
+FIGURES, PAGE = DOCS / "scoreboard.json", DOCS / "scoreboard.md"
+HEAD = """\
+# Faults survived
+
+Every promise of durability, and how often it was tried to be broken. Made by `make torture`; a single
+line by `cd tests && python -m torture RUNG --seed SEED --count COUNT`. `make test` draws a small dose of each.
+
+| rung | promise | tries | survived | seed |
+|---|---|---|---|---|
+"""
+
+
+def run(name: str, seed: int, count: int | None, record: bool) -> bool:
+    rung = importlib.import_module(f"torture.{name}")
+    count = count or rung.FULL
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="savekit-torture-") as scratch:
+        scores = rung.run(seed, count, Path(scratch))
+    seconds = time.monotonic() - began
+    for score in scores:
+        print(f"{name}: {score.promise}: {score.survived} of {score.tries} (seed {seed})")
+        for failure in score.failures[:20]:
+            print(f"  {failure}", file=sys.stderr)
+    if record:
+        figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
+        figures[name] = {
+            "seed": seed,
+            "count": count,
+            "seconds": round(seconds),
+            "machine": f"Python {platform.python_version()}, {platform.system()}",
+            "scores": [[each.promise, each.tries, each.survived] for each in scores],
+        }
+        FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
+        PAGE.write_text(page(figures))
+    return not any(score.failures for score in scores)
+
+
+def page(figures: dict) -> str:
+    rows = [
+        f"| {name} | {promise} | {tries:,} | {survived:,} | {figures[name]['seed']} |"
+        for name in RUNGS
+        if name in figures
+        for promise, tries, survived in figures[name]["scores"]
+    ]
+    return HEAD + "\n".join(rows) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("rung", nargs="*", choices=[*RUNGS, []], help="all if none is named")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--count", type=int, help="tries; what the rung has in full, if not said")
+    parser.add_argument("--record", action="store_true", help="write it to the scoreboard")
+    given = parser.parse_args()
+    good = [run(each, given.seed, given.count, given.record) for each in given.rung or RUNGS]
+    sys.exit(0 if all(good) else 1)
+
+
+if __name__ == "__main__":
+    main()
