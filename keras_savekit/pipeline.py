@@ -26,6 +26,7 @@ from keras_savekit.policy.measured import Improved
 from keras_savekit.policy.plan import Due, Policy, SavePlan
 from keras_savekit.policy.retention import Best, Record, Ties, best_of, prune
 from keras_savekit.policy.value import Mode
+from keras_savekit.staging import KeptMemory
 from keras_savekit.store.commit import disk_errors
 from keras_savekit.store.directory import Checkpoint, RunDirectory
 from keras_savekit.store.manifest import DEPTHS, Verification
@@ -77,6 +78,7 @@ class Pipeline:
         self._lasted: dict[str, float] = {}  # seconds of each plan's last save
         self._computed = [0.0, 0.0]  # by the writer, by the verifier: each adds to its own
         self._checker = LoadChecker()
+        self._memory = KeptMemory(low=policy.memory == "low")
         self._writer = Worker("savekit-writer", self._write, self._save_failed)
         self._verifier = Worker("savekit-verifier", self._check, self._check_failed)
         plans = {plan.name: plan for plan in policy.plans}
@@ -180,12 +182,13 @@ class Pipeline:
 
     def _write(self, job: _Save) -> None:
         directory, plan = self._directory, job.due.plan
+        began, computed = time.monotonic(), time.thread_time()
+        self._memory.stage(job.snapshot)
         refused = self._refused(job)
         if refused:
             self._names.discard(job.name)
             self._skip(job.name, job.due, refused)
             return
-        began, computed = time.monotonic(), time.thread_time()
         purpose = Purpose(
             self._run,
             plan.name,

@@ -11,8 +11,9 @@ from hypothesis.extra import numpy as hnp
 
 from keras_savekit.errors import CheckpointError
 from keras_savekit.formats import full_h5, h5_file
-from keras_savekit.formats.h5_file import ALIGNED_FROM, ALIGNMENT, Dataset, Layout
+from keras_savekit.formats.h5_file import ALIGNED_FROM, Dataset, Layout
 from keras_savekit.formats.snapshot import Blueprint, LayerWeights, Snapshot, Variable
+from keras_savekit.formats.stream import PAGE
 from keras_savekit.policy.moment import Moment
 
 BIG = np.arange(1_500_000, dtype="float32")  # more than one piece
@@ -23,7 +24,7 @@ def written(path, values, *, groups=None, **options):
     datasets = tuple(
         Dataset(name, position, **options.get(name, {})) for position, name in enumerate(values)
     )
-    return h5_file.write(path, Layout(groups or {}, datasets), list(values.values()))
+    return h5_file.write(path, Layout(groups or {}, datasets), list(values.values())).entry
 
 
 def test_h5py_reads_what_was_given(tmp_path):
@@ -76,7 +77,7 @@ def test_large_tensors_are_contiguous_and_aligned(tmp_path):
     written(tmp_path / "f.h5", {"a": small, "b": large, "c": small, "d": large})
     with h5py.File(tmp_path / "f.h5") as file:
         assert all(file[name].chunks is None for name in "abcd")
-        assert [file[name].id.get_offset() % ALIGNMENT for name in "bd"] == [0, 0]
+        assert [file[name].id.get_offset() % PAGE for name in "bd"] == [0, 0]
 
 
 def test_a_stored_dtype_may_be_wider_and_is_read_back_exactly(tmp_path):
@@ -142,7 +143,7 @@ def test_sixty_thousand_weights_fit_into_one_full_file(tmp_path):
         versions={"keras": "3"},
     )
     values = np.arange(count, dtype="float32")
-    layout = full_h5.layout(Snapshot(blueprint, tuple(values), Moment(), {}))
+    layout = full_h5.layout(Snapshot(blueprint, list(values), Moment(), {}))
     h5_file.write(tmp_path / "f.h5", layout, [value.reshape(()) for value in values])
     with h5py.File(tmp_path / "f.h5") as file:
         group = file["model_weights/layer"]

@@ -35,7 +35,7 @@ TIMEOUT = 20
 
 def snapshot(step, value=None, **logs):
     kernel = tf.constant(np.full((2, 2), step if value is None else value, np.float32))
-    return Snapshot(BLUEPRINT, (kernel,), Moment(step=step, logs=logs), {"step": step})
+    return Snapshot(BLUEPRINT, [kernel], Moment(step=step, logs=logs), {"step": step})
 
 
 def plan(**changes):
@@ -178,7 +178,7 @@ def test_room_for_a_compressed_save_is_judged_by_what_the_last_one_took(tmp_path
     for step in (1, 2, 3):
         kernel = tf.zeros((500, 500))  # a megabyte that becomes a few kilobytes
         moment = Moment(step=step)
-        given = Snapshot(blueprint, (kernel,), moment, {"step": step})
+        given = Snapshot(blueprint, [kernel], moment, {"step": step})
         running.pipeline.save(given, Due(packed, ("asked",)))
         running.pipeline._writer.join()
     running.finished()

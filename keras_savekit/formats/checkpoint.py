@@ -6,6 +6,7 @@ that format has a place for it, else in `state.h5`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -13,7 +14,7 @@ from typing import Literal
 import xxhash
 
 from keras_savekit.formats import full_h5, h5_file, keras_archive, training_state, weights_h5
-from keras_savekit.formats.h5_file import Compression, Layout
+from keras_savekit.formats.h5_file import Compression, Layout, Written
 from keras_savekit.formats.snapshot import Array, Blueprint, Snapshot, as_array
 from keras_savekit.store.manifest import MANIFEST, FileEntry, Manifest, TensorEntry, to_json
 
@@ -52,10 +53,12 @@ def write(directory: Path, snapshot: Snapshot, purpose: Purpose) -> Manifest:
     values = [as_array(tensor) for tensor in snapshot.tensors]
     values.append(training_state.encode(snapshot.state))
     values += training_state.asset_values(snapshot.blueprint)
-    files = [
-        write_file(directory / name, snapshot.blueprint, layout, values, purpose.created)
-        for name, layout in layouts.items()
-    ]
+    files: list[FileEntry] = []
+    digests: dict[int, str] = {}
+    for name, layout in layouts.items():
+        written = write_file(directory / name, snapshot.blueprint, layout, values, purpose.created)
+        files.append(written.entry)
+        digests.update(written.digests)
     if purpose.save == "weights":
         text = snapshot.blueprint.model_config.encode()
         files.append(write_text(directory / ARCHITECTURE_FILE, text))
@@ -68,7 +71,7 @@ def write(directory: Path, snapshot: Snapshot, purpose: Purpose) -> Manifest:
         created=purpose.created,
         model_file=MODEL_FILES[purpose.format],
         files=tuple(files),
-        tensors=tensor_entries(snapshot, layouts, values),
+        tensors=tensor_entries(snapshot, layouts, values, digests),
         versions=snapshot.blueprint.versions,
     )
     (directory / MANIFEST).write_bytes(to_json(manifest))
@@ -77,7 +80,7 @@ def write(directory: Path, snapshot: Snapshot, purpose: Purpose) -> Manifest:
 
 def write_file(
     path: Path, blueprint: Blueprint, layout: Layout, values: list[Array], created: float
-) -> FileEntry:
+) -> Written:
     """Write one file, of the kind its name says."""
     if path.suffix == ".keras":
         return keras_archive.write(path, blueprint, layout, values, created)
@@ -106,9 +109,12 @@ def positions_outside(layout: Layout, blueprint: Blueprint) -> list[int]:
 
 
 def tensor_entries(
-    snapshot: Snapshot, layouts: dict[str, Layout], values: list[Array]
+    snapshot: Snapshot, layouts: dict[str, Layout], values: list[Array], known: Mapping[int, str]
 ) -> tuple[TensorEntry, ...]:
-    """Every variable that has a place in one of the layouts, by the names of their files."""
+    """Every variable that has a place in one of the layouts, by the names of their files.
+
+    known: digests that were taken already, by position.
+    """
     places: dict[int, list[str]] = {}
     for name, layout in layouts.items():
         for dataset in layout.datasets:
@@ -120,7 +126,7 @@ def tensor_entries(
             name=variable.name,
             shape=variable.shape,
             dtype=variable.dtype,
-            digest=h5_file.tensor_digest(values[position]),
+            digest=known.get(position) or h5_file.tensor_digest(values[position]),
             places=tuple(places[position]),
         )
         for position, variable in enumerate(snapshot.blueprint.variables)

@@ -1,9 +1,10 @@
 """Writing an HDF5 file whose tensors go to the disk from where they lie.
 
-h5py lays the file out: groups, attributes and contiguous datasets with their
-space reserved. The tensors are then written with `os.pwrite` at the offsets
-HDF5 chose, outside its process-wide lock, and digested on the way, so that the
-digests describe what was in memory and not what came back from a file.
+h5py lays the file out in memory: groups, attributes and contiguous datasets with
+their space reserved and never touched. That and the tensors then go to the disk
+in the order of their offsets, outside HDF5's process-wide lock, and are digested
+on the way, so that the digests describe what was in memory and not what came
+back from a file.
 
 Which groups and datasets a file has is the business of the formats.
 """
@@ -25,13 +26,11 @@ import xxhash
 from keras_savekit.errors import CheckpointError
 from keras_savekit.formats.dtypes import by_name, narrowed, widened
 from keras_savekit.formats.snapshot import Array
+from keras_savekit.formats.stream import PAGE, PIECE, Stream
 from keras_savekit.store.manifest import FileEntry
 
-ALIGNMENT = 4096
 ALIGNED_FROM = 64 * 1024
-PIECE = 4 * 2**20
-_ALIGNED = {"alignment_threshold": ALIGNED_FROM, "alignment_interval": ALIGNMENT}
-Digest = Callable[[Any], object]
+_ALIGNED = {"alignment_threshold": ALIGNED_FROM, "alignment_interval": PAGE}
 Compression = Literal["gzip", "lzf"] | None
 ATTRIBUTE_LIMIT = 64512  # what Keras's own reader and writer split lists at
 
@@ -71,8 +70,16 @@ class _Extent:
     dtype: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a file promises, and the digests of the values in it by position, as far as known."""
+
+    entry: FileEntry
+    digests: Mapping[int, str]
+
+
 class Window(io.RawIOBase):
-    """What lies in a file from a byte on, as a file: HDF5 inside an archive."""
+    """What lies in a file from a byte on, for reading: HDF5 inside an archive."""
 
     def __init__(self, descriptor: int, base: int) -> None:
         super().__init__()
@@ -84,13 +91,6 @@ class Window(io.RawIOBase):
         self._at += count
         return count
 
-    def write(self, data: Any) -> int:
-        """Write all of `data`; return its length."""
-        view = memoryview(data).cast("B")
-        _write_all(self._descriptor, view, self._base + self._at)
-        self._at += len(view)
-        return len(view)
-
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Go to a byte, counted from the window's begin, from here, or from the file's end."""
         end = os.fstat(self._descriptor).st_size - self._base
@@ -101,54 +101,52 @@ class Window(io.RawIOBase):
         """The byte it stands at."""
         return self._at
 
-    def truncate(self, size: int | None = None) -> int:
-        """Set the size of what lies in the window."""
-        size = self._at if size is None else size
-        os.truncate(self._descriptor, self._base + size)
-        return size
 
-
-def write(path: Path, layout: Layout, values: Sequence[Array]) -> FileEntry:
-    """Write `values` into a new file laid out as `layout`; return its size and digest.
+def write(path: Path, layout: Layout, values: Sequence[Array]) -> Written:
+    """Write `values` into a new file laid out as `layout`.
 
     The file is not synced: publishing does that. Raises OSError as the system
     does; a file is then left half written, in a directory nobody lists.
     """
-    with h5py.File(path, "x", **_ALIGNED) as file:
-        extents = _lay_out(file, layout, values)
-    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    digest = xxhash.xxh3_128()
+    with Stream(path) as stream:
+        digests = write_into(stream.write, layout, values)
+    return Written(FileEntry(path.name, stream.size, stream.digest()), digests)
+
+
+def write_into(
+    write: Callable[[memoryview], object], layout: Layout, values: Sequence[Array]
+) -> dict[int, str]:
+    """Write an HDF5 file piece by piece, from its first byte to its last.
+
+    Returns the xxh3_128 of the values by position, each in its own dtype; those
+    are missing that HDF5 compressed.
+    """
+    digests: dict[int, str] = {}
+    with _in_memory(layout, values) as (descriptor, extents):
+        at = 0
+        for extent in sorted(extents, key=lambda extent: extent.offset):
+            _copy_between(descriptor, at, extent.offset, write)
+            at = extent.offset
+            digest = xxhash.xxh3_128()
+            for own, stored in _pieces(values[extent.position], extent.dtype):
+                digest.update(own)
+                write(stored)
+                at += len(stored)
+            digests[extent.position] = digest.hexdigest()
+        _copy_between(descriptor, at, os.fstat(descriptor).st_size, write)
+    return digests
+
+
+@contextmanager
+def _in_memory(layout: Layout, values: Sequence[Array]) -> Iterator[tuple[int, list[_Extent]]]:
+    """The file with nothing where its tensors belong: a descriptor of memory, and their places."""
+    descriptor = os.memfd_create("savekit-layout", os.MFD_CLOEXEC)
     try:
-        size = _fill(descriptor, 0, extents, values, digest.update)
+        with h5py.File(f"/proc/self/fd/{descriptor}", "w", **_ALIGNED) as file:
+            extents = _lay_out(file, layout, values)
+        yield descriptor, extents
     finally:
         os.close(descriptor)
-    return FileEntry(path.name, size, digest.hexdigest())
-
-
-def write_at(
-    descriptor: int, base: int, layout: Layout, values: Sequence[Array], digest: Digest
-) -> int:
-    """Write an HDF5 file into another file's end, from byte `base` on; return its size.
-
-    digest: is given every byte once, in order.
-    """
-    with h5py.File(Window(descriptor, base), "w", **_ALIGNED) as file:
-        extents = _lay_out(file, layout, values)
-    return _fill(descriptor, base, extents, values, digest)
-
-
-def _fill(
-    descriptor: int, base: int, extents: list[_Extent], values: Sequence[Array], digest: Digest
-) -> int:
-    """Write the tensors in the order of their offsets; return the size of it all."""
-    position = base
-    for extent in sorted(extents, key=lambda extent: extent.offset):
-        position = _digest_between(descriptor, position, base + extent.offset, digest)
-        for piece in _pieces(values[extent.position], extent.dtype):
-            digest(piece)
-            _write_all(descriptor, piece, position)
-            position += len(piece)
-    return _digest_between(descriptor, position, os.fstat(descriptor).st_size, digest) - base
 
 
 def _lay_out(file: h5py.File, layout: Layout, values: Sequence[Array]) -> list[_Extent]:
@@ -229,33 +227,30 @@ def write_attribute(group: h5py.Group, key: str, value: str | bytes | Sequence[s
         group.attrs[f"{key}{number}"] = encoded[start : start + per_piece]
 
 
-def _digest_between(descriptor: int, start: int, end: int, digest: Digest) -> int:
-    """Digest what HDF5 itself wrote between two tensors."""
+def _copy_between(
+    descriptor: int, start: int, end: int, write: Callable[[memoryview], object]
+) -> None:
+    """What HDF5 itself wrote between two tensors."""
     while start < end:
         piece = os.pread(descriptor, min(PIECE, end - start), start)
         if not piece:
             raise OSError(f"the file ends at byte {start}, {end} expected")
-        digest(piece)
+        write(memoryview(piece))
         start += len(piece)
-    return start
 
 
-def _pieces(value: Array, dtype: str | None) -> Iterator[memoryview]:
-    """The bytes of `value` as stored, a few MB at a time."""
+def _pieces(value: Array, dtype: str | None) -> Iterator[tuple[memoryview, memoryview]]:
+    """The bytes of `value` a few MB at a time: its own, and as they are stored."""
     flat = np.ascontiguousarray(value).reshape(-1)
     stored = np.dtype(dtype) if dtype else flat.dtype
     per_piece = max(1, PIECE // max(flat.itemsize, stored.itemsize))
     for start in range(0, flat.size, per_piece):
         piece = flat[start : start + per_piece]
+        own = piece.view(np.uint8).data
         if stored.kind != "V" and stored != piece.dtype:
-            piece = widened(piece, stored)
-        yield piece.view(np.uint8).data
-
-
-def _write_all(descriptor: int, piece: memoryview, offset: int) -> None:
-    while piece:
-        written = os.pwrite(descriptor, piece, offset)
-        piece, offset = piece[written:], offset + written
+            yield own, widened(piece, stored).view(np.uint8).data
+        else:
+            yield own, own
 
 
 @contextmanager
@@ -288,6 +283,6 @@ def read(path: Path, wanted: Iterable[tuple[str, str]], base: int = 0) -> list[A
 def tensor_digest(value: Array) -> str:
     """xxh3_128, in hex, of a tensor's bytes in C order."""
     digest = xxhash.xxh3_128()
-    for piece in _pieces(value, None):
+    for piece, _ in _pieces(value, None):
         digest.update(piece)
     return digest.hexdigest()

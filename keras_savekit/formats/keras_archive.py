@@ -1,67 +1,79 @@
 """The whole model in one `.keras` archive, as stock Keras writes and reads it.
 
 An uncompressed zip of `metadata.json`, `config.json` and `model.weights.h5`,
-by PKWARE's APPNOTE 6.3. The weights are written in place, as `h5_file` does,
-and their CRC is taken on the way, so that nothing is written twice: it stands
-in a data descriptor behind them. They begin at a multiple of 4096 bytes.
+by PKWARE's APPNOTE 6.3, written from its first byte to its last: each CRC is taken
+on the way and stands in a data descriptor behind its member. The weights begin
+at a page.
 """
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import struct
 import zipfile
-import zlib
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
 from keras_savekit.errors import CheckpointError
 from keras_savekit.formats import h5_file
-from keras_savekit.formats.h5_file import ALIGNMENT, PIECE, Layout
+from keras_savekit.formats.h5_file import Layout, Written
 from keras_savekit.formats.snapshot import Array, Blueprint
+from keras_savekit.formats.stream import PAGE, Stream
 from keras_savekit.store.manifest import FileEntry
 
 WEIGHTS_MEMBER = "model.weights.h5"
 ASSETS = "assets"
-_DESCRIPTOR_FOLLOWS = 0x08
 _PADDING = 0xD935  # the extra field that zipalign pads with
 
 
 def write(
     path: Path, blueprint: Blueprint, layout: Layout, values: Sequence[Array], created: float
-) -> FileEntry:
-    """Write a new archive; return its size and digest.
+) -> Written:
+    """Write a new archive.
 
     layout: of the weights.
     created: seconds since 1970.
     """
-    with path.open("x+b") as file:
-        archive = zipfile.ZipFile(file, "w")
-        day = datetime.fromtimestamp(created, tz=timezone.utc)
-        metadata = {
-            "keras_version": blueprint.versions["keras"],
-            "date_saved": day.strftime("%Y-%m-%d@%H:%M:%S"),
-        }
+    day = datetime.fromtimestamp(created, tz=timezone.utc)
+    metadata = {
+        "keras_version": blueprint.versions["keras"],
+        "date_saved": day.strftime("%Y-%m-%d@%H:%M:%S"),
+    }
+    with Stream(path) as stream, zipfile.ZipFile(_Unseekable(stream), "w") as archive:
         archive.writestr("metadata.json", json.dumps(metadata))
         archive.writestr("config.json", blueprint.model_config)
         for name, content in blueprint.assets.items():
             archive.writestr(f"{ASSETS}/{name}", content)
-        weights = _begin_weights(file)
-        file.flush()
-        digest = _Digest(file.fileno())
-        size = h5_file.write_at(file.fileno(), file.tell(), layout, values, digest.update)
-        _end_weights(file, weights, size, digest.crc)
-        archive.filelist.append(weights)
-        archive.NameToInfo[weights.filename] = weights
-        archive.start_dir = file.tell()
-        archive.close()
-        file.flush()
-        return FileEntry(path.name, file.tell(), digest.of_file())
+        weights = _aligned(WEIGHTS_MEMBER, stream.size)
+        with archive.open(weights, "w", force_zip64=True) as member:
+            weights.extra = b""  # the directory at the end needs no padding
+            digests = h5_file.write_into(member.write, layout, values)
+    return Written(FileEntry(path.name, stream.size, stream.digest()), digests)
+
+
+class _Unseekable(io.RawIOBase):
+    """A stream as `zipfile` knows it: what cannot seek has sizes and CRC behind each member."""
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def write(self, data: Any) -> int:
+        """Hand all of `data` on; return its length."""
+        self._stream.write(memoryview(data))
+        return len(data)
+
+
+def _aligned(name: str, offset: int) -> zipfile.ZipInfo:
+    """A member whose header, at `offset`, is so long that what follows begins at a page."""
+    member = zipfile.ZipInfo(name)
+    bare = len(member.FileHeader(zip64=True)) + 4
+    gap = -(offset + bare) % PAGE
+    member.extra = struct.pack("<HH", _PADDING, gap) + bytes(gap)
+    return member
 
 
 def read_config(path: Path) -> bytes:
@@ -100,50 +112,3 @@ def locate_weights(path: Path) -> int:
         raise CheckpointError("its weights are not stored as they are", str(path))
     name, extra = struct.unpack("<HH", header[26:30])
     return int(weights.header_offset) + 30 + int(name) + int(extra)
-
-
-class _Digest:
-    """Of the archive so far and of the weights."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._file = xxhash.xxh3_128()
-        self._end = 0
-        self.crc = 0
-        self._go_on(os.fstat(descriptor).st_size)
-
-    def update(self, piece: Any) -> None:
-        self.crc = zlib.crc32(piece, self.crc)
-        self._file.update(piece)
-        self._end += len(piece)
-
-    def of_file(self) -> str:
-        """The whole file's, which is complete by now."""
-        self._go_on(os.fstat(self._descriptor).st_size)
-        text: str = self._file.hexdigest()
-        return text
-
-    def _go_on(self, end: int) -> None:
-        while self._end < end:
-            piece = os.pread(self._descriptor, min(PIECE, end - self._end), self._end)
-            self._file.update(piece)
-            self._end += len(piece)
-
-
-def _begin_weights(file: Any) -> zipfile.ZipInfo:
-    """Write the weights' header, so long that what follows is aligned."""
-    weights = zipfile.ZipInfo(WEIGHTS_MEMBER)
-    weights.flag_bits |= _DESCRIPTOR_FOLLOWS
-    weights.header_offset = file.tell()
-    bare = len(weights.FileHeader(zip64=True)) + 4
-    gap = -(weights.header_offset + bare) % ALIGNMENT
-    weights.extra = struct.pack("<HH", _PADDING, gap) + bytes(gap)
-    file.write(weights.FileHeader(zip64=True))
-    weights.extra = b""  # the directory needs none
-    return weights
-
-
-def _end_weights(file: Any, weights: zipfile.ZipInfo, size: int, crc: int) -> None:
-    weights.CRC, weights.file_size, weights.compress_size = crc, size, size
-    file.seek(0, os.SEEK_END)
-    file.write(struct.pack("<LLQQ", 0x08074B50, crc, size, size))

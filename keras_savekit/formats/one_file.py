@@ -56,7 +56,7 @@ def write(path: Path, snapshot: Snapshot, created: float) -> Manifest:
         created=created,
         model_file="",  # whatever the file is called
         files=(),
-        tensors=checkpoint.tensor_entries(snapshot, {"": Layout({}, datasets)}, values)
+        tensors=checkpoint.tensor_entries(snapshot, {"": Layout({}, datasets)}, values, {})
         + training_state.asset_entries(blueprint, prefix=f"{STATE_GROUP}/"),
         versions=blueprint.versions,
     )
@@ -64,8 +64,8 @@ def write(path: Path, snapshot: Snapshot, created: float) -> Manifest:
     values.append(np.frombuffer(to_json(manifest), np.uint8))
     last = Dataset(MANIFEST_DATASET, len(values) - 1)
     whole = Layout(layout.groups, (*datasets, *extra, last))
-    entry = checkpoint.write_file(path, blueprint, whole, values, created)
-    return _named(manifest, entry)
+    written = checkpoint.write_file(path, blueprint, whole, values, created)
+    return _named(manifest, written.entry)
 
 
 def architecture_beside(weights: Path) -> Path:

@@ -92,19 +92,19 @@ class Blueprint:
         return tuple(i for i, variable in enumerate(self.variables) if variable.role in roles)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)  # no slots: whoever lends it memory keeps a weak reference
 class Snapshot:
     """A model's state at one moment.
 
     tensors: one for each variable of the blueprint, sharing the memory that the
         variable had at that moment. TensorFlow writes later updates elsewhere,
-        and what is still referenced costs memory, so drop a snapshot as soon
-        as it is written.
+        and what is still referenced costs memory, so `staging` replaces each by a
+        copy of the same bits, and a snapshot is dropped as soon as it is written.
     state: what resume needs besides tensors, as JSON values.
     """
 
     blueprint: Blueprint
-    tensors: tuple[Any, ...]
+    tensors: list[Any]
     moment: Moment
     state: Mapping[str, Any]
 
@@ -117,9 +117,18 @@ def as_array(tensor: Any) -> Array:
     """
     if isinstance(tensor, np.ndarray):
         return tensor
-    if tensor.shape.rank == 0 or "CPU" not in tensor.device:
+    if tensor.shape.rank == 0 or not in_host_memory(tensor):
         return np.asarray(tensor.numpy())
     try:
         return np.asarray(memoryview(tensor))
     except (TypeError, ValueError):
         return np.asarray(tensor.numpy())
+
+
+def in_host_memory(tensor: Any) -> bool:
+    """Whether an eager tensor or array lies where this process can read it.
+
+    Other logical devices of the processor count as devices, which they only
+    pretend to be: so the way of a device's tensors is tried without one.
+    """
+    return isinstance(tensor, np.ndarray) or tensor.device.endswith("CPU:0")

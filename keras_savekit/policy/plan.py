@@ -170,6 +170,9 @@ class Policy(Value):
     plans: tuple[SavePlan, ...] = Field(description="a list of what to save and when")
     limits: Limits = Limits()
     on_failure: Literal["warn", "raise"] = "warn"
+    memory: Literal["kept", "low"] = Field(
+        "kept", description="memory for a copy of the state, kept from save to save; or none"
+    )
 
     @field_validator("version", mode="before")
     @classmethod

@@ -50,7 +50,7 @@ class Capture:
         read = [tensor for function in self._reads for tensor in function()]
         for position, value in (metrics or {}).items():
             read[position] = value
-        tensors = (*read, *self._live.compute(), *arrays.values())
+        tensors = [*read, *self._live.compute(), *arrays.values()]
         blueprint = self._live.blueprint
         if arrays:
             remembered = [

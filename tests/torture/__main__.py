@@ -19,8 +19,8 @@ FIGURES, PAGE = DOCS / "scoreboard.json", DOCS / "scoreboard.md"
 HEAD = """\
 # Faults survived
 
-Every promise of durability, and how often it was tried to be broken. Made by `make torture`; a single
-line by `cd tests && python -m torture RUNG --seed SEED --count COUNT`. `make test` draws a small dose of each.
+Every promise of durability, and how often it was tried to be broken. Made by `make torture`; a
+rung alone by `cd tests && python -m torture RUNG --seed SEED`. `make test` draws a small dose of each.
 
 | rung | promise | tries | survived | seed |
 |---|---|---|---|---|

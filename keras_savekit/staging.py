@@ -1,0 +1,97 @@
+"""Copies of a snapshot's tensors in memory that is kept from save to save.
+
+What a snapshot refers to, TensorFlow copies at its next update. Copied out by the
+writing thread while the next forward pass runs, into memory that is already
+mapped, tensor by tensor, each let go at once, there is nothing left to copy.
+Tensors begin at a page, so that they can be written from where they lie.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import weakref
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+
+from keras_savekit.formats.dtypes import by_name
+from keras_savekit.formats.snapshot import Array, Snapshot, as_array, in_host_memory
+from keras_savekit.formats.stream import PAGE, PIECE
+
+_SMALL = 64 * 1024  # what is written by way of a buffer anyway begins at the next 64 bytes
+
+
+class KeptMemory:
+    """Memory for the tensors of one snapshot.
+
+    low: keep none between saves, and none at all for tensors in the host's memory:
+        these are then written from where they are.
+    """
+
+    def __init__(self, *, low: bool = False) -> None:
+        self._low = low
+        self._kept: Array = np.empty(0, np.uint8)
+        self._borrower: weakref.ref[Snapshot] | None = None
+
+    def stage(self, snapshot: Snapshot) -> None:
+        """Replace the tensors of `snapshot` by copies, bit for bit, in the host's memory.
+
+        Left as they are: tensors of the host while the memory holds another snapshot
+        that is still to be written. A snapshot that is here already stays so.
+        """
+        free = self._borrower is None or self._borrower() is None
+        elsewhere = any(not in_host_memory(tensor) for tensor in snapshot.tensors)
+        if not elsewhere and (self._low or not free):
+            return
+        places, size = _places(snapshot)
+        if self._low or not free:
+            memory = _mapped(size)
+        else:
+            if len(self._kept) < size:
+                self._kept = np.empty(0, np.uint8)  # give it back before there is more
+                self._kept = _mapped(size)
+            memory = self._kept
+            self._borrower = weakref.ref(snapshot)
+        for position, begin, end in places:
+            variable = snapshot.blueprint.variables[position]
+            copy = memory[begin:end].view(by_name(variable.dtype)).reshape(variable.shape)
+            _copy(snapshot.tensors[position], copy)
+            snapshot.tensors[position] = copy  # lets the tensor go
+
+
+def _copy(tensor: Any, copy: Array) -> None:
+    """Copy a tensor; from a device in pieces, so that no second one is needed in the host."""
+    if in_host_memory(tensor) or copy.nbytes <= PIECE or copy.ndim == 0:
+        np.copyto(copy, as_array(tensor))
+        return
+    rows = max(1, PIECE // max(1, copy[0].nbytes))
+    for row in range(0, len(copy), rows):
+        if rows == 1:
+            _copy(tensor[row], copy[row])
+        else:
+            np.copyto(copy[row : row + rows], as_array(tensor[row : row + rows]))
+
+
+def _places(snapshot: Snapshot) -> tuple[list[tuple[int, int, int]], int]:
+    """Position, begin and end of what is copied, and how much memory that takes."""
+    places = []
+    end = 0
+    for position, tensor in enumerate(snapshot.tensors):
+        if isinstance(tensor, np.ndarray):
+            continue  # nobody changes it
+        variable = snapshot.blueprint.variables[position]
+        size = math.prod(variable.shape) * by_name(variable.dtype).itemsize
+        begin = end + -end % (PAGE if size >= _SMALL else 64)
+        end = begin + size
+        places.append((position, begin, end))
+    return places, end
+
+
+def _mapped(size: int) -> Array:
+    """Fresh memory in large pages, which are quicker to have and to copy into."""
+    memory = mmap.mmap(-1, max(size, PAGE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # a kernel without them
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, np.uint8)
