@@ -8,7 +8,6 @@ are kept until the training asks for them; nothing good is touched by one.
 from __future__ import annotations
 
 import math
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -27,7 +26,7 @@ from keras_savekit.policy.plan import Due, Policy, SavePlan
 from keras_savekit.policy.retention import Best, Record, Ties, best_of, prune
 from keras_savekit.policy.value import Mode
 from keras_savekit.staging import KeptMemory
-from keras_savekit.store.commit import disk_errors
+from keras_savekit.store.commit import discard, disk_errors
 from keras_savekit.store.directory import Checkpoint, RunDirectory
 from keras_savekit.store.manifest import DEPTHS, Verification
 from keras_savekit.store.naming import CheckpointName
@@ -204,7 +203,7 @@ class Pipeline:
                 manifest = checkpoint_files.write(scratch, job.snapshot, purpose)
             directory.publish(scratch, job.name)
         except BaseException:
-            _discard(scratch)
+            discard(scratch)
             raise
         if plan.compression:  # a little more than the last, so that it is rather too much
             predicted = admission.predicted_bytes(job.snapshot)
@@ -369,8 +368,3 @@ def best_rule(policy: Policy) -> tuple[str, str, Mode, Ties] | None:
             if isinstance(each, Best | Improved):
                 return plan.name, each.metric, each.mode, each.keep
     return None
-
-
-def _discard(scratch: Path) -> None:
-    """Give the disk space back; what remains goes at the next sweep."""
-    shutil.rmtree(scratch, ignore_errors=True)

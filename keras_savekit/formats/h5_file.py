@@ -27,6 +27,7 @@ from keras_savekit.errors import CheckpointError
 from keras_savekit.formats.dtypes import by_name, narrowed, widened
 from keras_savekit.formats.snapshot import Array
 from keras_savekit.formats.stream import PAGE, PIECE, Stream
+from keras_savekit.store import disk
 from keras_savekit.store.manifest import FileEntry
 
 ALIGNED_FROM = 64 * 1024
@@ -87,7 +88,7 @@ class Window(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Read what fits into `buffer`; return how much that was."""
-        count = os.preadv(self._descriptor, [buffer], self._base + self._at)
+        count = disk.preadv(self._descriptor, [buffer], self._base + self._at)
         self._at += count
         return count
 
@@ -141,12 +142,10 @@ def write_into(
 def _in_memory(layout: Layout, values: Sequence[Array]) -> Iterator[tuple[int, list[_Extent]]]:
     """The file with nothing where its tensors belong: a descriptor of memory, and their places."""
     descriptor = os.memfd_create("savekit-layout", os.MFD_CLOEXEC)
-    try:
-        with h5py.File(f"/proc/self/fd/{descriptor}", "w", **_ALIGNED) as file:
+    with io.FileIO(descriptor, "r+") as memory:
+        with h5py.File(memory, "w", **_ALIGNED) as file:
             extents = _lay_out(file, layout, values)
         yield descriptor, extents
-    finally:
-        os.close(descriptor)
 
 
 def _lay_out(file: h5py.File, layout: Layout, values: Sequence[Array]) -> list[_Extent]:
@@ -256,16 +255,13 @@ def _pieces(value: Array, dtype: str | None) -> Iterator[tuple[memoryview, memor
 @contextmanager
 def opened(path: Path, base: int = 0) -> Iterator[tuple[h5py.File, int]]:
     """An HDF5 file, from byte `base` of `path` on, for reading; and its descriptor."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
+    with disk.opened(path, os.O_RDONLY | os.O_NOFOLLOW) as descriptor:
         if base:
             with h5py.File(Window(descriptor, base), "r") as file:
                 yield file, descriptor
         else:
             with h5py.File(path, "r", locking=False) as file:
                 yield file, descriptor
-    finally:
-        os.close(descriptor)
 
 
 def read(path: Path, wanted: Iterable[tuple[str, str]], base: int = 0) -> list[Array]:

@@ -26,6 +26,7 @@ from keras_savekit.store.manifest import FileEntry
 
 WEIGHTS_MEMBER = "model.weights.h5"
 ASSETS = "assets"
+_DESCRIPTOR_FOLLOWS = 0x08
 _PADDING = 0xD935  # the extra field that zipalign pads with
 
 
@@ -60,16 +61,24 @@ class _Unseekable(io.RawIOBase):
     def __init__(self, stream: Stream) -> None:
         super().__init__()
         self._stream = stream
+        self._failed = False
 
     def write(self, data: Any) -> int:
-        """Hand all of `data` on; return its length."""
-        self._stream.write(memoryview(data))
+        """Hand all of `data` on; return its length.
+
+        Raises once: `zipfile` writes more while it closes, and would tell of that instead.
+        """
+        if not self._failed:
+            self._failed = True
+            self._stream.write(memoryview(data))
+            self._failed = False
         return len(data)
 
 
 def _aligned(name: str, offset: int) -> zipfile.ZipInfo:
     """A member whose header, at `offset`, is so long that what follows begins at a page."""
     member = zipfile.ZipInfo(name)
+    member.flag_bits |= _DESCRIPTOR_FOLLOWS
     bare = len(member.FileHeader(zip64=True)) + 4
     gap = -(offset + bare) % PAGE
     member.extra = struct.pack("<HH", _PADDING, gap) + bytes(gap)

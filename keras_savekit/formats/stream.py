@@ -20,6 +20,8 @@ from types import TracebackType
 import numpy as np
 import xxhash
 
+from keras_savekit.store import disk
+
 PAGE = 4096
 PIECE = 4 * 2**20  # what is digested and written in one go
 _REFUSED = {errno.EINVAL, errno.ENOTSUP}
@@ -35,8 +37,7 @@ class Stream:
     """
 
     def __init__(self, path: Path) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        self._descriptor = os.open(path, flags, 0o666)
+        self._descriptor = disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         self._direct = self._set_direct(True)
         self._waiting = mmap.mmap(-1, PIECE)
         self._held = 0  # bytes in it
@@ -75,13 +76,11 @@ class Stream:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
+        with disk.closing(self._descriptor):
             if kind is None:
                 if self._held % PAGE:
-                    self._direct = self._direct and not self._set_direct(False)
+                    self._set_direct(False)
                 self._flush()
-        finally:
-            os.close(self._descriptor)
 
     def _whole_pages(self, data: memoryview) -> bool:
         """Whether `data` can be written from where it lies."""
@@ -96,7 +95,7 @@ class Stream:
     def _put(self, data: memoryview) -> None:
         while data:
             try:
-                written = os.pwrite(self._descriptor, data, self._written)
+                written = disk.pwrite(self._descriptor, data, self._written)
             except OSError as error:
                 if not self._direct or error.errno not in _REFUSED:
                     raise

@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from keras_savekit.errors import DirectoryError
+from keras_savekit.store import disk
 
 LEFTOVERS = (".scratch-", ".writing-", ".link-", ".removing-")
 
@@ -68,7 +69,7 @@ def publish(scratch: Path, target: Path) -> None:
             for name in names:
                 _sync_file(Path(folder, name))
             sync_directory(Path(folder))
-        os.rename(scratch, target)  # noqa: PTH104  # one system call, as promised
+        disk.rename(scratch, target)  # one system call, as promised
         sync_directory(target.parent)
 
 
@@ -76,8 +77,14 @@ def scratch_for(target: Path) -> Path:
     """Makes a fresh directory beside `target`, to be filled and published as it."""
     scratch = temporary_name(".scratch-", target)
     with disk_errors("make a directory", scratch):
-        scratch.mkdir()
+        disk.mkdir(scratch)
     return scratch
+
+
+def discard(scratch: Path) -> None:
+    """Gives the disk space back; what cannot be removed goes at the next sweep."""
+    with suppress(OSError):
+        disk.remove_tree(scratch)
 
 
 def write_bytes_durably(path: Path, data: bytes, *, through: Path | None = None) -> None:
@@ -94,11 +101,11 @@ def write_bytes_durably(path: Path, data: bytes, *, through: Path | None = None)
     temporary = temporary_name(".writing-", (through or path.parent) / path.name)
     with disk_errors("write", path):
         try:
-            _write_new(temporary, data)
-            os.replace(temporary, path)  # noqa: PTH105
+            disk.write_new(temporary, data, sync=True)
+            disk.replace(temporary, path)
         except OSError:
             with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+                disk.unlink(temporary, missing_ok=True)
             raise
         sync_directory(path.parent)
 
@@ -110,7 +117,7 @@ def publish_file(scratch: Path, target: Path) -> None:
     """
     with disk_errors("write", target):
         _sync_file(scratch)
-        os.replace(scratch, target)  # noqa: PTH105
+        disk.replace(scratch, target)
         sync_directory(target.parent)
 
 
@@ -125,25 +132,23 @@ def replace_link(link: Path, target_relative: str) -> None:
     temporary = temporary_name(".link-", link)
     with disk_errors("set the link", link):
         try:
-            os.symlink(target_relative, temporary)  # noqa: PTH211
-            os.replace(temporary, link)  # noqa: PTH105
+            disk.symlink(target_relative, temporary)
+            disk.replace(temporary, link)
         except OSError:
             with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+                disk.unlink(temporary, missing_ok=True)
             raise
         sync_directory(link.parent)
 
 
 def sync_directory(path: Path) -> None:
     """Makes the names in `path` durable, where the file system knows how to."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in _NO_DIRECTORY_SYNC:
-            raise
-    finally:
-        os.close(descriptor)
+    with disk.opened(path, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
+        try:
+            disk.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in _NO_DIRECTORY_SYNC:
+                raise
 
 
 def temporary_name(prefix: str, target: Path) -> Path:
@@ -151,25 +156,11 @@ def temporary_name(prefix: str, target: Path) -> Path:
     return target.parent / f"{prefix}{target.name}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
-def _write_new(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(descriptor, view) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _sync_file(path: Path) -> None:
     if not stat.S_ISREG(path.lstat().st_mode):
         raise OSError(errno.EINVAL, f"{path.name} is not a plain file")
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with disk.opened(path, os.O_RDONLY | os.O_NOFOLLOW) as descriptor:
+        disk.fsync(descriptor)
 
 
 def _raise(error: OSError) -> None:

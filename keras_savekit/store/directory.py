@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from keras_savekit.errors import CheckpointError, DirectoryError
-from keras_savekit.store import run_info
+from keras_savekit.store import disk, run_info
 from keras_savekit.store.commit import (
     LEFTOVERS,
     disk_errors,
@@ -117,8 +116,8 @@ class RunDirectory:
                 _make_durably(directory)
             probe = temporary_name(".writing-", directory / "probe")
             with disk_errors("write into the directory", directory):
-                probe.touch(exist_ok=False)
-                probe.unlink()
+                disk.write_new(probe, b"")
+                disk.unlink(probe)
 
     # Reading.
 
@@ -169,7 +168,7 @@ class RunDirectory:
     def linked(self, which: Link) -> str | None:
         """The name of the checkpoint that a link leads to, None if it leads to none."""
         try:
-            target = Path(os.readlink(self.path / which))  # noqa: PTH115
+            target = Path(disk.readlink(self.path / which))
         except OSError:
             return None
         name = target.name
@@ -200,10 +199,10 @@ class RunDirectory:
         the disk refuses.
         """
         with self.reading(name) as path, disk_errors("pin", path):
-            if pinned:
-                (path / PINNED).touch()
-            else:
-                (path / PINNED).unlink(missing_ok=True)
+            if not pinned:
+                disk.unlink(path / PINNED, missing_ok=True)
+            elif not (path / PINNED).exists():
+                disk.write_new(path / PINNED, b"")
             sync_directory(path)
 
     @contextmanager
@@ -265,7 +264,7 @@ class RunDirectory:
             self._unlink_from(name)
             condemned = temporary_name(".removing-", path)
             with disk_errors("remove", path):
-                path.rename(condemned)
+                disk.rename(path, condemned)
                 sync_directory(self.checkpoints_path)
         with disk_errors("remove", path):
             _delete(condemned)
@@ -284,18 +283,19 @@ class RunDirectory:
         path = self._entry(name)
         with disk_errors("set aside", path):
             path.lstat()
-            self.quarantine_path.mkdir(exist_ok=True)
+            if not self.quarantine_path.is_dir():
+                disk.mkdir(self.quarantine_path)
             target = _free(self.quarantine_path / name)
             self._unlink_from(name)
             # The reason first: what stands in quarantine always says why.
             if path.is_symlink() or not path.is_dir():
-                target.mkdir()  # what has no inside gets a directory around it
+                disk.mkdir(target)  # what has no inside gets a directory around it
                 self._write_verification(target, verification)
-                path.rename(target / name)
+                disk.rename(path, target / name)
                 sync_directory(target)
             else:
                 self._write_verification(path, verification)
-                path.rename(target)
+                disk.rename(path, target)
             sync_directory(self.quarantine_path)
             sync_directory(self.checkpoints_path)
         return target
@@ -310,14 +310,14 @@ class RunDirectory:
         if name is None:
             if link.is_symlink():
                 with disk_errors("remove the link", link):
-                    link.unlink()
+                    disk.unlink(link)
                     sync_directory(self.path)
             return
         path = self._place(name)
         if path.is_symlink() or not path.is_dir():
             raise DirectoryError("there is no such checkpoint to link to", str(path))
         target = f"{CHECKPOINTS}/{name}"
-        if not link.is_symlink() or os.readlink(link) != target:  # noqa: PTH115
+        if not link.is_symlink() or disk.readlink(link) != target:
             replace_link(link, target)
 
     def sweep(self) -> list[str]:
@@ -380,7 +380,7 @@ def _verification(path: Path) -> Verification | None:
 def _entries(directory: Path) -> list[str]:
     with disk_errors("list", directory):
         try:
-            return sorted(os.listdir(directory))  # noqa: PTH208
+            return sorted(disk.listdir(directory))
         except FileNotFoundError:
             return []
 
@@ -392,7 +392,7 @@ def _visible(directory: Path) -> Iterator[str]:
 def _make_durably(directory: Path) -> None:
     missing = [each for each in (directory, *directory.parents) if not each.exists()]
     for each in reversed(missing):
-        each.mkdir(exist_ok=True)
+        disk.mkdir(each)
         sync_directory(each.parent)
     if not directory.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
@@ -408,7 +408,6 @@ def _free(path: Path) -> Path:
 
 def _delete(path: Path) -> None:
     if path.is_symlink() or not path.is_dir():
-        with suppress(FileNotFoundError):
-            path.unlink()
+        disk.unlink(path, missing_ok=True)
     else:
-        shutil.rmtree(path)
+        disk.remove_tree(path)

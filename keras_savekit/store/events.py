@@ -17,6 +17,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from keras_savekit.errors import DirectoryError
+from keras_savekit.store import disk
 from keras_savekit.store.commit import disk_errors
 
 _AFTER_TORN = "after_torn_line"
@@ -47,15 +48,15 @@ class EventLog:
         if "time" in fields or _AFTER_TORN in fields:
             raise ValueError(f"an event's fields cannot be called time or {_AFTER_TORN}")
         event = {"time": self._clock(), "kind": kind, **fields}
-        with self._one_at_a_time, disk_errors("append to the log", self.path):
-            descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
-            try:
-                torn = _ends_torn(descriptor)
-                line = _line(event | {_AFTER_TORN: True} if torn else event)
-                # One write: the kernel keeps lines of several processes apart.
-                written = os.write(descriptor, b"\n" + line if torn else line)
-            finally:
-                os.close(descriptor)
+        with (
+            self._one_at_a_time,
+            disk_errors("append to the log", self.path),
+            disk.opened(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT) as descriptor,
+        ):
+            torn = _ends_torn(descriptor)
+            line = _line(event | {_AFTER_TORN: True} if torn else event)
+            # One write: the kernel keeps lines of several processes apart.
+            written = disk.write(descriptor, b"\n" + line if torn else line)
         if written != len(line) + torn:
             raise DirectoryError("the log is cut off: the disk is full", str(self.path))
 
@@ -68,7 +69,7 @@ class EventLog:
         if not self.path.exists():
             return []
         with disk_errors("read the log", self.path):
-            lines = self.path.read_bytes().split(b"\n")
+            lines = disk.read_bytes(self.path).split(b"\n")
         events: list[dict[str, Any]] = []
         broken = 0
         for number, line in enumerate(lines, start=1):
@@ -95,7 +96,7 @@ def _plain(value: object) -> object:
 
 def _ends_torn(descriptor: int) -> bool:
     size = os.fstat(descriptor).st_size
-    return size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+    return size > 0 and disk.pread(descriptor, 1, size - 1) != b"\n"
 
 
 def _event(line: bytes) -> dict[str, Any] | None:

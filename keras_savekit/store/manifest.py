@@ -21,6 +21,7 @@ from pydantic_core import to_json as pydantic_to_json
 
 from keras_savekit.errors import CheckpointError
 from keras_savekit.policy.moment import Moment
+from keras_savekit.store import disk
 
 MANIFEST = "manifest.json"
 VERIFICATION = "verification.json"
@@ -199,7 +200,7 @@ def _content(path: Path) -> bytes:
             raise CheckpointError(f"{path.name} {what}", str(path))
         if path.stat().st_size > MAX_MANIFEST_BYTES:
             raise CheckpointError("larger than any manifest this package writes", str(path))
-        return path.read_bytes()
+        return disk.read_bytes(path)
     except OSError as error:
         raise CheckpointError(f"cannot be read: {error.strerror}", str(path)) from error
 

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 
 import xxhash
 
+from keras_savekit.store import disk
 from keras_savekit.store.manifest import (
     MANIFEST,
     PINNED,
@@ -71,7 +72,7 @@ def _check_file(directory: Path, entry: FileEntry) -> Iterator[Finding]:
         yield path
         return
     # Not following and not waiting: the file may have changed since the look at it.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = disk.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         size = os.fstat(descriptor).st_size
         if size != entry.size:
@@ -80,7 +81,7 @@ def _check_file(directory: Path, entry: FileEntry) -> Iterator[Finding]:
         elif _digest(descriptor) != entry.digest:
             yield Finding("digest", entry.name, "the file's content is not what was written")
     finally:
-        os.close(descriptor)
+        disk.close(descriptor)
 
 
 def _digest(descriptor: int) -> str:
@@ -89,7 +90,7 @@ def _digest(descriptor: int) -> str:
     # Dropping needs clean pages: true of published files, which are synced.
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-    while length := os.readv(descriptor, [buffer]):
+    while length := disk.readv(descriptor, [buffer]):
         digest.update(buffer[:length])
     # And none stay behind, so that checking takes no cache away from training.
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)

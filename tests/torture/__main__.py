@@ -20,7 +20,7 @@ HEAD = """\
 # Faults survived
 
 Every promise of durability, and how often it was tried to be broken. Made by `make torture`; a
-rung alone by `cd tests && python -m torture RUNG --seed SEED`. `make test` draws a small dose of each.
+rung alone by `cd tests && python -m torture RUNG --seed SEED`. `make test` has small doses.
 
 | rung | promise | tries | survived | seed |
 |---|---|---|---|---|
