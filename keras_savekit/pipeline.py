@@ -11,9 +11,11 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
+from typing import Any
 
 from keras_savekit import admission
 from keras_savekit.background import Worker
@@ -70,6 +72,7 @@ class Pipeline:
         self._names = {found.name for found in earlier}
         self._problems: SimpleQueue[SavekitError] = SimpleQueue()
         self._notices: SimpleQueue[str] = SimpleQueue()
+        self._notes: SimpleQueue[tuple[str, dict[str, Any]]] = SimpleQueue()
         self._noticed: set[str] = set()
         self._checking: set[str] = set()
         self._removing = threading.Lock()
@@ -140,6 +143,14 @@ class Pipeline:
                 why=f"the writer was busy and {name} is newer",
             )
 
+    def note(self, kind: str, **fields: Any) -> None:
+        """Have an event logged soon: the disk is not for the thread that trains."""
+        self._notes.put((kind, fields))
+
+    def quiet(self) -> bool:
+        """Whether there is nothing to tell."""
+        return self._problems.empty() and self._notices.empty()
+
     def problems(self) -> list[SavekitError]:
         """What went wrong since this was last asked."""
         found = []
@@ -170,6 +181,7 @@ class Pipeline:
             all, and what is not verified then is verified at the next resume.
         Returns whether everything is done.
         """
+        self._log_notes()
         # The writer hands over to the verifier, which is closed when nothing more can come.
         for worker in (self._writer, self._verifier):
             if not worker.close(None if until is None else max(0.0, until - time.monotonic())):
@@ -209,6 +221,7 @@ class Pipeline:
             predicted = admission.predicted_bytes(job.snapshot)
             self._shrunk[plan.name] = min(1.0, 1.1 * manifest.bytes / predicted)
         seconds = self._lasted[plan.name] = time.monotonic() - began
+        self._log_notes()
         directory.events.append(
             "saved",
             name=job.name,
@@ -220,6 +233,12 @@ class Pipeline:
         self._computed[0] += time.thread_time() - computed
         # Waits when too many are unverified: what is on the disk stays bounded.
         self._verifier.submit(_Check(job.name, plan), key="", capacity=UNVERIFIED, wait=True)
+
+    def _log_notes(self) -> None:
+        with suppress(Empty):
+            while True:
+                kind, fields = self._notes.get_nowait()
+                self._directory.events.append(kind, **fields)
 
     def _refused(self, job: _Save) -> str:
         """Why a save is left out, if it is; makes room for it if it has too little."""

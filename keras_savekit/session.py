@@ -16,8 +16,8 @@ from typing import Any
 from keras_savekit.beginning import Beginning, begin
 from keras_savekit.errors import MetricError, SaveError, SavekitWarning
 from keras_savekit.pipeline import Pipeline
-from keras_savekit.policy.moment import Event, Moment, Tick
-from keras_savekit.policy.plan import Decision, decide
+from keras_savekit.policy.moment import AT_ONCE, Event, Moment, Tick
+from keras_savekit.policy.plan import Decision, decide, horizon
 from keras_savekit.restoration import Restoration
 from keras_savekit.saving import told_beforehand
 from keras_savekit.surroundings import Surroundings
@@ -62,6 +62,7 @@ class Session:
         self._history: list[tuple[int, dict[str, float]]] = []
         self._restoration: Restoration | None = None
         self._now = self._seen = Moment()
+        self._horizon = AT_ONCE
         self._offset = self._begun = 0
         self._first_epoch = True
         self._training_metrics: Mapping[int, Any] | None = None
@@ -174,7 +175,8 @@ class Session:
         if self._now.batch != self._length:
             if stopped(self._model):
                 self._cut()
-            self._observe("step", self._now)
+            if not self._quiet():
+                self._observe("step", self._now)
         elif self._offset or not self._length_known_to_keras:
             # Else the epoch's end, with all its logs, is at once the end of this batch.
             end_epoch(self._model)
@@ -259,6 +261,11 @@ class Session:
 
     # Observing.
 
+    def _quiet(self) -> bool:
+        """Whether nothing can be due, to be learned or to be told at this step."""
+        ahead = self._horizon.beyond(self._now) and not self._costs.limited
+        return ahead and self._watch.quiet() and self._pipeline.quiet()
+
     def _observe(self, event: Event, now: Moment, *, consistent: bool = True) -> None:
         self._prepare(now)
         outside = self._watch.look()
@@ -273,6 +280,7 @@ class Session:
         self._memory = decision.memory
         if event != "validation":  # what is due at this step is due at the epoch's end
             self._seen = now
+            self._horizon = horizon(self._around.policy, now, self._costs.stretch)
         if decision.due and capture is not None:
             self._save(decision, capture, now, consistent, ended=event == "train_end")
             if self._watch.serve(decision.due, tick):
@@ -305,7 +313,7 @@ class Session:
             self._pipeline.save(snapshot, due, self._watch.killed_at, may_differ=ended)
         stall = self._around.clock() - began
         self._costs.stalled(stall)
-        self._around.directory.events.append("captured", step=now.step, stall=round(stall, 6))
+        self._pipeline.note("captured", step=now.step, stall=round(stall, 6))
 
     def _stop(self, event: Event) -> None:
         """Have `fit` end as if a callback had stopped it; the state that was saved goes on."""

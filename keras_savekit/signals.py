@@ -35,6 +35,11 @@ class Signals:
             self._before[number] = signal.signal(number, self._note)
         return True
 
+    @property
+    def any_came(self) -> bool:
+        """Whether one came."""
+        return bool(self._came)
+
     def came(self) -> Mapping[str, Sequence[float]]:
         """The signals that came, and when each time, by `clock`."""
         return {name: tuple(times) for name, times in self._came.items()}

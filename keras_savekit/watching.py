@@ -68,10 +68,19 @@ class Watch:
         if not self._signals.watch():
             self.problems.append("signals are heeded only where fit runs in the main thread")
 
+    def quiet(self) -> bool:
+        """Whether nothing came, and it is not time to look for files."""
+        if self._signals.any_came or self._files or self._deadlines:
+            return False
+        return not self._names or not self._time_to_look(self._clock())
+
+    def _time_to_look(self, now: float) -> bool:
+        return self._looked is None or now - self._looked >= LOOK
+
     def look(self) -> Outside:
         """What came and is not served yet."""
         now = self._clock()
-        if self._names and (self._looked is None or now - self._looked >= LOOK):
+        if self._names and self._time_to_look(now):
             self._looked = now
             there = (name for name in self._names if os.path.lexists(self._directory / name))
             self._files = frozenset(there)
@@ -145,6 +154,11 @@ class Costs:
         self._stalled = 0.0
         self._cores = len(os.sched_getaffinity(0))
         self._pace = Pace()
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is a budget, and so something to judge."""
+        return self._budget is not None
 
     @property
     def stretch(self) -> int:

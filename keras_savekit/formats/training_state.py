@@ -94,8 +94,11 @@ def read_assets(path: Path, prefix: str = "") -> dict[str, bytes]:
 
 
 def encode(state: Mapping[str, Any]) -> Array:
-    """JSON values as the bytes of a dataset. NaN and infinities keep Python's spelling."""
-    return np.frombuffer(json.dumps(state).encode(), dtype=np.uint8)
+    """JSON values as the bytes of a dataset; arrays become lists.
+
+    NaN and infinities keep Python's spelling.
+    """
+    return np.frombuffer(json.dumps(state, default=np.ndarray.tolist).encode(), dtype=np.uint8)
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -6,7 +6,8 @@ nor a clock.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -51,6 +52,34 @@ class Outside:
 
 
 NOTHING = Outside()
+
+
+@dataclass(frozen=True, slots=True)
+class Horizon:
+    """Until when a batch's end needs no look, as long as nothing comes from outside.
+
+    Before this step and before so many seconds trained nothing is due, and
+    nothing is to be learned.
+    """
+
+    step: float = math.inf
+    seconds: float = math.inf
+
+    def beyond(self, now: Moment) -> bool:
+        """Whether it is still ahead of `now`."""
+        return now.step < self.step and now.seconds < self.seconds
+
+
+NEVER = Horizon()
+AT_ONCE = Horizon(0, 0)
+
+
+def nearest(horizons: Iterable[Horizon]) -> Horizon:
+    """The first of several to come, in both units."""
+    step = seconds = math.inf
+    for each in horizons:
+        step, seconds = min(step, each.step), min(seconds, each.seconds)
+    return Horizon(step, seconds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """What a run's policy is, and what it says at one tick.
 
-`decide` is called after every batch of training: it runs triggers and builds
-nothing unless a save is due. Reading a policy from text is `yaml_file`.
+`decide` runs triggers and builds nothing unless a save is due; `horizon` says how
+long it need not be asked. Reading a policy from text is `yaml_file`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import Field, field_serializer, field_validator, model_validator
 
 from keras_savekit.errors import Problem
 from keras_savekit.policy.measured import Improved
-from keras_savekit.policy.moment import Tick
+from keras_savekit.policy.moment import Horizon, Moment, Tick, nearest
 from keras_savekit.policy.resuming import Resume, Resuming
 from keras_savekit.policy.retention import All, Best
 from keras_savekit.policy.rules import Rules
@@ -260,3 +260,9 @@ def decide(policy: Policy, tick: Tick) -> Decision:
         if reasons:
             due.append(Due(plan, tuple(reasons)))
     return Decision(tuple(due), {**tick.memory, **learned} if learned else tick.memory)
+
+
+def horizon(policy: Policy, now: Moment, stretch: int) -> Horizon:
+    """Until when `decide` has nothing to say at a batch's end, while nothing comes from outside."""
+    triggers = (trigger for plan in policy.plans for trigger in plan.when)
+    return nearest(trigger.horizon(now, stretch) for trigger in triggers)

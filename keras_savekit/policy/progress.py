@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from keras_savekit.policy.moment import Event, Moment, Tick
+from keras_savekit.policy.moment import NEVER, Event, Horizon, Moment, Tick
 from keras_savekit.policy.trigger import ALL_EVENTS, Trigger
 from keras_savekit.policy.units import as_duration, is_duration
 from keras_savekit.policy.value import (
@@ -69,16 +69,29 @@ class Every(Trigger):
 
     def reason(self, tick: Tick) -> str | None:
         """`every 200 steps`, if a multiple lies between the two moments."""
-        unit, count = self._unit()
+        unit, _ = self._unit()
         stretch = 1 if unit == "epochs" else tick.stretch
         scale = _SECONDS.get(unit, 1)
-        length, offset, first = count * stretch * scale, self.offset * scale, self.first * scale
+        length, offset, first = self._length(stretch), self.offset * scale, self.first * scale
         index = (_position(tick.now, unit) - offset) // length
         if not (_position(tick.before, unit) - offset) // length < index:
             return None
         if index < max(0, math.ceil((first - offset) / length)):
             return None
         return self.describe() + (f", made {stretch} times longer" if stretch > 1 else "")
+
+    def horizon(self, now: Moment, stretch: int) -> Horizon:
+        """The next multiple."""
+        unit, _ = self._unit()
+        if unit == "epochs":
+            return NEVER
+        offset, length = self.offset * _SECONDS.get(unit, 1), self._length(stretch)
+        following = ((_position(now, unit) - offset) // length + 1) * length + offset
+        return Horizon(step=following) if unit == "steps" else Horizon(seconds=following)
+
+    def _length(self, stretch: int) -> float:
+        unit, count = self._unit()
+        return count * stretch * _SECONDS.get(unit, 1)
 
     def _unit(self) -> tuple[str, float]:
         for name in UNITS:
@@ -217,6 +230,10 @@ class Steps(_At):
     def reason(self, tick: Tick) -> str | None:
         """`step 1000`."""
         return self._passed(tick.before.step, tick.now.step)
+
+    def horizon(self, now: Moment, stretch: int) -> Horizon:
+        """The next of its steps."""
+        return Horizon(step=min((each for each in self.at if each > now.step), default=math.inf))
 
     def events(self) -> frozenset[Event]:
         """Steps pass only in batches."""

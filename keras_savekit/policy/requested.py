@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from keras_savekit.policy.moment import Tick
+from keras_savekit.policy.moment import NEVER, Horizon, Moment, Tick
 from keras_savekit.policy.trigger import Trigger
 from keras_savekit.policy.units import Duration, duration_text
 from keras_savekit.policy.value import Text, number_text, read_each, show, suggest, wrong
@@ -76,6 +76,10 @@ class Signal(Trigger):
         came = [name for name in self.names if name in tick.outside.signals]
         return f"{' and '.join(came)} came" if came else None
 
+    def horizon(self, now: Moment, stretch: int) -> Horizon:
+        """It hears only of what comes from outside."""
+        return NEVER
+
     def describe(self) -> str:
         """`when SIGTERM comes, which stops training`."""
         then = _THEN[self.then]
@@ -121,6 +125,10 @@ class FileAsked(Trigger):
         """`the file SAVE_NOW asked for it`."""
         asked = self.name in tick.outside.files
         return f"the file {self.name} asked for it" if asked else None
+
+    def horizon(self, now: Moment, stretch: int) -> Horizon:
+        """It hears only of what comes from outside."""
+        return NEVER
 
     def describe(self) -> str:
         """`when the file SAVE_NOW appears`."""

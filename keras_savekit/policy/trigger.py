@@ -14,7 +14,15 @@ from typing import Any, ClassVar
 from pydantic import model_serializer
 
 from keras_savekit.errors import Problem
-from keras_savekit.policy.moment import Event, Tick
+from keras_savekit.policy.moment import (
+    AT_ONCE,
+    NEVER,
+    Event,
+    Horizon,
+    Moment,
+    Tick,
+    nearest,
+)
 from keras_savekit.policy.value import Value, WrongValueError, show, wrong
 
 ALL_EVENTS: frozenset[Event] = frozenset(
@@ -62,6 +70,15 @@ class Trigger(Value, ABC):
     def events(self) -> frozenset[Event]:
         """The events at which it can fire."""
         return ALL_EVENTS
+
+    def horizon(self, now: Moment, stretch: int) -> Horizon:
+        """Until when it has nothing to say at a batch's end.
+
+        What combines others is silent as long as these are: nothing may fire when idle.
+        """
+        if self.parts():
+            return nearest(each.horizon(now, stretch) for each in self.parts())
+        return AT_ONCE if "step" in self.events() else NEVER
 
     def fires_when_idle(self) -> bool:
         """Whether it fires at a tick at which nothing happens."""

@@ -1,24 +1,20 @@
 """A live model becomes a snapshot: references, no copies.
 
 TensorFlow's variables are copy-on-write: a tensor read from one shares its
-memory, and a later update writes elsewhere. A concrete function reads a thousand
-of them, which costs about ten microseconds a variable whatever its size.
+memory, and a later update writes elsewhere. Reading costs a few microseconds a
+variable, whatever its size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
-
-import tensorflow as tf
 
 from keras_savekit.formats.snapshot import Array, Snapshot, Variable
 from keras_savekit.policy.moment import Moment
 from keras_savekit.training.blueprint import LiveModel
-
-# TensorFlow optimizes a function in a time that grows with the square of what it reads.
-_AT_ONCE = 1000
+from keras_savekit.training.reading import reader
 
 
 class Capture:
@@ -26,8 +22,7 @@ class Capture:
 
     def __init__(self, live: LiveModel) -> None:
         self._live = live
-        starts = range(0, len(live.variables), _AT_ONCE)
-        self._reads = [_reading(live.variables[start : start + _AT_ONCE]) for start in starts]
+        self._read = reader(live.variables)
 
     def metrics(self) -> dict[int, Any]:
         """The metric variables as they are, by position: for `metrics=`."""
@@ -47,7 +42,7 @@ class Capture:
         arrays: what callbacks remember besides the model, by name.
         metrics: what to take in place of the metric variables.
         """
-        read = [tensor for function in self._reads for tensor in function()]
+        read = self._read()
         for position, value in (metrics or {}).items():
             read[position] = value
         tensors = [*read, *self._live.compute(), *arrays.values()]
@@ -59,11 +54,3 @@ class Capture:
             ]
             blueprint = replace(blueprint, variables=(*blueprint.variables, *remembered))
         return Snapshot(blueprint, tensors, moment, state)
-
-
-def _reading(variables: Sequence[Any]) -> Any:
-    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
-    def read() -> list[Any]:
-        return [variable.value.read_value() for variable in variables]
-
-    return tf.function(read).get_concrete_function()

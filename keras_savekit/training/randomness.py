@@ -23,17 +23,17 @@ _KERAS = "global_seed_generator"
 
 
 def state() -> dict[str, Any]:
-    """All generators as they stand, as JSON values. None where one was never used."""
+    """All generators as they stand, as JSON values and arrays. None where one was never used."""
     name, key, position, has_gauss, gauss = np.random.get_state(legacy=True)
     eager = _eager_generator()
     keras_own = global_state.get_global_attribute(_KERAS)
     tensorflow_own = stateful_random_ops.global_generator
     return {
         "python": random.getstate(),
-        "numpy": [name, np.asarray(key).tolist(), position, has_gauss, gauss],
+        "numpy": [name, key, position, has_gauss, gauss],
         "tensorflow": None if eager is None else [context.global_seed(), eager.getstate()],
-        "generator": None if tensorflow_own is None else tensorflow_own.state.numpy().tolist(),
-        "keras": None if keras_own is None else keras_own.state.numpy().tolist(),
+        "generator": None if tensorflow_own is None else tensorflow_own.state.numpy(),
+        "keras": None if keras_own is None else keras_own.state.numpy(),
     }
 
 
