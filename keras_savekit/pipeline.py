@@ -21,7 +21,7 @@ from keras_savekit import admission
 from keras_savekit.background import Worker
 from keras_savekit.errors import CheckpointError, SaveError, SavekitError
 from keras_savekit.formats import checkpoint as checkpoint_files
-from keras_savekit.formats.checkpoint import Purpose
+from keras_savekit.formats.checkpoint import Forms, Purpose
 from keras_savekit.formats.snapshot import Snapshot
 from keras_savekit.policy.measured import Improved
 from keras_savekit.policy.plan import Due, Policy, SavePlan
@@ -80,6 +80,7 @@ class Pipeline:
         self._lasted: dict[str, float] = {}  # seconds of each plan's last save
         self._computed = [0.0, 0.0]  # by the writer, by the verifier: each adds to its own
         self._checker = LoadChecker()
+        self._forms = Forms()
         self._memory = KeptMemory(low=policy.memory == "low")
         self._writer = Worker("savekit-writer", self._write, self._save_failed)
         self._verifier = Worker("savekit-verifier", self._check, self._check_failed)
@@ -212,7 +213,7 @@ class Pipeline:
         scratch = directory.new_scratch(job.name)
         try:
             with disk_errors("write the checkpoint", scratch):
-                manifest = checkpoint_files.write(scratch, job.snapshot, purpose)
+                manifest = checkpoint_files.write(scratch, job.snapshot, purpose, self._forms)
             directory.publish(scratch, job.name)
         except BaseException:
             discard(scratch)

@@ -11,10 +11,9 @@ from hypothesis.extra import numpy as hnp
 
 from keras_savekit.errors import CheckpointError
 from keras_savekit.formats import full_h5, h5_file
-from keras_savekit.formats.h5_file import ALIGNED_FROM, Dataset, Layout
-from keras_savekit.formats.snapshot import Blueprint, LayerWeights, Snapshot, Variable
+from keras_savekit.formats.h5_form import ALIGNED_FROM, ATTRIBUTE_LIMIT, Dataset, Form, Layout
+from keras_savekit.formats.snapshot import Blueprint, LayerWeights, Variable
 from keras_savekit.formats.stream import PAGE
-from keras_savekit.policy.moment import Moment
 
 BIG = np.arange(1_500_000, dtype="float32")  # more than one piece
 
@@ -24,7 +23,8 @@ def written(path, values, *, groups=None, **options):
     datasets = tuple(
         Dataset(name, position, **options.get(name, {})) for position, name in enumerate(values)
     )
-    return h5_file.write(path, Layout(groups or {}, datasets), list(values.values())).entry
+    given = list(values.values())
+    return h5_file.write(path, Form(Layout(groups or {}, datasets), given), given).entry
 
 
 def test_h5py_reads_what_was_given(tmp_path):
@@ -121,7 +121,7 @@ def test_long_lists_of_texts_are_split_where_an_attribute_ends(tmp_path, length)
         attributes = file["g"].attrs
         pieces = [attributes[f"names{number}"] for number in range(len(attributes))]
         assert len(pieces) > 1
-        assert all(piece.nbytes <= h5_file.ATTRIBUTE_LIMIT for piece in pieces)
+        assert all(piece.nbytes <= ATTRIBUTE_LIMIT for piece in pieces)
         assert [name.decode() for piece in pieces for name in piece] == names
 
 
@@ -143,8 +143,9 @@ def test_sixty_thousand_weights_fit_into_one_full_file(tmp_path):
         versions={"keras": "3"},
     )
     values = np.arange(count, dtype="float32")
-    layout = full_h5.layout(Snapshot(blueprint, list(values), Moment(), {}))
-    h5_file.write(tmp_path / "f.h5", layout, [value.reshape(()) for value in values])
+    layout = full_h5.layout(blueprint)
+    scalars = [value.reshape(()) for value in values]
+    h5_file.write(tmp_path / "f.h5", Form(layout, scalars), scalars)
     with h5py.File(tmp_path / "f.h5") as file:
         group = file["model_weights/layer"]
         pieces = [group.attrs[f"weight_names{number}"] for number in range(len(group.attrs))]

@@ -14,13 +14,15 @@ from typing import Literal
 import xxhash
 
 from keras_savekit.formats import full_h5, h5_file, keras_archive, training_state, weights_h5
-from keras_savekit.formats.h5_file import Compression, Layout, Written
+from keras_savekit.formats.h5_file import Written
+from keras_savekit.formats.h5_form import Compression, Form, Layout
 from keras_savekit.formats.snapshot import Array, Blueprint, Snapshot, as_array
 from keras_savekit.store import disk
 from keras_savekit.store.manifest import MANIFEST, FileEntry, Manifest, TensorEntry, to_json
 
 Save = Literal["model", "weights"]
 Format = Literal["h5", "keras", "weights.h5"]
+Layouts = dict[str, Layout]  # by the file's name
 MODEL_FILES: dict[Format, str] = {
     "h5": "model.h5",
     "keras": "model.keras",
@@ -42,26 +44,67 @@ class Purpose:
     compression: Compression = None
 
 
-def write(directory: Path, snapshot: Snapshot, purpose: Purpose) -> Manifest:
+class Forms:
+    """What the checkpoints of one `fit` have in common: all but tensors and a few texts."""
+
+    def __init__(self) -> None:
+        self._blueprint: Blueprint | None = None
+        self._layouts: dict[Format, Layouts] = {}
+        self._forms: dict[str, Form] = {}
+
+    def layouts(self, snapshot: Snapshot, format: Format) -> Layouts:  # noqa: A002
+        """Of each file of a checkpoint."""
+        blueprint = snapshot.blueprint
+        if blueprint != self._blueprint:
+            self._blueprint = blueprint
+            self._layouts.clear()
+        if format not in self._layouts:
+            model = _structure(blueprint, format)
+            rest = positions_outside(model, blueprint)
+            state = training_state.layout(blueprint, rest, state_position=len(blueprint.variables))
+            self._layouts[format] = {MODEL_FILES[format]: model, training_state.STATE_FILE: state}
+        layouts = dict(self._layouts[format])
+        name = MODEL_FILES[format]
+        return layouts | {name: _told(layouts[name], snapshot, format)}
+
+    def form(self, key: str, layout: Layout, values: list[Array]) -> Form:
+        """Of one file; its last one, if that serves again."""
+        before = self._forms.get(key)
+        if before is not None and before.serves(layout, values):
+            return before
+        form = Form(layout, values)
+        if layout.compression is None:  # else it holds the tensors too
+            self._forms[key] = form
+        return form
+
+
+def write(
+    directory: Path, snapshot: Snapshot, purpose: Purpose, forms: Forms | None = None
+) -> Manifest:
     """Write all files of a checkpoint into an existing, empty directory.
+
+    forms: of the checkpoints before it.
 
     Nothing is synced or published here. The manifest is written last.
     """
+    forms = forms or Forms()
     layouts = {
         name: replace(layout, compression=purpose.compression)
-        for name, layout in _layouts(snapshot, purpose.format).items()
+        for name, layout in forms.layouts(snapshot, purpose.format).items()
     }
+    blueprint = snapshot.blueprint
     values = [as_array(tensor) for tensor in snapshot.tensors]
     values.append(training_state.encode(snapshot.state))
-    values += training_state.asset_values(snapshot.blueprint)
+    values += training_state.asset_values(blueprint)
     files: list[FileEntry] = []
     digests: dict[int, str] = {}
     for name, layout in layouts.items():
-        written = write_file(directory / name, snapshot.blueprint, layout, values, purpose.created)
+        form = forms.form(f"{purpose.format} {name}", layout, values)
+        written = write_file(directory / name, blueprint, form, values, purpose.created)
         files.append(written.entry)
         digests.update(written.digests)
     if purpose.save == "weights":
-        text = snapshot.blueprint.model_config.encode()
+        text = blueprint.model_config.encode()
         files.append(write_text(directory / ARCHITECTURE_FILE, text))
     manifest = Manifest(
         run=purpose.run,
@@ -73,34 +116,36 @@ def write(directory: Path, snapshot: Snapshot, purpose: Purpose) -> Manifest:
         model_file=MODEL_FILES[purpose.format],
         files=tuple(files),
         tensors=tensor_entries(snapshot, layouts, values, digests),
-        versions=snapshot.blueprint.versions,
+        versions=blueprint.versions,
     )
     disk.write_new(directory / MANIFEST, to_json(manifest))
     return manifest
 
 
 def write_file(
-    path: Path, blueprint: Blueprint, layout: Layout, values: list[Array], created: float
+    path: Path, blueprint: Blueprint, form: Form, values: list[Array], created: float
 ) -> Written:
     """Write one file, of the kind its name says."""
     if path.suffix == ".keras":
-        return keras_archive.write(path, blueprint, layout, values, created)
-    return h5_file.write(path, layout, values)
+        return keras_archive.write(path, blueprint, form, values, created)
+    return h5_file.write(path, form, values)
 
 
 def model_layout(snapshot: Snapshot, format: Format) -> Layout:  # noqa: A002 - the policy's word
     """The layout of a model file."""
-    if format == "h5":
-        return full_h5.layout(snapshot)
-    return weights_h5.layout(snapshot.blueprint)
+    return _told(_structure(snapshot.blueprint, format), snapshot, format)
 
 
-def _layouts(snapshot: Snapshot, format: Format) -> dict[str, Layout]:  # noqa: A002
-    blueprint = snapshot.blueprint
-    model = model_layout(snapshot, format)
-    rest = positions_outside(model, blueprint)
-    state = training_state.layout(blueprint, rest, state_position=len(blueprint.variables))
-    return {MODEL_FILES[format]: model, training_state.STATE_FILE: state}
+def _structure(blueprint: Blueprint, format: Format) -> Layout:  # noqa: A002
+    return full_h5.layout(blueprint) if format == "h5" else weights_h5.layout(blueprint)
+
+
+def _told(layout: Layout, snapshot: Snapshot, format: Format) -> Layout:  # noqa: A002
+    """With what a file says of its own snapshot."""
+    if format != "h5":
+        return layout
+    outermost = {**layout.groups[""], **full_h5.training(snapshot)}
+    return replace(layout, groups={**layout.groups, "": outermost})
 
 
 def positions_outside(layout: Layout, blueprint: Blueprint) -> list[int]:

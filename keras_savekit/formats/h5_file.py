@@ -1,6 +1,6 @@
 """Writing an HDF5 file whose tensors go to the disk from where they lie.
 
-h5py lays the file out in memory: groups, attributes and contiguous datasets with
+h5py lays a form out in memory: groups, attributes and contiguous datasets with
 their space reserved and never touched. That and the tensors then go to the disk
 in the order of their offsets, outside HDF5's process-wide lock, and are digested
 on the way, so that the digests describe what was in memory and not what came
@@ -15,9 +15,9 @@ import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import h5py
 import numpy as np
@@ -25,50 +25,11 @@ import xxhash
 
 from keras_savekit.errors import CheckpointError
 from keras_savekit.formats.dtypes import by_name, narrowed, widened
+from keras_savekit.formats.h5_form import Form
 from keras_savekit.formats.snapshot import Array
-from keras_savekit.formats.stream import PAGE, PIECE, Stream
+from keras_savekit.formats.stream import PIECE, Stream
 from keras_savekit.store import disk
 from keras_savekit.store.manifest import FileEntry
-
-ALIGNED_FROM = 64 * 1024
-_ALIGNED = {"alignment_threshold": ALIGNED_FROM, "alignment_interval": PAGE}
-Compression = Literal["gzip", "lzf"] | None
-ATTRIBUTE_LIMIT = 64512  # what Keras's own reader and writer split lists at
-
-
-@dataclass(frozen=True, slots=True)
-class Dataset:
-    """One tensor's place in a file.
-
-    position: which of the values given to `write` fills it.
-    dtype: how it is stored, if that differs from the value's own dtype.
-    """
-
-    path: str
-    position: int
-    dtype: str | None = None
-    attributes: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Everything in a file except the tensors' bytes.
-
-    compression: of tensors of 64 KiB and more; they are then written by HDF5 itself.
-    groups: path of each group ("" is the file itself) to its attributes: texts,
-        or lists of texts, which are split where they outgrow an attribute.
-    """
-
-    groups: Mapping[str, Mapping[str, str | bytes | Sequence[str]]]
-    datasets: tuple[Dataset, ...]
-    compression: Compression = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Extent:
-    offset: int
-    position: int
-    dtype: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,19 +64,19 @@ class Window(io.RawIOBase):
         return self._at
 
 
-def write(path: Path, layout: Layout, values: Sequence[Array]) -> Written:
-    """Write `values` into a new file laid out as `layout`.
+def write(path: Path, form: Form, values: Sequence[Array]) -> Written:
+    """Write `values` into a new file of this form.
 
     The file is not synced: publishing does that. Raises OSError as the system
     does; a file is then left half written, in a directory nobody lists.
     """
     with Stream(path) as stream:
-        digests = write_into(stream.write, layout, values)
+        digests = write_into(stream.write, form, values)
     return Written(FileEntry(path.name, stream.size, stream.digest()), digests)
 
 
 def write_into(
-    write: Callable[[memoryview], object], layout: Layout, values: Sequence[Array]
+    write: Callable[[memoryview], object], form: Form, values: Sequence[Array]
 ) -> dict[int, str]:
     """Write an HDF5 file piece by piece, from its first byte to its last.
 
@@ -123,107 +84,18 @@ def write_into(
     are missing that HDF5 compressed.
     """
     digests: dict[int, str] = {}
-    with _in_memory(layout, values) as (descriptor, extents):
-        at = 0
-        for extent in sorted(extents, key=lambda extent: extent.offset):
-            _copy_between(descriptor, at, extent.offset, write)
-            at = extent.offset
-            digest = xxhash.xxh3_128()
-            for own, stored in _pieces(values[extent.position], extent.dtype):
-                digest.update(own)
-                write(stored)
-                at += len(stored)
-            digests[extent.position] = digest.hexdigest()
-        _copy_between(descriptor, at, os.fstat(descriptor).st_size, write)
+    at = 0
+    for extent in form.extents:
+        _copy_between(form.descriptor, at, extent.offset, write)
+        at = extent.offset
+        digest = xxhash.xxh3_128()
+        for own, stored in _pieces(values[extent.position], extent.dtype):
+            digest.update(own)
+            write(stored)
+            at += len(stored)
+        digests[extent.position] = digest.hexdigest()
+    _copy_between(form.descriptor, at, form.size, write)
     return digests
-
-
-@contextmanager
-def _in_memory(layout: Layout, values: Sequence[Array]) -> Iterator[tuple[int, list[_Extent]]]:
-    """The file with nothing where its tensors belong: a descriptor of memory, and their places."""
-    descriptor = os.memfd_create("savekit-layout", os.MFD_CLOEXEC)
-    with io.FileIO(descriptor, "r+") as memory:
-        with h5py.File(memory, "w", **_ALIGNED) as file:
-            extents = _lay_out(file, layout, values)
-        yield descriptor, extents
-
-
-def _lay_out(file: h5py.File, layout: Layout, values: Sequence[Array]) -> list[_Extent]:
-    extents = []
-    for name, attributes in layout.groups.items():
-        group = file.require_group(name) if name else file
-        for key, value in attributes.items():
-            write_attribute(group, key, value)
-    for dataset in layout.datasets:
-        tensor, dtype = values[dataset.position], stored_dtype(dataset, values)
-        compressed = layout.compression is not None and tensor.nbytes >= ALIGNED_FROM
-        if compressed:
-            identifier = _compress(file, dataset.path, tensor, dtype, layout.compression)
-        else:
-            identifier = _reserve(file, dataset.path, tensor.shape, dtype)
-        if dataset.attributes:
-            handle = h5py.Dataset(identifier)
-            for key, value in dataset.attributes.items():
-                handle.attrs[key] = value
-        offset = None if compressed else identifier.get_offset()
-        if offset is not None:
-            extents.append(_Extent(offset, dataset.position, dataset.dtype))
-    return extents
-
-
-def stored_dtype(dataset: Dataset, values: Sequence[Array]) -> np.dtype[Any]:
-    """The dtype a value has in the file."""
-    own = values[dataset.position].dtype
-    return np.dtype(dataset.dtype) if dataset.dtype else own
-
-
-def _compress(
-    file: h5py.File, path: str, value: Array, dtype: np.dtype[Any], compression: Compression
-) -> h5py.h5d.DatasetID:
-    """Write a tensor in compressed chunks, its bytes shuffled first, as HDF5's manual advises."""
-    stored = value.view(dtype) if dtype.kind == "V" else widened(value, dtype)
-    made = file.create_dataset(
-        path, data=stored, chunks=True, shuffle=True, compression=compression
-    )
-    return made.id
-
-
-def _reserve(
-    file: h5py.File, path: str, shape: tuple[int, ...], dtype: np.dtype[Any]
-) -> h5py.h5d.DatasetID:
-    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    creation.set_layout(h5py.h5d.CONTIGUOUS)
-    creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
-    links.set_create_intermediate_group(True)
-    links.set_char_encoding(h5py.h5t.CSET_UTF8)
-    return h5py.h5d.create(
-        file.id,
-        path.encode(),
-        h5py.h5t.py_create(dtype, logical=True),
-        h5py.h5s.create_simple(shape) if shape else h5py.h5s.create(h5py.h5s.SCALAR),
-        creation,
-        links,
-    )
-
-
-def write_attribute(group: h5py.Group, key: str, value: str | bytes | Sequence[str]) -> None:
-    """Write a text, or a list of texts split as Keras splits long ones."""
-    if isinstance(value, (str, bytes)):
-        group.attrs[key] = value
-        return
-    if not value:
-        group.attrs[key] = np.zeros((0,))  # what h5py makes of Keras's empty list
-        return
-    encoded = np.asarray([text.encode() for text in value])
-    pieces = -(-encoded.nbytes // ATTRIBUTE_LIMIT)
-    if pieces == 1:
-        group.attrs[key] = encoded
-        return
-    per_piece = max(1, ATTRIBUTE_LIMIT // encoded.itemsize)
-    for number, start in enumerate(range(0, len(encoded), per_piece)):
-        group.attrs[f"{key}{number}"] = encoded[start : start + per_piece]
 
 
 def _copy_between(

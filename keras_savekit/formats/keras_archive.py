@@ -19,7 +19,8 @@ from typing import Any
 
 from keras_savekit.errors import CheckpointError
 from keras_savekit.formats import h5_file
-from keras_savekit.formats.h5_file import Layout, Written
+from keras_savekit.formats.h5_file import Written
+from keras_savekit.formats.h5_form import Form
 from keras_savekit.formats.snapshot import Array, Blueprint
 from keras_savekit.formats.stream import PAGE, Stream
 from keras_savekit.store.manifest import FileEntry
@@ -31,11 +32,11 @@ _PADDING = 0xD935  # the extra field that zipalign pads with
 
 
 def write(
-    path: Path, blueprint: Blueprint, layout: Layout, values: Sequence[Array], created: float
+    path: Path, blueprint: Blueprint, form: Form, values: Sequence[Array], created: float
 ) -> Written:
     """Write a new archive.
 
-    layout: of the weights.
+    form: of the weights.
     created: seconds since 1970.
     """
     day = datetime.fromtimestamp(created, tz=timezone.utc)
@@ -51,7 +52,7 @@ def write(
         weights = _aligned(WEIGHTS_MEMBER, stream.size)
         with archive.open(weights, "w", force_zip64=True) as member:
             weights.extra = b""  # the directory at the end needs no padding
-            digests = h5_file.write_into(member.write, layout, values)
+            digests = h5_file.write_into(member.write, form, values)
     return Written(FileEntry(path.name, stream.size, stream.digest()), digests)
 
 

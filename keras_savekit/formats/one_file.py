@@ -17,7 +17,7 @@ import numpy as np
 from keras_savekit.errors import CheckpointError, ModelError
 from keras_savekit.formats import checkpoint, h5_file, keras_archive, training_state
 from keras_savekit.formats.checkpoint import Format
-from keras_savekit.formats.h5_file import Dataset, Layout
+from keras_savekit.formats.h5_form import Dataset, Form, Layout
 from keras_savekit.formats.snapshot import Snapshot, as_array
 from keras_savekit.store.manifest import (
     MAX_MANIFEST_BYTES,
@@ -64,7 +64,7 @@ def write(path: Path, snapshot: Snapshot, created: float) -> Manifest:
     values.append(np.frombuffer(to_json(manifest), np.uint8))
     last = Dataset(MANIFEST_DATASET, len(values) - 1)
     whole = Layout(layout.groups, (*datasets, *extra, last))
-    written = checkpoint.write_file(path, blueprint, whole, values, created)
+    written = checkpoint.write_file(path, blueprint, Form(whole, values), values, created)
     return _named(manifest, written.entry)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import xxhash
 
 from keras_savekit.errors import CheckpointError
-from keras_savekit.formats.h5_file import Dataset, Layout
+from keras_savekit.formats.h5_form import Dataset, Layout
 from keras_savekit.formats.snapshot import Array, Blueprint
 from keras_savekit.store.manifest import TensorEntry
 
@@ -25,6 +25,7 @@ STATE_FILE = "state.h5"
 STATE_DATASET = "training_state"
 STATE_FORMAT = 1
 ASSETS = "assets"
+_ROUNDED = 4096  # spaces behind the JSON let files that differ little have one form
 
 
 def layout(blueprint: Blueprint, positions: Iterable[int], state_position: int) -> Layout:
@@ -98,7 +99,8 @@ def encode(state: Mapping[str, Any]) -> Array:
 
     NaN and infinities keep Python's spelling.
     """
-    return np.frombuffer(json.dumps(state, default=np.ndarray.tolist).encode(), dtype=np.uint8)
+    text = json.dumps(state, default=np.ndarray.tolist).encode()
+    return np.frombuffer(text + b" " * (-len(text) % _ROUNDED), dtype=np.uint8)
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ as Keras stores it: two opaque bytes and an attribute that says what they are.
 
 from __future__ import annotations
 
-from keras_savekit.formats.h5_file import Dataset, Layout
+from keras_savekit.formats.h5_form import Dataset, Layout
 from keras_savekit.formats.snapshot import Blueprint
 
 BFLOAT16 = "bfloat16"

@@ -16,7 +16,7 @@ import tensorflow as tf
 from tensorflow.python.eager import context
 
 # TensorFlow optimizes a function in a time that grows with the square of what it reads.
-_AT_ONCE = 1000
+_AT_ONCE = 500
 
 
 def reader(variables: Sequence[Any]) -> Callable[[], list[Any]]:
