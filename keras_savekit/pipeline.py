@@ -55,7 +55,7 @@ class Pipeline:
     """The background of one session. Called on the thread that trains.
 
     run: the run's id, for the manifests.
-    clock: seconds since 1970, for people to read; nothing is decided by it.
+    clock: seconds since 1970, by which `newer_than` goes too: one that does not jump.
     """
 
     def __init__(

@@ -30,6 +30,7 @@ LEFTOVERS = (".scratch-", ".writing-", ".link-", ".removing-")
 _LONGEST_PATH = 4096
 _REMEDIES = {
     errno.ENOSPC: "free some space, or choose a directory on another disk",
+    errno.EFBIG: "no file may grow so large here; raise the limit (`ulimit -f`)",
     errno.EDQUOT: "the quota is used up; free some space, or choose another directory",
     errno.EACCES: "allow writing there, or choose another directory",
     errno.EPERM: "allow writing there, or choose another directory",

@@ -6,7 +6,6 @@ tore is closed by the next append, which says so, and is passed over by `read`.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import threading
@@ -68,10 +67,11 @@ class EventLog:
         with disk.opened(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT) as descriptor:
             torn = _ends_torn(descriptor)
             line = _line(event | {_AFTER_TORN: True} if torn else event)
-            # One write: the kernel keeps lines of several processes apart.
-            written = disk.write(descriptor, b"\n" + line if torn else line)
-        if written != len(line) + torn:
-            raise OSError(errno.ENOSPC, "the log is cut off: the disk is full")
+            left = b"\n" + line if torn else line
+            # One write, unless the disk takes less, and then says why: the kernel
+            # keeps lines of several processes apart.
+            while left:
+                left = left[disk.write(descriptor, left) :]
 
     def read(self) -> list[dict[str, Any]]:
         """All events, oldest first; a line that a crash tore is left out.
