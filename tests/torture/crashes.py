@@ -24,7 +24,7 @@ import os
 import random
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -293,11 +293,21 @@ def run(seed: int, count: int, scratch: Path) -> list[Score]:
     base = scratch / "base"
     worlds.make_base(base)
     recording = record(base)
-    rng = random.Random(seed)
+    points = _points(recording.operations, random.Random(seed))
+    return [look(recording, points, count, scratch)]
+
+
+def look(
+    recording: Recording,
+    points: Iterable[tuple[int, dict[int, Fate]]],
+    count: int,
+    scratch: Path,
+) -> Score:
+    """Begin a session in the states after so many operations with these fates."""
     seen: set[bytes] = set()
     failures = []
-    with worlds.quiet():
-        for number, fate in _points(recording.operations, rng):
+    with worlds.quiet(), worlds.unsynced():
+        for number, fate in points:
             state = state_after(recording, number, fate)
             if (alike := _digest(state)) in seen:
                 continue
@@ -311,7 +321,7 @@ def run(seed: int, count: int, scratch: Path) -> list[Score]:
             if len(seen) == count:
                 break
     promise = "whatever a loss of power leaves: a resume finds the old or the new, never junk"
-    return [Score(promise, len(seen), tuple(failures))]
+    return Score(promise, len(seen), tuple(failures))
 
 
 def _points(

@@ -91,16 +91,16 @@ def run(seed: int, count: int, scratch: Path) -> list[Score]:
     base = scratch / "base"
     worlds.make_base(base)
     plain = Fault("none", 10**9)
-    _session(shutil.copytree(base, scratch / "counted", symlinks=True), plain)
+    session(shutil.copytree(base, scratch / "counted", symlinks=True), plain)
     fits = round(count * FITS)
     every = [(kind, at) for at in range(len(plain.calls)) for kind in KINDS]
     random.Random(seed).shuffle(every)
     tries = [every[number % len(every)] for number in range(count - fits)]
     failures = []
-    with worlds.quiet():
+    with worlds.quiet(), worlds.unsynced():
         for number, (kind, at) in enumerate(tries):
             path = shutil.copytree(base, scratch / f"{number}", symlinks=True)
-            found = list(_one(path, kind, at))
+            found = list(one(path, kind, at))
             failures += [f"{kind} at call {at}: {each}" for each in found[:1]]
             shutil.rmtree(path)
     promise = (
@@ -113,7 +113,7 @@ def run(seed: int, count: int, scratch: Path) -> list[Score]:
     return scores
 
 
-def _session(path: Path, fault: Fault) -> Told | None:
+def session(path: Path, fault: Fault) -> Told | None:
     with disk.watched(fault):
         try:
             return worlds.live(path, (4, 5), gone=lambda: fault.gone)
@@ -122,10 +122,10 @@ def _session(path: Path, fault: Fault) -> Told | None:
             return None
 
 
-def _one(path: Path, kind: str, at: int) -> Iterator[str]:
+def one(path: Path, kind: str, at: int) -> Iterator[str]:
     before = worlds.good(RunDirectory(path))
     fault = Fault(kind, at)
-    told = _session(path, fault)
+    told = session(path, fault)
     directory = worlds.opened(path)
     yield from _laws(directory, before, fault, unnoticed=worlds.DAMAGED)
     if told is not None:

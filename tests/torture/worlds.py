@@ -11,7 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from keras_savekit.formats.snapshot import Blueprint, Group, LayerWeights, Slot,
 from keras_savekit.pipeline import Pipeline
 from keras_savekit.policy.moment import Moment
 from keras_savekit.policy.plan import Due, Policy, SavePlan
+from keras_savekit.store import disk
 from keras_savekit.store.commit import LEFTOVERS
 from keras_savekit.store.directory import LINKS, RunDirectory
 from keras_savekit.verify.checks import verify_shallow
@@ -192,6 +193,11 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         threading.excepthook = hook
+
+
+def unsynced() -> AbstractContextManager[None]:
+    """In here nobody waits for the disk; what a loss of power does is the business of `crashes`."""
+    return disk.watched(lambda name, call, *given: None if name == "fsync" else call(*given))
 
 
 def make_base(path: Path) -> None:
