@@ -58,7 +58,7 @@ class Pipeline:
     """The background of one session. Called on the thread that trains.
 
     run: the run's id, for the manifests.
-    clock: seconds since 1970, for people to read; nothing is decided by it.
+    clock: seconds since 1970, by which `newer_than` goes too: one that does not jump.
     """
 
     def __init__(
@@ -160,8 +160,9 @@ class Pipeline:
         return found
 
     def notices(self) -> list[str]:
-        """What the user should know since this was last asked, though nothing failed."""
-        found = []
+        """What the user should know since this was last asked, though no save failed."""
+        unlogged = self._directory.events.failure()
+        found = [f"{unlogged}\n  checkpoints are not affected"] if unlogged else []
         while not self._notices.empty():
             found.append(self._notices.get())
         return found
@@ -322,8 +323,13 @@ class Pipeline:
 
     def _settle(self) -> None:
         """Bring links and retention up to date with what is verified now."""
-        directory = self._directory
-        records = self._records()
+        try:
+            self._link()
+        finally:  # on a full disk no link can be set before something goes
+            self._prune()
+
+    def _link(self) -> None:
+        directory, records = self._directory, self._records()
         verified = [record for record in records if record.verified]
         if verified:
             directory.link("latest", max(verified, key=lambda each: (each.step, each.name)).name)
@@ -333,11 +339,13 @@ class Pipeline:
             best = best_of([each for each in records if each.plan == plan], metric, mode, keep)
             if best is not None:
                 directory.link("best", best.name)
+
+    def _prune(self) -> None:
         rules = {plan.name: plan.keep for plan in self._policy.plans}
         with self._removing:
             pruning = prune(self._records(), rules, now=self._clock())
             # The plan first: whoever reads the log sees what was meant, whatever then happens.
-            directory.events.append("retention", keep=pruning.keep, remove=pruning.remove)
+            self._directory.events.append("retention", keep=pruning.keep, remove=pruning.remove)
             for name, reason in pruning.remove.items():
                 self._remove(name, reason)
 

@@ -76,12 +76,19 @@ def find(directory: RunDirectory, now: float) -> tuple[Found | None, tuple[str, 
             if each.fresh:
                 _record(directory, each.name, verification)
             try:
-                return read(each.checkpoint), tuple(passed)
+                return _read(each.checkpoint), tuple(passed)
             except CheckpointError as error:
                 finding = Finding("tensor", error.where, error.what)
                 verification = Verification("structure", now, (finding,))
         passed.append(_set_aside(directory, replace(each, verification=verification)))
     return None, tuple(passed)
+
+
+def _read(checkpoint: Checkpoint) -> Found:
+    try:
+        return read(checkpoint)
+    except CheckpointError:  # its files are whole: the disk may have failed once
+        return read(checkpoint)
 
 
 def read(checkpoint: Checkpoint) -> Found:

@@ -20,7 +20,7 @@ from keras_savekit.policy.moment import AT_ONCE, Event, Moment, Tick
 from keras_savekit.policy.plan import Decision, decide, horizon
 from keras_savekit.restoration import Restoration
 from keras_savekit.saving import told_beforehand
-from keras_savekit.surroundings import Surroundings
+from keras_savekit.surroundings import Surroundings, steady
 from keras_savekit.training import callback_state, randomness
 from keras_savekit.training.blueprint import Configuration, LiveModel, build_optimizer
 from keras_savekit.training.callback_state import Memory
@@ -81,7 +81,8 @@ class Session:
             around.source.require_usable(flowing=self._flows, replicas=replicas)
         self.beginning = self._begin()
         self._since = around.clock() - self._now.seconds
-        self._pipeline = Pipeline(around.directory, around.policy, around.run, around.wall)
+        now = steady(around.wall, around.clock)
+        self._pipeline = Pipeline(around.directory, around.policy, around.run, now)
         self._costs = Costs(around.policy.limits.overhead, around.clock)
         self._watch = Watch(around.policy, around.directory.path, around.wall, around.clock)
         for problem in self._watch.problems:

@@ -12,6 +12,12 @@ from keras_savekit.store.directory import RunDirectory
 from keras_savekit.training.data import Source
 
 
+def steady(wall: Callable[[], float], clock: Callable[[], float]) -> Callable[[], float]:
+    """Seconds since 1970 as `wall` has them now, going on as `clock` does: it never jumps."""
+    began = wall() - clock()
+    return lambda: began + clock()
+
+
 class Kit(Protocol):
     """A savekit callback, as its session and those of others in the same `fit` see it."""
 

@@ -7,8 +7,9 @@ a name that begins with a dot and one of `LEFTOVERS`, and may be deleted by
 whoever holds the directory's lock.
 
 Its limits: the disk must not lie about `fsync`; the file system must rename
-atomically, as all local ones and NFS do; file systems that cannot sync a
-directory (some network ones answer EINVAL) are trusted to keep names in order.
+atomically, as all local ones and NFS do; file systems that cannot sync (some
+network ones answer EINVAL) are trusted to keep what is written, in order; where
+there are no links, a text file that holds the path stands for one.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from keras_savekit.store import disk
 
 LEFTOVERS = (".scratch-", ".writing-", ".link-", ".removing-")
 
-_NO_DIRECTORY_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
+_LONGEST_PATH = 4096
 _REMEDIES = {
     errno.ENOSPC: "free some space, or choose a directory on another disk",
+    errno.EFBIG: "no file may grow so large here; raise the limit (`ulimit -f`)",
     errno.EDQUOT: "the quota is used up; free some space, or choose another directory",
     errno.EACCES: "allow writing there, or choose another directory",
     errno.EPERM: "allow writing there, or choose another directory",
@@ -56,8 +58,7 @@ def publish(scratch: Path, target: Path) -> None:
         target: a name beside which nothing may stand yet.
 
     Raises DirectoryError if `target` exists or the disk refuses. After a
-    failure `target` is what it was; `scratch` still stands, unless all that
-    failed was the last sync, after the rename.
+    failure `target` is what it was, and `scratch` still stands.
     """
     if os.path.lexists(target):
         raise DirectoryError(
@@ -70,14 +71,18 @@ def publish(scratch: Path, target: Path) -> None:
                 _sync_file(Path(folder, name))
             sync_directory(Path(folder))
         disk.rename(scratch, target)  # one system call, as promised
-        sync_directory(target.parent)
+        try:
+            sync_directory(target.parent)
+        except OSError:
+            disk.rename(target, scratch)  # what a loss of power may undo is not published
+            raise
 
 
 def scratch_for(target: Path) -> Path:
     """Makes a fresh directory beside `target`, to be filled and published as it."""
     scratch = temporary_name(".scratch-", target)
     with disk_errors("make a directory", scratch):
-        disk.mkdir(scratch)
+        disk.mkdir(scratch, no_more_open_than(scratch.parent))
     return scratch
 
 
@@ -96,7 +101,8 @@ def write_bytes_durably(path: Path, data: bytes, *, through: Path | None = None)
         through: a directory of the same file system for the temporary file;
             the one of `path` if None.
 
-    Raises DirectoryError if the disk refuses; the file is then the old one.
+    Raises DirectoryError if the disk refuses; the file is then the old one, or,
+    if all that failed was the last sync, the new one.
     """
     temporary = temporary_name(".writing-", (through or path.parent) / path.name)
     with disk_errors("write", path):
@@ -116,23 +122,42 @@ def publish_file(scratch: Path, target: Path) -> None:
     Raises DirectoryError if the disk refuses; `target` is then what it was.
     """
     with disk_errors("write", target):
+        if target.is_file():
+            disk.chmod(scratch, stat.S_IMODE(target.stat().st_mode))
         _sync_file(scratch)
         disk.replace(scratch, target)
         sync_directory(target.parent)
 
 
+def read_link(link: Path) -> str | None:
+    """Where a link of `replace_link` leads; None if none stands there."""
+    try:
+        if link.is_symlink():
+            return disk.readlink(link)
+        if not link.is_file() or link.stat().st_size > _LONGEST_PATH:
+            return None
+        text = disk.read_bytes(link).decode()
+    except (OSError, ValueError):
+        return None
+    target, end, rest = text.partition("\n")
+    return target if end and not rest and "/" in target else None
+
+
 def replace_link(link: Path, target_relative: str) -> None:
-    """Makes `link` a symbolic link to `target_relative`, in one step, whether it exists or not.
+    """Makes `link` lead to `target_relative`, which has a `/`, whether it exists or not.
+
+    A symbolic link, replaced in one step; a text file where there are none.
 
     Raises DirectoryError if something other than a link stands there, or the
     disk refuses; the link is then the old one.
     """
-    if link.exists() and not link.is_symlink():
+    if os.path.lexists(link) and read_link(link) is None:
         raise DirectoryError("is not a link and is left alone", str(link), "move it elsewhere")
     temporary = temporary_name(".link-", link)
     with disk_errors("set the link", link):
         try:
-            disk.symlink(target_relative, temporary)
+            if not made_link(target_relative, temporary):
+                disk.write_new(temporary, f"{target_relative}\n".encode(), sync=True)
             disk.replace(temporary, link)
         except OSError:
             with suppress(OSError):
@@ -141,14 +166,34 @@ def replace_link(link: Path, target_relative: str) -> None:
         sync_directory(link.parent)
 
 
-def sync_directory(path: Path) -> None:
-    """Makes the names in `path` durable, where the file system knows how to."""
+def made_link(target: str, path: Path) -> bool:
+    """Makes a symbolic link; False where the file system has none."""
+    try:
+        disk.symlink(target, path)
+    except OSError as error:
+        if error.errno not in disk.UNSUPPORTED:
+            raise
+        return False
+    return True
+
+
+def sync_directory(path: Path) -> bool:
+    """Makes the names in `path` durable; False where the file system does not know how to."""
     with disk.opened(path, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
-        try:
-            disk.fsync(descriptor)
-        except OSError as error:
-            if error.errno not in _NO_DIRECTORY_SYNC:
-                raise
+        return disk.fsync(descriptor)
+
+
+def no_more_open_than(directory: Path) -> int:
+    """The mode for a directory in `directory`: who may not read that one gets nothing in it.
+
+    By names that can be guessed, others could else reach into a directory that
+    they may pass through and not list.
+    """
+    mode, around = 0o777, directory.stat().st_mode
+    for theirs in (0o070, 0o007):
+        if not around & theirs & 0o444:
+            mode &= ~theirs
+    return mode
 
 
 def temporary_name(prefix: str, target: Path) -> Path:

@@ -22,7 +22,10 @@ from keras_savekit.store import disk, run_info
 from keras_savekit.store.commit import (
     LEFTOVERS,
     disk_errors,
+    made_link,
+    no_more_open_than,
     publish,
+    read_link,
     replace_link,
     scratch_for,
     sync_directory,
@@ -113,11 +116,36 @@ class RunDirectory:
         self.run_info()
         for directory in (self.path, self.checkpoints_path, self.quarantine_path):
             with disk_errors("make the directory", directory):
-                _make_durably(directory)
+                _make_durably(directory, within=self.path)
             probe = temporary_name(".writing-", directory / "probe")
             with disk_errors("write into the directory", directory):
                 disk.write_new(probe, b"")
                 disk.unlink(probe)
+        probe = self.checkpoints_path / "probe"
+        before, after = (temporary_name(prefix, probe) for prefix in (".scratch-", ".removing-"))
+        with disk_errors("rename a directory", self.checkpoints_path):
+            disk.mkdir(before)
+            disk.rename(before, after)
+            disk.rmdir(after)
+
+    def lost(self) -> tuple[str, ...]:
+        """What the file system lacks, each with what is lost by that. For the lock's holder."""
+        probe = temporary_name(".writing-", self.path / "probe")
+        link = temporary_name(".link-", self.path / "probe")
+        with disk_errors("write into the directory", self.path):
+            synced = disk.write_new(probe, b"", sync=True)
+            disk.unlink(probe)
+            linked = made_link(probe.name, link)
+            if linked:
+                disk.unlink(link)
+            names_synced = sync_directory(self.path)
+        lacks = (
+            (synced, "syncing of files: a loss of power may damage the newest checkpoints"),
+            (names_synced, "syncing of directories: a loss of power may take the newest ones"),
+            (linked, "links: latest and best are text files that hold the path"),
+            (not self.lock.lost, self.lock.lost),
+        )
+        return tuple(text for has, text in lacks if not has)
 
     # Reading.
 
@@ -167,10 +195,10 @@ class RunDirectory:
 
     def linked(self, which: Link) -> str | None:
         """The name of the checkpoint that a link leads to, None if it leads to none."""
-        try:
-            target = Path(disk.readlink(self.path / which))
-        except OSError:
+        text = read_link(self.path / which)
+        if text is None:
             return None
+        target = Path(text)
         name = target.name
         inside = target == Path(CHECKPOINTS, name) and CheckpointName.parse(name) is not None
         return name if inside and (self.checkpoints_path / name).is_dir() else None
@@ -308,7 +336,7 @@ class RunDirectory:
         """
         link = self.path / which
         if name is None:
-            if link.is_symlink():
+            if read_link(link) is not None:
                 with disk_errors("remove the link", link):
                     disk.unlink(link)
                     sync_directory(self.path)
@@ -317,7 +345,7 @@ class RunDirectory:
         if path.is_symlink() or not path.is_dir():
             raise DirectoryError("there is no such checkpoint to link to", str(path))
         target = f"{CHECKPOINTS}/{name}"
-        if not link.is_symlink() or disk.readlink(link) != target:
+        if read_link(link) != target:
             replace_link(link, target)
 
     def sweep(self) -> list[str]:
@@ -334,13 +362,18 @@ class RunDirectory:
                         _delete(directory / entry)
                     gone.append(str((directory / entry).relative_to(self.path)))
         for which in LINKS:
-            if (self.path / which).is_symlink() and self.linked(which) is None:
+            if read_link(self.path / which) is not None and self.linked(which) is None:
                 self.link(which, None)
                 gone.append(which)
         return gone
 
     def _opened(self, name: str) -> Checkpoint | CheckpointError:
         try:
+            return self.open(name)
+        except CheckpointError as error:
+            if not isinstance(error.__cause__, OSError):
+                return error
+        try:  # a disk that fails once says nothing of the checkpoint
             return self.open(name)
         except CheckpointError as error:
             return error
@@ -389,10 +422,10 @@ def _visible(directory: Path) -> Iterator[str]:
     return (name for name in _entries(directory) if not name.startswith("."))
 
 
-def _make_durably(directory: Path) -> None:
+def _make_durably(directory: Path, within: Path) -> None:
     missing = [each for each in (directory, *directory.parents) if not each.exists()]
     for each in reversed(missing):
-        disk.mkdir(each)
+        disk.mkdir(each, no_more_open_than(each.parent) if within in each.parents else 0o777)
         sync_directory(each.parent)
     if not directory.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))

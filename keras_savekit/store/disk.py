@@ -7,6 +7,7 @@ call: it may look on, raise, shorten a write, or end the process.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator
@@ -15,6 +16,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+# How a file system says that it has no such call: NFS, FUSE, object mounts, FAT.
+UNSUPPORTED = frozenset(
+    {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EPERM, errno.ENOLCK, errno.EBADF}
+)
 
 # Given the call's name, what makes it, and its arguments; returns what the call returns.
 Watcher = Callable[..., Any]
@@ -116,13 +122,19 @@ def fallocate(descriptor: int, offset: int, size: int) -> None:
     _do("fallocate", os.posix_fallocate, descriptor, offset, size)
 
 
-def fsync(descriptor: int) -> None:
-    """Wait until a file or directory is on the disk.
+def fsync(descriptor: int) -> bool:
+    """Wait until a file or directory is on the disk; False where nothing can be waited for.
 
-    Not to be tried again when it fails: Linux tells a lost page once, and the
+    Not to be tried again when it raises: Linux tells of a lost page once, and the
     next call succeeds although the page is gone.
     """
-    _do("fsync", os.fsync, descriptor)
+    try:
+        _do("fsync", os.fsync, descriptor)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        return False
+    return True
 
 
 def flock(descriptor: int, operation: int) -> None:
@@ -133,9 +145,14 @@ def flock(descriptor: int, operation: int) -> None:
 # Names.
 
 
-def mkdir(path: Path) -> None:
+def mkdir(path: Path, mode: int = 0o777) -> None:
     """Make one directory."""
-    _do("mkdir", os.mkdir, path)
+    _do("mkdir", os.mkdir, path, mode)
+
+
+def chmod(path: Path, mode: int) -> None:
+    """Set who may do what."""
+    _do("chmod", os.chmod, path, mode)
 
 
 def rename(source: Path, target: Path) -> None:
@@ -159,6 +176,11 @@ def unlink(path: Path, *, missing_ok: bool = False) -> None:
         _do("unlink", os.unlink, path)
 
 
+def rmdir(path: Path) -> None:
+    """Remove an empty directory."""
+    _do("rmdir", os.rmdir, path)
+
+
 def remove_tree(path: Path) -> None:
     """Remove a directory and all that is in it, following no links."""
     for at, folders, files, here in os.fwalk(path, topdown=False, onerror=_raise):
@@ -169,7 +191,7 @@ def remove_tree(path: Path) -> None:
             linked = Path(at, name).is_symlink()
             remove, what = (os.unlink, "unlink") if linked else (os.rmdir, "rmdir")
             _do(what, _in(remove, name, here), Path(at, name))
-    _do("rmdir", os.rmdir, path)
+    rmdir(path)
 
 
 def listdir(path: Path) -> list[str]:
@@ -191,14 +213,13 @@ def read_bytes(path: Path) -> bytes:
     return _do("read", Path.read_bytes, path)
 
 
-def write_new(path: Path, data: bytes, *, sync: bool = False) -> None:
-    """Write a file that is not there yet."""
+def write_new(path: Path, data: bytes, *, sync: bool = False) -> bool:
+    """Write a file that is not there yet; return whether it is on the disk for good."""
     with opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as descriptor:
         view = memoryview(data)
         while view:
             view = view[write(descriptor, view) :]
-        if sync:
-            fsync(descriptor)
+        return sync and fsync(descriptor)
 
 
 def _in(call: Callable[..., None], name: str, folder: int) -> Callable[[Path], None]:

@@ -7,6 +7,7 @@ files is the business of `structure`.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from pathlib import Path, PurePosixPath
 
 import xxhash
 
+from keras_savekit.errors import CheckpointError
 from keras_savekit.store import disk
 from keras_savekit.store.manifest import (
     MANIFEST,
@@ -26,6 +28,8 @@ from keras_savekit.store.manifest import (
 )
 
 PIECE = 4 * 2**20
+# This process has no more memory or descriptors: no fault of the checkpoint's.
+_OURS = {errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 
 
 def check_bytes(directory: Path, manifest: Manifest) -> tuple[Finding, ...]:
@@ -37,7 +41,7 @@ def check_bytes(directory: Path, manifest: Manifest) -> tuple[Finding, ...]:
     findings: list[Finding] = []
     for entry in manifest.files:
         with _unreadable(entry.name, findings):
-            findings.extend(_check_file(directory, entry))
+            findings.extend(_check_file_twice(directory, entry))
     with _unreadable(".", findings):
         findings.extend(_extra(directory, {entry.name for entry in manifest.files}))
     return tuple(findings)
@@ -64,6 +68,13 @@ def plain_path(directory: Path, name: str) -> Path | Finding:
     if not stat.S_ISREG(mode):
         return Finding("unreadable", name, "is not a plain file")
     return at
+
+
+def _check_file_twice(directory: Path, entry: FileEntry) -> list[Finding]:
+    try:
+        return list(_check_file(directory, entry))
+    except OSError:  # a disk that fails once says nothing of the file
+        return list(_check_file(directory, entry))
 
 
 def _check_file(directory: Path, entry: FileEntry) -> Iterator[Finding]:
@@ -122,4 +133,6 @@ def _unreadable(where: str, findings: list[Finding]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno in _OURS:
+            raise CheckpointError(f"cannot be verified: {error.strerror}", where) from error
         findings.append(Finding("unreadable", where, f"cannot be read: {error.strerror}"))
