@@ -21,7 +21,7 @@ from keras_savekit import admission
 from keras_savekit.background import Worker
 from keras_savekit.errors import CheckpointError, SaveError, SavekitError
 from keras_savekit.formats import checkpoint as checkpoint_files
-from keras_savekit.formats.checkpoint import Forms, Purpose
+from keras_savekit.formats.checkpoint import Files, Forms, Purpose
 from keras_savekit.formats.snapshot import Snapshot
 from keras_savekit.policy.measured import Improved
 from keras_savekit.policy.plan import Due, Policy, SavePlan
@@ -52,6 +52,7 @@ class _Save:
 class _Check:
     name: str
     plan: SavePlan
+    files: Files | None = None  # as written in this session
 
 
 class Pipeline:
@@ -81,6 +82,7 @@ class Pipeline:
         self._computed = [0.0, 0.0]  # by the writer, by the verifier: each adds to its own
         self._checker = LoadChecker()
         self._forms = Forms()
+        self._bases: dict[str, Files | None] = {}  # of each plan, what is known to be good
         self._memory = KeptMemory(low=policy.memory == "low")
         self._writer = Worker("savekit-writer", self._write, self._save_failed)
         self._verifier = Worker("savekit-verifier", self._check, self._check_failed)
@@ -214,8 +216,9 @@ class Pipeline:
         scratch = directory.new_scratch(job.name)
         try:
             with disk_errors("write the checkpoint", scratch):
-                manifest = checkpoint_files.write(scratch, job.snapshot, purpose, self._forms)
-            directory.publish(scratch, job.name)
+                base = self._bases.get(plan.name)
+                manifest = checkpoint_files.write(scratch, job.snapshot, purpose, self._forms, base)
+            published = directory.publish(scratch, job.name)
         except BaseException:
             discard(scratch)
             raise
@@ -229,12 +232,15 @@ class Pipeline:
             name=job.name,
             reasons=job.due.reasons,
             bytes=manifest.bytes,
+            shared=sum(each.shared for each in self._forms.written.values()),
             waited=round(began - job.asked, 3),
             seconds=round(seconds, 3),
         )
         self._computed[0] += time.thread_time() - computed
         # Waits when too many are unverified: what is on the disk stays bounded.
-        self._verifier.submit(_Check(job.name, plan), key="", capacity=UNVERIFIED, wait=True)
+        files = checkpoint_files.moved(self._forms.written, published) if plan.reuse else None
+        check = _Check(job.name, plan, files)
+        self._verifier.submit(check, key="", capacity=UNVERIFIED, wait=True)
 
     def _log_notes(self) -> None:
         with suppress(Empty):
@@ -288,6 +294,8 @@ class Pipeline:
         began, computed = time.monotonic(), time.thread_time()
         verification = self._verify(directory.checkpoints_path / job.name, job.plan)
         seconds = round(time.monotonic() - began, 3)
+        # Nothing is shared with what is bad, or the next one would be so too.
+        self._bases[job.plan.name] = job.files if verification.good else None
         if verification.good:
             directory.record(job.name, verification)
             directory.events.append(

@@ -199,11 +199,11 @@ def test_what_was_replaced_can_be_asked_for_again(tmp_path, slow_disk):
 def test_a_write_that_fails_leaves_nothing_and_the_next_one_is_written(tmp_path, monkeypatch):
     write = checkpoint_files.write
 
-    def failing(directory, snapshot, purpose, forms):
+    def failing(directory, snapshot, purpose, *rest):
         if snapshot.moment.step == 1:
             (directory / "model.h5").write_bytes(b"half")
             raise OSError(28, "No space left on device")
-        return write(directory, snapshot, purpose, forms)
+        return write(directory, snapshot, purpose, *rest)
 
     monkeypatch.setattr(checkpoint_files, "write", failing)
     running = Running(tmp_path, plan(when_busy="wait"))
@@ -222,8 +222,8 @@ def test_a_write_that_fails_leaves_nothing_and_the_next_one_is_written(tmp_path,
 def test_a_checkpoint_that_fails_its_verification_is_set_aside_and_told(tmp_path, monkeypatch):
     write = checkpoint_files.write
 
-    def damaging(directory, snapshot, purpose, forms):
-        manifest = write(directory, snapshot, purpose, forms)
+    def damaging(directory, snapshot, purpose, *rest):
+        manifest = write(directory, snapshot, purpose, *rest)
         if snapshot.moment.step == 2:
             path = directory / "model.h5"
             found = bytearray(path.read_bytes())

@@ -24,8 +24,8 @@ from keras_savekit.verify.checks import verify_shallow
 PATIENCE = 20
 
 
-def damaged(directory, snapshot, purpose, forms):
-    manifest = WRITE(directory, snapshot, purpose, forms)
+def damaged(directory, snapshot, purpose, *rest):
+    manifest = WRITE(directory, snapshot, purpose, *rest)
     path = directory / manifest.model_file
     found = bytearray(path.read_bytes())
     found[-1] ^= 1
@@ -33,7 +33,7 @@ def damaged(directory, snapshot, purpose, forms):
     return manifest
 
 
-def full_disk(directory, snapshot, purpose, forms):
+def full_disk(directory, snapshot, purpose, *rest):
     (directory / "model.h5").write_bytes(b"half")
     raise OSError(28, "No space left on device")
 

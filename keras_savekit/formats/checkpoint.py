@@ -23,6 +23,7 @@ from keras_savekit.store.manifest import MANIFEST, FileEntry, Manifest, TensorEn
 Save = Literal["model", "weights"]
 Format = Literal["h5", "keras", "weights.h5"]
 Layouts = dict[str, Layout]  # by the file's name
+Files = Mapping[str, Written]  # too
 MODEL_FILES: dict[Format, str] = {
     "h5": "model.h5",
     "keras": "model.keras",
@@ -51,6 +52,7 @@ class Forms:
         self._blueprint: Blueprint | None = None
         self._layouts: dict[Format, Layouts] = {}
         self._forms: dict[str, Form] = {}
+        self.written: Files = {}  # by the last `write`
 
     def layouts(self, snapshot: Snapshot, format: Format) -> Layouts:  # noqa: A002
         """Of each file of a checkpoint."""
@@ -79,11 +81,16 @@ class Forms:
 
 
 def write(
-    directory: Path, snapshot: Snapshot, purpose: Purpose, forms: Forms | None = None
+    directory: Path,
+    snapshot: Snapshot,
+    purpose: Purpose,
+    forms: Forms | None = None,
+    base: Files | None = None,
 ) -> Manifest:
     """Write all files of a checkpoint into an existing, empty directory.
 
     forms: of the checkpoints before it.
+    base: the files of one of them, to share blocks with.
 
     Nothing is synced or published here. The manifest is written last.
     """
@@ -96,13 +103,15 @@ def write(
     values = [as_array(tensor) for tensor in snapshot.tensors]
     values.append(training_state.encode(snapshot.state))
     values += training_state.asset_values(blueprint)
-    files: list[FileEntry] = []
-    digests: dict[int, str] = {}
+    written: dict[str, Written] = {}
     for name, layout in layouts.items():
         form = forms.form(f"{purpose.format} {name}", layout, values)
-        written = write_file(directory / name, blueprint, form, values, purpose.created)
-        files.append(written.entry)
-        digests.update(written.digests)
+        before = (base or {}).get(name)
+        target = directory / name
+        written[name] = write_file(target, blueprint, form, values, purpose.created, before)
+    forms.written = written
+    files = [each.entry for each in written.values()]
+    digests = {at: digest for each in written.values() for at, digest in each.digests.items()}
     if purpose.save == "weights":
         text = blueprint.model_config.encode()
         files.append(write_text(directory / ARCHITECTURE_FILE, text))
@@ -122,13 +131,23 @@ def write(
     return manifest
 
 
+def moved(files: Files, directory: Path) -> Files:
+    """The same files, in the directory of this checkpoint."""
+    return {name: replace(each, path=directory / name) for name, each in files.items()}
+
+
 def write_file(
-    path: Path, blueprint: Blueprint, form: Form, values: list[Array], created: float
+    path: Path,
+    blueprint: Blueprint,
+    form: Form,
+    values: list[Array],
+    created: float,
+    base: Written | None = None,
 ) -> Written:
     """Write one file, of the kind its name says."""
     if path.suffix == ".keras":
-        return keras_archive.write(path, blueprint, form, values, created)
-    return h5_file.write(path, form, values)
+        return keras_archive.write(path, blueprint, form, values, created, base)
+    return h5_file.write(path, form, values, base)
 
 
 def model_layout(snapshot: Snapshot, format: Format) -> Layout:  # noqa: A002 - the policy's word

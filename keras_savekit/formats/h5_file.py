@@ -14,7 +14,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ import xxhash
 
 from keras_savekit.errors import CheckpointError
 from keras_savekit.formats.dtypes import by_name, narrowed, widened
-from keras_savekit.formats.h5_form import Form
+from keras_savekit.formats.h5_form import ALIGNED_FROM, Form
 from keras_savekit.formats.snapshot import Array
 from keras_savekit.formats.stream import PIECE, Stream
 from keras_savekit.store import disk
@@ -34,8 +34,17 @@ from keras_savekit.store.manifest import FileEntry
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a file promises, and the digests of the values in it by position, as far as known."""
+    """A file that was written, and what it promises.
 
+    begin: the byte at which HDF5 begins in it.
+    shared: bytes that it shares with the file before it.
+    digests: of the values in it by position, as far as known.
+    """
+
+    path: Path
+    form: Form
+    begin: int
+    shared: int
     entry: FileEntry
     digests: Mapping[int, str]
 
@@ -64,38 +73,71 @@ class Window(io.RawIOBase):
         return self._at
 
 
-def write(path: Path, form: Form, values: Sequence[Array]) -> Written:
+def write(path: Path, form: Form, values: Sequence[Array], base: Written | None = None) -> Written:
     """Write `values` into a new file of this form.
+
+    base: a file written before; what is equal in both is shared, where the disk can.
 
     The file is not synced: publishing does that. Raises OSError as the system
     does; a file is then left half written, in a directory nobody lists.
     """
     with Stream(path) as stream:
-        digests = write_into(stream.write, form, values)
-    return Written(FileEntry(path.name, stream.size, stream.digest()), digests)
+        digests = write_into(stream, stream.write, form, values, base)
+    entry = FileEntry(path.name, stream.size, stream.digest())
+    return Written(path, form, 0, stream.shared, entry, digests)
 
 
 def write_into(
-    write: Callable[[memoryview], object], form: Form, values: Sequence[Array]
+    stream: Stream,
+    write: Callable[[memoryview], object],
+    form: Form,
+    values: Sequence[Array],
+    base: Written | None = None,
 ) -> dict[int, str]:
     """Write an HDF5 file piece by piece, from its first byte to its last.
+
+    stream: where it goes to, by way of `write`.
 
     Returns the xxh3_128 of the values by position, each in its own dtype; those
     are missing that HDF5 compressed.
     """
     digests: dict[int, str] = {}
     at = 0
-    for extent in form.extents:
-        _copy_between(form.descriptor, at, extent.offset, write)
-        at = extent.offset
-        digest = xxhash.xxh3_128()
-        for own, stored in _pieces(values[extent.position], extent.dtype):
-            digest.update(own)
-            write(stored)
-            at += len(stored)
-        digests[extent.position] = digest.hexdigest()
-    _copy_between(form.descriptor, at, form.size, write)
+    with _sharing(stream, form, base) as around:
+        for extent in form.extents:
+            _copy_between(form.descriptor, at, extent.offset, write)
+            value, at = values[extent.position], extent.offset
+            digest = xxhash.xxh3_128()
+            with around(extent.position, value):
+                for own, stored in _pieces(value, extent.dtype):
+                    digest.update(own)
+                    write(stored)
+                    at += len(stored)
+            digests[extent.position] = digest.hexdigest()
+        _copy_between(form.descriptor, at, form.size, write)
     return digests
+
+
+@contextmanager
+def _sharing(
+    stream: Stream, form: Form, base: Written | None
+) -> Iterator[Callable[[int, Array], AbstractContextManager[None]]]:
+    """Gives what to write each value in, so that what `base` holds too is shared with it."""
+    with ExitStack() as stack:
+        source: int | None = None
+        digests: Mapping[int, str] = {}
+        if base is not None and base.form is form and base.begin == stream.size:
+            digests = base.digests
+            with suppress(OSError):  # it may have been removed since
+                source = stack.enter_context(disk.opened(base.path, os.O_RDONLY | os.O_NOFOLLOW))
+
+        def around(position: int, value: Array) -> AbstractContextManager[None]:
+            if source is None or value.nbytes < ALIGNED_FROM:
+                return nullcontext()
+            same = tensor_digest(value) == digests.get(position)
+            return stream.sharing(source) if same else nullcontext()
+
+        yield around
 
 
 def _copy_between(

@@ -32,11 +32,17 @@ _PADDING = 0xD935  # the extra field that zipalign pads with
 
 
 def write(
-    path: Path, blueprint: Blueprint, form: Form, values: Sequence[Array], created: float
+    path: Path,
+    blueprint: Blueprint,
+    form: Form,
+    values: Sequence[Array],
+    created: float,
+    base: Written | None = None,
 ) -> Written:
     """Write a new archive.
 
     form: of the weights.
+    base: an archive written before; what is equal in both is shared, where the disk can.
     created: seconds since 1970.
     """
     day = datetime.fromtimestamp(created, tz=timezone.utc)
@@ -52,8 +58,10 @@ def write(
         weights = _aligned(WEIGHTS_MEMBER, stream.size)
         with archive.open(weights, "w", force_zip64=True) as member:
             weights.extra = b""  # the directory at the end needs no padding
-            digests = h5_file.write_into(member.write, form, values)
-    return Written(FileEntry(path.name, stream.size, stream.digest()), digests)
+            begin = stream.size
+            digests = h5_file.write_into(stream, member.write, form, values, base)
+    entry = FileEntry(path.name, stream.size, stream.digest())
+    return Written(path, form, begin, stream.shared, entry, digests)
 
 
 class _Unseekable(io.RawIOBase):

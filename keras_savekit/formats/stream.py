@@ -10,10 +10,10 @@ buffer. File systems that refuse `O_DIRECT` are written to as usual.
 from __future__ import annotations
 
 import errno
-import fcntl
 import mmap
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -31,6 +31,7 @@ class Stream:
     """The file being written. A context manager; leave it normally to have the file complete.
 
     size: bytes given so far.
+    shared: those of them that take no room, since another file has the same blocks.
 
     Raises OSError as the system does; the file is then left half written. Nothing
     is synced: publishing does that.
@@ -38,12 +39,13 @@ class Stream:
 
     def __init__(self, path: Path) -> None:
         self._descriptor = disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-        self._direct = self._set_direct(True)
+        self._direct = disk.set_direct(self._descriptor, True)
         self._waiting = mmap.mmap(-1, PIECE)
         self._held = 0  # bytes in it
         self._written = 0
         self._digest = xxhash.xxh3_128()
-        self.size = 0
+        self._source: int | None = None
+        self.size = self.shared = 0
 
     def write(self, data: memoryview) -> None:
         """Add bytes."""
@@ -52,7 +54,8 @@ class Stream:
         while data:
             if not self._held % PAGE and self._whole_pages(data):
                 self._flush()
-                length = len(data) - len(data) % PAGE if self._direct else len(data)
+                whole = self._direct or self._source is not None
+                length = len(data) - len(data) % PAGE if whole else len(data)
                 self._put(data[:length])
             else:
                 length = min(len(data), PIECE - self._held)
@@ -61,6 +64,20 @@ class Stream:
                 if self._held == PIECE:
                     self._flush()
             data = data[length:]
+
+    @contextmanager
+    def sharing(self, source: int) -> Iterator[None]:
+        """In here, what is given stands at the same place of another file, from a page on.
+
+        Where the file system lets files share blocks, it is not written again.
+        """
+        if not self._held % PAGE:
+            self._flush()
+            self._source = source
+        try:
+            yield
+        finally:
+            self._source = None
 
     def digest(self) -> str:
         """xxh3_128, in hex, of all bytes given so far."""
@@ -79,7 +96,7 @@ class Stream:
         with disk.closing(self._descriptor):
             if kind is None:
                 if self._held % PAGE:
-                    self._set_direct(False)
+                    disk.set_direct(self._descriptor, False)
                 self._flush()
 
     def _whole_pages(self, data: memoryview) -> bool:
@@ -93,6 +110,8 @@ class Stream:
         self._put(memoryview(self._waiting)[:held])
 
     def _put(self, data: memoryview) -> None:
+        if self._source is not None and self._shared(self._source, len(data)):
+            return
         while data:
             try:
                 written = disk.pwrite(self._descriptor, data, self._written)
@@ -100,15 +119,17 @@ class Stream:
                 if not self._direct or error.errno not in _REFUSED:
                     raise
                 self._direct = False  # known only now: some file systems take the flag alone
-                self._set_direct(False)
+                disk.set_direct(self._descriptor, False)
                 continue
             self._written += written
             data = data[written:]
 
-    def _set_direct(self, wanted: bool) -> bool:
-        """Whether the kernel agreed."""
-        flags = fcntl.fcntl(self._descriptor, fcntl.F_GETFL) & ~os.O_DIRECT
-        with suppress(OSError):
-            fcntl.fcntl(self._descriptor, fcntl.F_SETFL, flags | (os.O_DIRECT if wanted else 0))
-            return True
-        return False
+    def _shared(self, source: int, length: int) -> bool:
+        try:
+            disk.clone(source, self._descriptor, self._written, length)
+        except OSError:  # whatever it is, writing tells
+            self._source = None
+            return False
+        self._written += length
+        self.shared += length
+        return True

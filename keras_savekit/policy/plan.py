@@ -38,6 +38,9 @@ class SavePlan(Value):
     save: Literal["model", "weights"] = "model"
     format: Literal["h5", "keras", "weights.h5"] = "h5"
     compression: Literal["gzip", "lzf"] | None = None
+    reuse: bool = Field(
+        False, description="share unchanged bytes with the checkpoint before, where the disk can"
+    )
     when: Triggers = Field(description='when to save, such as "every 2 epochs"')
     keep: Rules = (All(),)
     verify: Literal["bytes", "structure", "load"] = "structure"

@@ -10,12 +10,15 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+_FICLONERANGE = 0x4020940D
 
 # How a file system says that it has no such call: NFS, FUSE, object mounts, FAT.
 UNSUPPORTED = frozenset(
@@ -120,6 +123,21 @@ def ftruncate(descriptor: int, size: int) -> None:
 def fallocate(descriptor: int, offset: int, size: int) -> None:
     """Have the disk reserve room."""
     _do("fallocate", os.posix_fallocate, descriptor, offset, size)
+
+
+def set_direct(descriptor: int, wanted: bool) -> bool:
+    """Whether reads and writes go past the page cache from now on, if the kernel agrees."""
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL) & ~os.O_DIRECT
+    with suppress(OSError):
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | (os.O_DIRECT if wanted else 0))
+        return wanted
+    return False
+
+
+def clone(source: int, target: int, offset: int, size: int) -> None:
+    """Let a file have the same blocks as another from a byte on (`man ioctl_ficlonerange`)."""
+    asked = struct.pack("qQQQ", source, offset, size, offset)
+    _do("clone", fcntl.ioctl, target, _FICLONERANGE, asked)
 
 
 def fsync(descriptor: int) -> bool:

@@ -1,13 +1,14 @@
 """Depth `bytes`: the files of a checkpoint are those it promises, to the last bit.
 
-Read from the disk and not from the page cache, as far as the system lets go of
-it: what memory still holds says nothing about what was written. What is in the
-files is the business of `structure`.
+Read from the disk and not from the page cache, which says nothing about what was
+written: past it where the file system can (`O_DIRECT`), else after asking the
+system to let go of it. What is in the files is the business of `structure`.
 """
 
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import stat
 from collections.abc import Iterator
@@ -89,20 +90,30 @@ def _check_file(directory: Path, entry: FileEntry) -> Iterator[Finding]:
         if size != entry.size:
             what = f"the file has {size} bytes, {entry.size} were written"
             yield Finding("size", entry.name, what)
-        elif _digest(descriptor) != entry.digest:
+        elif _digest(descriptor, size) != entry.digest:
             yield Finding("digest", entry.name, "the file's content is not what was written")
     finally:
         disk.close(descriptor)
 
 
-def _digest(descriptor: int) -> str:
+def _digest(descriptor: int, size: int) -> str:
     digest = xxhash.xxh3_128()
-    buffer = memoryview(bytearray(PIECE))
+    buffer = memoryview(mmap.mmap(-1, PIECE))  # begins at a page, as reading past the cache needs
+    direct = disk.set_direct(descriptor, True)
     # Dropping needs clean pages: true of published files, which are synced.
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-    while length := disk.readv(descriptor, [buffer]):
+    while size > 0:
+        try:
+            length = disk.readv(descriptor, [buffer])
+        except OSError as error:
+            if not direct or error.errno != errno.EINVAL:
+                raise
+            direct = disk.set_direct(descriptor, False)
+            continue
+        if not length:
+            break
         digest.update(buffer[:length])
+        size -= length
     # And none stay behind, so that checking takes no cache away from training.
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     text: str = digest.hexdigest()
