@@ -85,8 +85,7 @@ class Session:
         self._pipeline = Pipeline(around.directory, around.policy, around.run, now)
         self._costs = Costs(around.policy.limits.overhead, around.clock)
         self._watch = Watch(around.policy, around.directory.path, around.wall, around.clock)
-        for problem in self._watch.problems:
-            around.tell(problem)
+        self._tell_watched()
         self._fit.watch(self._leave, self._stepped)
 
     def _begin(self) -> Beginning | None:
@@ -286,6 +285,7 @@ class Session:
             self._save(decision, capture, now, consistent, ended=event == "train_end")
             if self._watch.serve(decision.due, tick):
                 self._stop(event)
+            self._tell_watched()
         if self._costs.judge(self._pipeline.computed()):
             self._tell_stretch()
         if event in ("step", "validation", "epoch_end"):  # else told when all is finished
@@ -329,6 +329,10 @@ class Session:
         """This epoch does not end: what callbacks make of its end is not to be gone on with."""
         self._cut_short = True
         self._at_cut = callback_state.remember(self._fit.others())
+
+    def _tell_watched(self) -> None:
+        while self._watch.problems:
+            self._around.tell(self._watch.problems.pop(0))
 
     def _tell_stretch(self) -> None:
         stretch = self._costs.stretch

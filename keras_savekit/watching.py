@@ -7,12 +7,14 @@ import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from keras_savekit.errors import DirectoryError
 from keras_savekit.policy.governor import Pace, paced
 from keras_savekit.policy.moment import Outside, Tick
 from keras_savekit.policy.plan import Due, Policy
 from keras_savekit.policy.requested import BeforeDeadline, FileAsked, Signal
 from keras_savekit.policy.triggers import leaves
 from keras_savekit.signals import Signals
+from keras_savekit.store import disk
 from keras_savekit.store.commit import disk_errors
 
 # Seconds between two looks for files: asking a file system far away costs milliseconds.
@@ -114,7 +116,7 @@ class Watch:
     def serve(self, due: Iterable[Due], tick: Tick) -> bool:
         """The saves that are due at `tick` are under way; returns whether training is to stop.
 
-        Raises DirectoryError if a file that asked cannot be removed.
+        A file that asked and cannot be removed is among `problems`, and not looked for again.
         """
         stop = False
         for one in due:
@@ -131,10 +133,17 @@ class Watch:
                 elif isinstance(each, BeforeDeadline):
                     stop |= bool(each.learn(seen)) and each.then == "stop"
                 elif isinstance(each, FileAsked) and each.name in seen.outside.files:
-                    with disk_errors("remove the file that asked for a save", self._directory):
-                        (self._directory / each.name).unlink(missing_ok=True)
-                    self._files -= {each.name}
+                    self._take_away(each.name)
         return stop
+
+    def _take_away(self, name: str) -> None:
+        self._files -= {name}
+        try:
+            with disk_errors("remove the file that asked for a save", self._directory / name):
+                disk.unlink(self._directory / name, missing_ok=True)
+        except DirectoryError as error:
+            self._names.discard(name)
+            self.problems.append(str(error))
 
     def release(self) -> None:
         """Put everything back."""

@@ -6,7 +6,6 @@ import threading
 
 import pytest
 
-from keras_savekit.errors import DirectoryError
 from keras_savekit.policy.moment import Moment, Tick
 from keras_savekit.policy.plan import Policy, SavePlan, decide
 from keras_savekit.signals import Signals
@@ -171,11 +170,14 @@ def test_a_file_asks_for_one_save_and_is_removed_when_served(tmp_path):
     assert watched.tick() == ([], False)
 
 
-def test_a_file_that_cannot_be_removed_is_an_error_that_names_it(tmp_path):
+def test_a_file_that_cannot_be_removed_is_told_and_asks_for_no_second_save(tmp_path):
     watched = Watched(tmp_path, "file NOW")
     (tmp_path / "NOW").mkdir()
-    with pytest.raises(DirectoryError, match="remove the file that asked"):
-        watched.tick()
+    assert watched.tick() == (["the file NOW asked for it"], False)
+    watched.clock.now += LOOK
+    assert watched.tick() == ([], False)
+    (told,) = watched.watch.problems
+    assert "cannot remove the file that asked for a save" in told
 
 
 def test_a_request_stays_until_the_rest_of_its_condition_holds_too(tmp_path):

@@ -371,11 +371,6 @@ class RunDirectory:
         try:
             return self.open(name)
         except CheckpointError as error:
-            if not isinstance(error.__cause__, OSError):
-                return error
-        try:  # a disk that fails once says nothing of the checkpoint
-            return self.open(name)
-        except CheckpointError as error:
             return error
 
     def _place(self, name: str) -> Path:

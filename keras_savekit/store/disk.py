@@ -231,6 +231,14 @@ def read_bytes(path: Path) -> bytes:
     return _do("read", Path.read_bytes, path)
 
 
+def twice(read: Callable[[], T]) -> T:
+    """What `read` returns, asked again if the disk fails: once says nothing of what is there."""
+    try:
+        return read()
+    except OSError:
+        return read()
+
+
 def write_new(path: Path, data: bytes, *, sync: bool = False) -> bool:
     """Write a file that is not there yet; return whether it is on the disk for good."""
     with opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as descriptor:

@@ -200,7 +200,7 @@ def _content(path: Path) -> bytes:
             raise CheckpointError(f"{path.name} {what}", str(path))
         if path.stat().st_size > MAX_MANIFEST_BYTES:
             raise CheckpointError("larger than any manifest this package writes", str(path))
-        return disk.read_bytes(path)
+        return disk.twice(lambda: disk.read_bytes(path))
     except OSError as error:
         raise CheckpointError(f"cannot be read: {error.strerror}", str(path)) from error
 

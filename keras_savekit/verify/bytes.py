@@ -13,6 +13,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import xxhash
@@ -42,9 +43,10 @@ def check_bytes(directory: Path, manifest: Manifest) -> tuple[Finding, ...]:
     findings: list[Finding] = []
     for entry in manifest.files:
         with _unreadable(entry.name, findings):
-            findings.extend(_check_file_twice(directory, entry))
+            findings += disk.twice(partial(_check_file, directory, entry))
     with _unreadable(".", findings):
-        findings.extend(_extra(directory, {entry.name for entry in manifest.files}))
+        promised = {entry.name for entry in manifest.files}
+        findings += disk.twice(lambda: list(_extra(directory, promised)))
     return tuple(findings)
 
 
@@ -71,27 +73,20 @@ def plain_path(directory: Path, name: str) -> Path | Finding:
     return at
 
 
-def _check_file_twice(directory: Path, entry: FileEntry) -> list[Finding]:
-    try:
-        return list(_check_file(directory, entry))
-    except OSError:  # a disk that fails once says nothing of the file
-        return list(_check_file(directory, entry))
-
-
-def _check_file(directory: Path, entry: FileEntry) -> Iterator[Finding]:
+def _check_file(directory: Path, entry: FileEntry) -> list[Finding]:
     path = plain_path(directory, entry.name)
     if isinstance(path, Finding):
-        yield path
-        return
+        return [path]
     # Not following and not waiting: the file may have changed since the look at it.
     descriptor = disk.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         size = os.fstat(descriptor).st_size
         if size != entry.size:
             what = f"the file has {size} bytes, {entry.size} were written"
-            yield Finding("size", entry.name, what)
-        elif _digest(descriptor, size) != entry.digest:
-            yield Finding("digest", entry.name, "the file's content is not what was written")
+            return [Finding("size", entry.name, what)]
+        if _digest(descriptor, size) != entry.digest:
+            return [Finding("digest", entry.name, "the file's content is not what was written")]
+        return []
     finally:
         disk.close(descriptor)
 
