@@ -21,11 +21,13 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
-
-from filelock import FileLock, Timeout
+from typing import TYPE_CHECKING
 
 from keras_savekit.errors import DirectoryInUseError
 from keras_savekit.store.commit import disk_errors
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 LOCK = ".lock"
 HOLDER = ".lock.holder"
@@ -54,6 +56,8 @@ class DirectoryLock:
         Raises DirectoryInUseError if anyone holds it, this process included,
         and DirectoryError if the directory cannot be written.
         """
+        from filelock import FileLock, Timeout  # readers take no lock, and have no time for it
+
         if self.held:
             raise self._in_use()
         lock = FileLock(self.directory / LOCK, thread_local=False)
