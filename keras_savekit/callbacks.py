@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Literal
 
 import keras
 
-from keras_savekit.errors import DirectoryError
+from keras_savekit.errors import DirectoryError, SavekitWarning
 from keras_savekit.policy.plan import Policy
 from keras_savekit.policy.yaml_file import load_policy, policy_from
 from keras_savekit.resume import Restored
@@ -75,6 +76,11 @@ class SaveKit(keras.callbacks.Callback):  # type: ignore[misc]
             before.directory.lock.release()  # made in this process, and not training
         self.directory.lock.acquire()
         _open[self.directory.path] = self
+        lost = self.directory.lost()
+        if lost:
+            lines = "".join(f"\n  {each}" for each in lost)
+            what = f"the file system of {self.directory.path} has no{lines}"
+            warnings.warn(what, SavekitWarning, stacklevel=3)
         self._run = self.directory.write_run_info(self.policy.model_dump(mode="json")).run
 
     def set_model(self, model: Any) -> None:

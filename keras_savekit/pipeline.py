@@ -8,7 +8,6 @@ are kept until the training asks for them; nothing good is touched by one.
 from __future__ import annotations
 
 import math
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -26,7 +25,7 @@ from keras_savekit.policy.measured import Improved
 from keras_savekit.policy.plan import Due, Policy, SavePlan
 from keras_savekit.policy.retention import Best, Record, Ties, best_of, prune
 from keras_savekit.policy.value import Mode
-from keras_savekit.store.commit import disk_errors
+from keras_savekit.store.commit import discard, disk_errors
 from keras_savekit.store.directory import Checkpoint, RunDirectory
 from keras_savekit.store.manifest import DEPTHS, Verification
 from keras_savekit.store.naming import CheckpointName
@@ -147,8 +146,9 @@ class Pipeline:
         return found
 
     def notices(self) -> list[str]:
-        """What the user should know since this was last asked, though nothing failed."""
-        found = []
+        """What the user should know since this was last asked, though no save failed."""
+        unlogged = self._directory.events.failure()
+        found = [f"{unlogged}\n  checkpoints are not affected"] if unlogged else []
         while not self._notices.empty():
             found.append(self._notices.get())
         return found
@@ -201,7 +201,7 @@ class Pipeline:
                 manifest = checkpoint_files.write(scratch, job.snapshot, purpose)
             directory.publish(scratch, job.name)
         except BaseException:
-            _discard(scratch)
+            discard(scratch)
             raise
         if plan.compression:  # a little more than the last, so that it is rather too much
             predicted = admission.predicted_bytes(job.snapshot)
@@ -300,8 +300,13 @@ class Pipeline:
 
     def _settle(self) -> None:
         """Bring links and retention up to date with what is verified now."""
-        directory = self._directory
-        records = self._records()
+        try:
+            self._link()
+        finally:  # on a full disk no link can be set before something goes
+            self._prune()
+
+    def _link(self) -> None:
+        directory, records = self._directory, self._records()
         verified = [record for record in records if record.verified]
         if verified:
             directory.link("latest", max(verified, key=lambda each: (each.step, each.name)).name)
@@ -311,11 +316,13 @@ class Pipeline:
             best = best_of([each for each in records if each.plan == plan], metric, mode, keep)
             if best is not None:
                 directory.link("best", best.name)
+
+    def _prune(self) -> None:
         rules = {plan.name: plan.keep for plan in self._policy.plans}
         with self._removing:
             pruning = prune(self._records(), rules, now=self._clock())
             # The plan first: whoever reads the log sees what was meant, whatever then happens.
-            directory.events.append("retention", keep=pruning.keep, remove=pruning.remove)
+            self._directory.events.append("retention", keep=pruning.keep, remove=pruning.remove)
             for name, reason in pruning.remove.items():
                 self._remove(name, reason)
 
@@ -366,8 +373,3 @@ def best_rule(policy: Policy) -> tuple[str, str, Mode, Ties] | None:
             if isinstance(each, Best | Improved):
                 return plan.name, each.metric, each.mode, each.keep
     return None
-
-
-def _discard(scratch: Path) -> None:
-    """Give the disk space back; what remains goes at the next sweep."""
-    shutil.rmtree(scratch, ignore_errors=True)

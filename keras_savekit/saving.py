@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 import warnings
 from collections.abc import Iterator
@@ -21,7 +20,8 @@ from keras_savekit.formats import one_file
 from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE, MODEL_FILES, Format, write_text
 from keras_savekit.formats.snapshot import Blueprint
 from keras_savekit.policy.moment import Moment
-from keras_savekit.store.commit import disk_errors, publish_file, scratch_for
+from keras_savekit.store import disk
+from keras_savekit.store.commit import discard, disk_errors, publish_file, scratch_for
 from keras_savekit.store.manifest import MANIFEST, to_json
 from keras_savekit.training.blueprint import LiveModel
 from keras_savekit.training.capture import Capture
@@ -137,11 +137,11 @@ def _written(model: Any, target: Path, verify: Depth) -> Iterator[Path]:
                 text = live.blueprint.model_config.encode()
                 beside = write_text(scratch / ARCHITECTURE_FILE, text)
                 manifest = replace(manifest, files=(*manifest.files, beside))
-            (scratch / MANIFEST).write_bytes(to_json(manifest))
+            disk.write_new(scratch / MANIFEST, to_json(manifest))
         _require_good(scratch, target, verify)
         yield scratch
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        discard(scratch)
 
 
 def _require_good(scratch: Path, target: Path, verify: Depth) -> None:

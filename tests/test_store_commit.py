@@ -136,6 +136,7 @@ def test_file_systems_that_cannot_sync_a_directory_are_tolerated(tmp_path, monke
 
 
 def test_permissions_are_those_of_the_umask(tmp_path):
+    tmp_path.chmod(0o755)
     before = os.umask(0o027)
     try:
         scratch = scratch_for(tmp_path / "x")

@@ -15,6 +15,7 @@ import xxhash
 from keras_savekit.formats import full_h5, h5_file, keras_archive, training_state, weights_h5
 from keras_savekit.formats.h5_file import Compression, Layout
 from keras_savekit.formats.snapshot import Array, Blueprint, Snapshot, as_array
+from keras_savekit.store import disk
 from keras_savekit.store.manifest import MANIFEST, FileEntry, Manifest, TensorEntry, to_json
 
 Save = Literal["model", "weights"]
@@ -71,7 +72,7 @@ def write(directory: Path, snapshot: Snapshot, purpose: Purpose) -> Manifest:
         tensors=tensor_entries(snapshot, layouts, values),
         versions=snapshot.blueprint.versions,
     )
-    (directory / MANIFEST).write_bytes(to_json(manifest))
+    disk.write_new(directory / MANIFEST, to_json(manifest))
     return manifest
 
 
@@ -130,5 +131,5 @@ def tensor_entries(
 
 def write_text(path: Path, text: bytes) -> FileEntry:
     """Write a small file; return its size and digest."""
-    path.write_bytes(text)
+    disk.write_new(path, text)
     return FileEntry(path.name, len(text), xxhash.xxh3_128_hexdigest(text))

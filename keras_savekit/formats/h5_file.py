@@ -25,6 +25,7 @@ import xxhash
 from keras_savekit.errors import CheckpointError
 from keras_savekit.formats.dtypes import by_name, narrowed, widened
 from keras_savekit.formats.snapshot import Array
+from keras_savekit.store import disk
 from keras_savekit.store.manifest import FileEntry
 
 ALIGNMENT = 4096
@@ -72,7 +73,10 @@ class _Extent:
 
 
 class Window(io.RawIOBase):
-    """What lies in a file from a byte on, as a file: HDF5 inside an archive."""
+    """What lies in a file from a byte on, as a file: HDF5 inside an archive.
+
+    To be closed before its descriptor is, so that nobody writes into another's file.
+    """
 
     def __init__(self, descriptor: int, base: int) -> None:
         super().__init__()
@@ -80,14 +84,16 @@ class Window(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Read what fits into `buffer`; return how much that was."""
-        count = os.preadv(self._descriptor, [buffer], self._base + self._at)
+        count = disk.preadv(self._descriptor, [buffer], self._base + self._at)
         self._at += count
         return count
 
     def write(self, data: Any) -> int:
         """Write all of `data`; return its length."""
+        if self.closed:
+            raise ValueError("write to a closed file")
         view = memoryview(data).cast("B")
-        _write_all(self._descriptor, view, self._base + self._at)
+        disk.pwrite_all(self._descriptor, view, self._base + self._at)
         self._at += len(view)
         return len(view)
 
@@ -104,8 +110,43 @@ class Window(io.RawIOBase):
     def truncate(self, size: int | None = None) -> int:
         """Set the size of what lies in the window."""
         size = self._at if size is None else size
-        os.truncate(self._descriptor, self._base + size)
+        disk.ftruncate(self._descriptor, self._base + size)
         return size
+
+
+class _Laid(Window):
+    """A window for HDF5 to write through, which hears of no error: the first is kept.
+
+    HDF5 cannot close a file whose writing fails, and says nothing of the reason.
+    """
+
+    def __init__(self, descriptor: int, base: int) -> None:
+        super().__init__(descriptor, base)
+        self._failed: BaseException | None = None
+
+    def write(self, data: Any) -> int:
+        """Write all of `data` unless that failed before; return its length."""
+        self._keeping(super().write, data)
+        return memoryview(data).nbytes
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the size, unless something failed before."""
+        self._keeping(super().truncate, size)
+        return self.tell() if size is None else size
+
+    def close(self) -> None:
+        """Raise what failed."""
+        super().close()
+        failed, self._failed = self._failed, None
+        if failed is not None:
+            raise failed
+
+    def _keeping(self, call: Callable[[Any], int], argument: Any) -> None:
+        if self._failed is None:
+            try:
+                call(argument)
+            except BaseException as error:  # noqa: BLE001 - raised by `close`
+                self._failed = error
 
 
 def write(path: Path, layout: Layout, values: Sequence[Array]) -> FileEntry:
@@ -114,14 +155,9 @@ def write(path: Path, layout: Layout, values: Sequence[Array]) -> FileEntry:
     The file is not synced: publishing does that. Raises OSError as the system
     does; a file is then left half written, in a directory nobody lists.
     """
-    with h5py.File(path, "x", **_ALIGNED) as file:
-        extents = _lay_out(file, layout, values)
-    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     digest = xxhash.xxh3_128()
-    try:
-        size = _fill(descriptor, 0, extents, values, digest.update)
-    finally:
-        os.close(descriptor)
+    with disk.opened(path, os.O_RDWR | os.O_CREAT | os.O_EXCL) as descriptor:
+        size = write_at(descriptor, 0, layout, values, digest.update)
     return FileEntry(path.name, size, digest.hexdigest())
 
 
@@ -132,7 +168,7 @@ def write_at(
 
     digest: is given every byte once, in order.
     """
-    with h5py.File(Window(descriptor, base), "w", **_ALIGNED) as file:
+    with _Laid(descriptor, base) as window, h5py.File(window, "w", **_ALIGNED) as file:
         extents = _lay_out(file, layout, values)
     return _fill(descriptor, base, extents, values, digest)
 
@@ -146,7 +182,7 @@ def _fill(
         position = _digest_between(descriptor, position, base + extent.offset, digest)
         for piece in _pieces(values[extent.position], extent.dtype):
             digest(piece)
-            _write_all(descriptor, piece, position)
+            disk.pwrite_all(descriptor, piece, position)
             position += len(piece)
     return _digest_between(descriptor, position, os.fstat(descriptor).st_size, digest) - base
 
@@ -232,7 +268,7 @@ def write_attribute(group: h5py.Group, key: str, value: str | bytes | Sequence[s
 def _digest_between(descriptor: int, start: int, end: int, digest: Digest) -> int:
     """Digest what HDF5 itself wrote between two tensors."""
     while start < end:
-        piece = os.pread(descriptor, min(PIECE, end - start), start)
+        piece = disk.pread(descriptor, min(PIECE, end - start), start)
         if not piece:
             raise OSError(f"the file ends at byte {start}, {end} expected")
         digest(piece)
@@ -252,25 +288,16 @@ def _pieces(value: Array, dtype: str | None) -> Iterator[memoryview]:
         yield piece.view(np.uint8).data
 
 
-def _write_all(descriptor: int, piece: memoryview, offset: int) -> None:
-    while piece:
-        written = os.pwrite(descriptor, piece, offset)
-        piece, offset = piece[written:], offset + written
-
-
 @contextmanager
 def opened(path: Path, base: int = 0) -> Iterator[tuple[h5py.File, int]]:
     """An HDF5 file, from byte `base` of `path` on, for reading; and its descriptor."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
+    with disk.opened(path, os.O_RDONLY | os.O_NOFOLLOW) as descriptor:
         if base:
             with h5py.File(Window(descriptor, base), "r") as file:
                 yield file, descriptor
         else:
             with h5py.File(path, "r", locking=False) as file:
                 yield file, descriptor
-    finally:
-        os.close(descriptor)
 
 
 def read(path: Path, wanted: Iterable[tuple[str, str]], base: int = 0) -> list[Array]:

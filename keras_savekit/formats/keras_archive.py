@@ -22,8 +22,9 @@ import xxhash
 
 from keras_savekit.errors import CheckpointError
 from keras_savekit.formats import h5_file
-from keras_savekit.formats.h5_file import ALIGNMENT, PIECE, Layout
+from keras_savekit.formats.h5_file import ALIGNMENT, PIECE, Layout, Window
 from keras_savekit.formats.snapshot import Array, Blueprint
+from keras_savekit.store import disk
 from keras_savekit.store.manifest import FileEntry
 
 WEIGHTS_MEMBER = "model.weights.h5"
@@ -40,8 +41,11 @@ def write(
     layout: of the weights.
     created: seconds since 1970.
     """
-    with path.open("x+b") as file:
-        archive = zipfile.ZipFile(file, "w")
+    with (
+        disk.opened(path, os.O_RDWR | os.O_CREAT | os.O_EXCL) as descriptor,
+        Window(descriptor, 0) as file,
+        zipfile.ZipFile(file, "w") as archive,
+    ):
         day = datetime.fromtimestamp(created, tz=timezone.utc)
         metadata = {
             "keras_version": blueprint.versions["keras"],
@@ -52,15 +56,13 @@ def write(
         for name, content in blueprint.assets.items():
             archive.writestr(f"{ASSETS}/{name}", content)
         weights = _begin_weights(file)
-        file.flush()
-        digest = _Digest(file.fileno())
-        size = h5_file.write_at(file.fileno(), file.tell(), layout, values, digest.update)
+        digest = _Digest(descriptor)
+        size = h5_file.write_at(descriptor, file.tell(), layout, values, digest.update)
         _end_weights(file, weights, size, digest.crc)
         archive.filelist.append(weights)
         archive.NameToInfo[weights.filename] = weights
         archive.start_dir = file.tell()
         archive.close()
-        file.flush()
         return FileEntry(path.name, file.tell(), digest.of_file())
 
 
@@ -125,7 +127,7 @@ class _Digest:
 
     def _go_on(self, end: int) -> None:
         while self._end < end:
-            piece = os.pread(self._descriptor, min(PIECE, end - self._end), self._end)
+            piece = disk.pread(self._descriptor, min(PIECE, end - self._end), self._end)
             self._file.update(piece)
             self._end += len(piece)
 

@@ -7,8 +7,9 @@ a name that begins with a dot and one of `LEFTOVERS`, and may be deleted by
 whoever holds the directory's lock.
 
 Its limits: the disk must not lie about `fsync`; the file system must rename
-atomically, as all local ones and NFS do; file systems that cannot sync a
-directory (some network ones answer EINVAL) are trusted to keep names in order.
+atomically, as all local ones and NFS do; file systems that cannot sync (some
+network ones answer EINVAL) are trusted to keep what is written, in order; where
+there are no links, a text file that holds the path stands for one.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from keras_savekit.errors import DirectoryError
+from keras_savekit.store import disk
 
 LEFTOVERS = (".scratch-", ".writing-", ".link-", ".removing-")
 
-_NO_DIRECTORY_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
+_LONGEST_PATH = 4096
 _REMEDIES = {
     errno.ENOSPC: "free some space, or choose a directory on another disk",
     errno.EDQUOT: "the quota is used up; free some space, or choose another directory",
@@ -55,8 +57,7 @@ def publish(scratch: Path, target: Path) -> None:
         target: a name beside which nothing may stand yet.
 
     Raises DirectoryError if `target` exists or the disk refuses. After a
-    failure `target` is what it was; `scratch` still stands, unless all that
-    failed was the last sync, after the rename.
+    failure `target` is what it was, and `scratch` still stands.
     """
     if os.path.lexists(target):
         raise DirectoryError(
@@ -68,16 +69,26 @@ def publish(scratch: Path, target: Path) -> None:
             for name in names:
                 _sync_file(Path(folder, name))
             sync_directory(Path(folder))
-        os.rename(scratch, target)  # noqa: PTH104  # one system call, as promised
-        sync_directory(target.parent)
+        disk.rename(scratch, target)  # one system call, as promised
+        try:
+            sync_directory(target.parent)
+        except OSError:
+            disk.rename(target, scratch)  # what a loss of power may undo is not published
+            raise
 
 
 def scratch_for(target: Path) -> Path:
     """Makes a fresh directory beside `target`, to be filled and published as it."""
     scratch = temporary_name(".scratch-", target)
     with disk_errors("make a directory", scratch):
-        scratch.mkdir()
+        disk.mkdir(scratch, no_more_open_than(scratch.parent))
     return scratch
+
+
+def discard(scratch: Path) -> None:
+    """Gives the disk space back; what cannot be removed goes at the next sweep."""
+    with suppress(OSError):
+        disk.remove_tree(scratch)
 
 
 def write_bytes_durably(path: Path, data: bytes, *, through: Path | None = None) -> None:
@@ -89,16 +100,17 @@ def write_bytes_durably(path: Path, data: bytes, *, through: Path | None = None)
         through: a directory of the same file system for the temporary file;
             the one of `path` if None.
 
-    Raises DirectoryError if the disk refuses; the file is then the old one.
+    Raises DirectoryError if the disk refuses; the file is then the old one, or,
+    if all that failed was the last sync, the new one.
     """
     temporary = temporary_name(".writing-", (through or path.parent) / path.name)
     with disk_errors("write", path):
         try:
-            _write_new(temporary, data)
-            os.replace(temporary, path)  # noqa: PTH105
+            disk.write_new(temporary, data, sync=True)
+            disk.replace(temporary, path)
         except OSError:
             with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+                disk.unlink(temporary, missing_ok=True)
             raise
         sync_directory(path.parent)
 
@@ -109,41 +121,78 @@ def publish_file(scratch: Path, target: Path) -> None:
     Raises DirectoryError if the disk refuses; `target` is then what it was.
     """
     with disk_errors("write", target):
+        if target.is_file():
+            disk.chmod(scratch, stat.S_IMODE(target.stat().st_mode))
         _sync_file(scratch)
-        os.replace(scratch, target)  # noqa: PTH105
+        disk.replace(scratch, target)
         sync_directory(target.parent)
 
 
+def read_link(link: Path) -> str | None:
+    """Where a link of `replace_link` leads; None if none stands there."""
+    try:
+        if link.is_symlink():
+            return disk.readlink(link)
+        if not link.is_file() or link.stat().st_size > _LONGEST_PATH:
+            return None
+        text = disk.read_bytes(link).decode()
+    except (OSError, ValueError):
+        return None
+    target, end, rest = text.partition("\n")
+    return target if end and not rest and "/" in target else None
+
+
 def replace_link(link: Path, target_relative: str) -> None:
-    """Makes `link` a symbolic link to `target_relative`, in one step, whether it exists or not.
+    """Makes `link` lead to `target_relative`, which has a `/`, whether it exists or not.
+
+    A symbolic link, replaced in one step; a text file where there are none.
 
     Raises DirectoryError if something other than a link stands there, or the
     disk refuses; the link is then the old one.
     """
-    if link.exists() and not link.is_symlink():
+    if os.path.lexists(link) and read_link(link) is None:
         raise DirectoryError("is not a link and is left alone", str(link), "move it elsewhere")
     temporary = temporary_name(".link-", link)
     with disk_errors("set the link", link):
         try:
-            os.symlink(target_relative, temporary)  # noqa: PTH211
-            os.replace(temporary, link)  # noqa: PTH105
+            if not made_link(target_relative, temporary):
+                disk.write_new(temporary, f"{target_relative}\n".encode(), sync=True)
+            disk.replace(temporary, link)
         except OSError:
             with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+                disk.unlink(temporary, missing_ok=True)
             raise
         sync_directory(link.parent)
 
 
-def sync_directory(path: Path) -> None:
-    """Makes the names in `path` durable, where the file system knows how to."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+def made_link(target: str, path: Path) -> bool:
+    """Makes a symbolic link; False where the file system has none."""
     try:
-        os.fsync(descriptor)
+        disk.symlink(target, path)
     except OSError as error:
-        if error.errno not in _NO_DIRECTORY_SYNC:
+        if error.errno not in disk.UNSUPPORTED:
             raise
-    finally:
-        os.close(descriptor)
+        return False
+    return True
+
+
+def sync_directory(path: Path) -> bool:
+    """Makes the names in `path` durable; False where the file system does not know how to."""
+    with disk.opened(path, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
+        return disk.fsync(descriptor)
+
+
+def no_more_open_than(directory: Path) -> int:
+    """The mode for a directory in `directory`: who may not read that one gets nothing in it.
+
+    By names that can be guessed, others could else reach into a directory that
+    they may pass through and not list.
+    """
+    mode, around = 0o777, directory.stat().st_mode
+    for theirs in (0o070, 0o007):
+        if not around & theirs & 0o444:
+            mode &= ~theirs
+    return mode
 
 
 def temporary_name(prefix: str, target: Path) -> Path:
@@ -151,25 +200,11 @@ def temporary_name(prefix: str, target: Path) -> Path:
     return target.parent / f"{prefix}{target.name}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
-def _write_new(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(descriptor, view) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _sync_file(path: Path) -> None:
     if not stat.S_ISREG(path.lstat().st_mode):
         raise OSError(errno.EINVAL, f"{path.name} is not a plain file")
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with disk.opened(path, os.O_RDONLY | os.O_NOFOLLOW) as descriptor:
+        disk.fsync(descriptor)
 
 
 def _raise(error: OSError) -> None:

@@ -11,20 +11,22 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from keras_savekit.errors import CheckpointError, DirectoryError
-from keras_savekit.store import run_info
+from keras_savekit.store import disk, run_info
 from keras_savekit.store.commit import (
     LEFTOVERS,
     disk_errors,
+    made_link,
+    no_more_open_than,
     publish,
+    read_link,
     replace_link,
     scratch_for,
     sync_directory,
@@ -115,11 +117,36 @@ class RunDirectory:
         self.run_info()
         for directory in (self.path, self.checkpoints_path, self.quarantine_path):
             with disk_errors("make the directory", directory):
-                _make_durably(directory)
+                _make_durably(directory, within=self.path)
             probe = temporary_name(".writing-", directory / "probe")
             with disk_errors("write into the directory", directory):
-                probe.touch(exist_ok=False)
-                probe.unlink()
+                disk.write_new(probe, b"")
+                disk.unlink(probe)
+        probe = self.checkpoints_path / "probe"
+        before, after = (temporary_name(prefix, probe) for prefix in (".scratch-", ".removing-"))
+        with disk_errors("rename a directory", self.checkpoints_path):
+            disk.mkdir(before)
+            disk.rename(before, after)
+            disk.rmdir(after)
+
+    def lost(self) -> tuple[str, ...]:
+        """What the file system lacks, each with what is lost by that. For the lock's holder."""
+        probe = temporary_name(".writing-", self.path / "probe")
+        link = temporary_name(".link-", self.path / "probe")
+        with disk_errors("write into the directory", self.path):
+            synced = disk.write_new(probe, b"", sync=True)
+            disk.unlink(probe)
+            linked = made_link(probe.name, link)
+            if linked:
+                disk.unlink(link)
+            names_synced = sync_directory(self.path)
+        lacks = (
+            (synced, "syncing of files: a loss of power may damage the newest checkpoints"),
+            (names_synced, "syncing of directories: a loss of power may take the newest ones"),
+            (linked, "links: latest and best are text files that hold the path"),
+            (not self.lock.lost, self.lock.lost),
+        )
+        return tuple(text for has, text in lacks if not has)
 
     # Reading.
 
@@ -177,10 +204,10 @@ class RunDirectory:
 
     def linked(self, which: Link) -> str | None:
         """The name of the checkpoint that a link leads to, None if it leads to none."""
-        try:
-            target = Path(os.readlink(self.path / which))  # noqa: PTH115
-        except OSError:
+        text = read_link(self.path / which)
+        if text is None:
             return None
+        target = Path(text)
         name = target.name
         inside = target == Path(CHECKPOINTS, name) and CheckpointName.parse(name) is not None
         return name if inside and (self.checkpoints_path / name).is_dir() else None
@@ -209,10 +236,10 @@ class RunDirectory:
         the disk refuses.
         """
         with self.reading(name) as path, disk_errors("pin", path):
-            if pinned:
-                (path / PINNED).touch()
-            else:
-                (path / PINNED).unlink(missing_ok=True)
+            if not pinned:
+                disk.unlink(path / PINNED, missing_ok=True)
+            elif not (path / PINNED).exists():
+                disk.write_new(path / PINNED, b"")
             sync_directory(path)
 
     @contextmanager
@@ -274,7 +301,7 @@ class RunDirectory:
             self._unlink_from(name)
             condemned = temporary_name(".removing-", path)
             with disk_errors("remove", path):
-                path.rename(condemned)
+                disk.rename(path, condemned)
                 sync_directory(self.checkpoints_path)
         with disk_errors("remove", path):
             _delete(condemned)
@@ -293,18 +320,19 @@ class RunDirectory:
         path = self._entry(name)
         with disk_errors("set aside", path):
             path.lstat()
-            self.quarantine_path.mkdir(exist_ok=True)
+            if not self.quarantine_path.is_dir():
+                disk.mkdir(self.quarantine_path)
             target = _free(self.quarantine_path / name)
             self._unlink_from(name)
             # The reason first: what stands in quarantine always says why.
             if path.is_symlink() or not path.is_dir():
-                target.mkdir()  # what has no inside gets a directory around it
+                disk.mkdir(target)  # what has no inside gets a directory around it
                 self._write_verification(target, verification)
-                path.rename(target / name)
+                disk.rename(path, target / name)
                 sync_directory(target)
             else:
                 self._write_verification(path, verification)
-                path.rename(target)
+                disk.rename(path, target)
             sync_directory(self.quarantine_path)
             sync_directory(self.checkpoints_path)
         return target
@@ -317,16 +345,16 @@ class RunDirectory:
         """
         link = self.path / which
         if name is None:
-            if link.is_symlink():
+            if read_link(link) is not None:
                 with disk_errors("remove the link", link):
-                    link.unlink()
+                    disk.unlink(link)
                     sync_directory(self.path)
             return
         path = self._place(name)
         if path.is_symlink() or not path.is_dir():
             raise DirectoryError("there is no such checkpoint to link to", str(path))
         target = f"{CHECKPOINTS}/{name}"
-        if not link.is_symlink() or os.readlink(link) != target:  # noqa: PTH115
+        if read_link(link) != target:
             replace_link(link, target)
 
     def sweep(self) -> list[str]:
@@ -343,13 +371,18 @@ class RunDirectory:
                         _delete(directory / entry)
                     gone.append(str((directory / entry).relative_to(self.path)))
         for which in LINKS:
-            if (self.path / which).is_symlink() and self.linked(which) is None:
+            if read_link(self.path / which) is not None and self.linked(which) is None:
                 self.link(which, None)
                 gone.append(which)
         return gone
 
     def _opened(self, name: str) -> Checkpoint | CheckpointError:
         try:
+            return self.open(name)
+        except CheckpointError as error:
+            if not isinstance(error.__cause__, OSError):
+                return error
+        try:  # a disk that fails once says nothing of the checkpoint
             return self.open(name)
         except CheckpointError as error:
             return error
@@ -389,7 +422,7 @@ def _verification(path: Path) -> Verification | None:
 def _entries(directory: Path) -> list[str]:
     with disk_errors("list", directory):
         try:
-            return sorted(os.listdir(directory))  # noqa: PTH208
+            return sorted(disk.listdir(directory))
         except FileNotFoundError:
             return []
 
@@ -398,10 +431,10 @@ def _visible(directory: Path) -> Iterator[str]:
     return (name for name in _entries(directory) if not name.startswith("."))
 
 
-def _make_durably(directory: Path) -> None:
+def _make_durably(directory: Path, within: Path) -> None:
     missing = [each for each in (directory, *directory.parents) if not each.exists()]
     for each in reversed(missing):
-        each.mkdir(exist_ok=True)
+        disk.mkdir(each, no_more_open_than(each.parent) if within in each.parents else 0o777)
         sync_directory(each.parent)
     if not directory.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
@@ -417,7 +450,6 @@ def _free(path: Path) -> Path:
 
 def _delete(path: Path) -> None:
     if path.is_symlink() or not path.is_dir():
-        with suppress(FileNotFoundError):
-            path.unlink()
+        disk.unlink(path, missing_ok=True)
     else:
-        shutil.rmtree(path)
+        disk.remove_tree(path)

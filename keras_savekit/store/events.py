@@ -6,6 +6,7 @@ tore is closed by the next append, which says so, and is passed over by `read`.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -17,6 +18,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from keras_savekit.errors import DirectoryError
+from keras_savekit.store import disk
 from keras_savekit.store.commit import disk_errors
 
 _AFTER_TORN = "after_torn_line"
@@ -32,6 +34,8 @@ class EventLog:
         self.path = path
         self._clock = clock
         self._one_at_a_time = threading.Lock()
+        self._failure: DirectoryError | None = None
+        self._told = False
 
     def append(self, kind: str, **fields: Any) -> None:
         """Adds one event.
@@ -41,23 +45,33 @@ class EventLog:
             fields: the rest, of JSON's types, numbers of NumPy or paths. Numbers
                 that are not finite become "NaN", "Infinity" and "-Infinity".
 
-        Raises DirectoryError if the disk refuses; a torn line may remain, and
-        the events before it stand.
+        If the disk refuses, the event is missing, those before it stand, and
+        `failure` says so: no training ends for a line in its log.
         """
         if "time" in fields or _AFTER_TORN in fields:
             raise ValueError(f"an event's fields cannot be called time or {_AFTER_TORN}")
         event = {"time": self._clock(), "kind": kind, **fields}
-        with self._one_at_a_time, disk_errors("append to the log", self.path):
-            descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
-            try:
-                torn = _ends_torn(descriptor)
-                line = _line(event | {_AFTER_TORN: True} if torn else event)
-                # One write: the kernel keeps lines of several processes apart.
-                written = os.write(descriptor, b"\n" + line if torn else line)
-            finally:
-                os.close(descriptor)
+        try:
+            with self._one_at_a_time, disk_errors("append to the log", self.path):
+                self._append(event)
+        except DirectoryError as error:
+            self._failure = self._failure or error
+
+    def failure(self) -> DirectoryError | None:
+        """Why events are missing, the first time this is asked after one went missing."""
+        if self._told or self._failure is None:
+            return None
+        self._told = True
+        return self._failure
+
+    def _append(self, event: dict[str, Any]) -> None:
+        with disk.opened(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT) as descriptor:
+            torn = _ends_torn(descriptor)
+            line = _line(event | {_AFTER_TORN: True} if torn else event)
+            # One write: the kernel keeps lines of several processes apart.
+            written = disk.write(descriptor, b"\n" + line if torn else line)
         if written != len(line) + torn:
-            raise DirectoryError("the log is cut off: the disk is full", str(self.path))
+            raise OSError(errno.ENOSPC, "the log is cut off: the disk is full")
 
     def read(self) -> list[dict[str, Any]]:
         """All events, oldest first; a line that a crash tore is left out.
@@ -68,19 +82,19 @@ class EventLog:
         if not self.path.exists():
             return []
         with disk_errors("read the log", self.path):
-            lines = self.path.read_bytes().split(b"\n")
+            lines = disk.read_bytes(self.path).split(b"\n")
         events: list[dict[str, Any]] = []
         broken = 0
         for number, line in enumerate(lines, start=1):
             event = _event(line)
-            if broken and not (event and event.pop(_AFTER_TORN, False)):
-                raise DirectoryError(f"line {broken} is not an event", str(self.path))
-            broken = 0
             if event:
-                event.pop(_AFTER_TORN, None)
+                closed = event.pop(_AFTER_TORN, False)
+                if broken and not closed:
+                    raise DirectoryError(f"line {broken} is not an event", str(self.path))
+                broken = 0
                 events.append(event)
-            elif line or number < len(lines):
-                broken = number
+            elif (line or number < len(lines)) and b"\0" not in line:
+                broken = broken or number  # zeros are what a loss of power leaves
         return events  # a broken last line is what a crash leaves behind
 
 
@@ -95,7 +109,7 @@ def _plain(value: object) -> object:
 
 def _ends_torn(descriptor: int) -> bool:
     size = os.fstat(descriptor).st_size
-    return size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+    return size > 0 and disk.pread(descriptor, 1, size - 1) != b"\n"
 
 
 def _event(line: bytes) -> dict[str, Any] | None:

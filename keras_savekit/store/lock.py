@@ -2,8 +2,11 @@
 
 The lock is `flock` on `<directory>/.lock`: the kernel gives it up when its
 process ends, however that ends, so there is nothing to clean up by hand. Beside
-it stands who holds it, for the message to the second one; that file is believed
-only while the lock is held. Readers take no lock.
+it stands who holds it, for the message to the second one. Readers take no lock.
+
+Where the file system has no `flock`, that note is the lock: of a dead process it
+is taken over, of a living one and of one on another machine it is heeded. What
+that cannot do, `lost` says.
 
 Its limits: `flock` must reach across the file system's machines (NFS since
 Linux 2.6.12 does); children made by a bare `fork` share the lock.
@@ -11,23 +14,23 @@ Linux 2.6.12 does); children made by a bare `fork` share the lock.
 
 from __future__ import annotations
 
-import errno
+import fcntl
 import json
 import os
-import socket
 import time
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import Any
 
 from keras_savekit.errors import DirectoryInUseError
+from keras_savekit.store import disk
 from keras_savekit.store.commit import disk_errors
-
-if TYPE_CHECKING:
-    from filelock import FileLock
+from keras_savekit.store.process import Process, this_process
 
 LOCK = ".lock"
 HOLDER = ".lock.holder"
@@ -37,18 +40,20 @@ class DirectoryLock:
     """The right to write into `directory`; also a context manager. Not reentrant.
 
     Keep a reference while the lock is needed: it goes with its last one.
+
+    lost: what it cannot do here, in a sentence; empty if nothing, or not held.
     """
 
     def __init__(self, directory: Path, clock: Callable[[], float] = time.time) -> None:
         self.directory = directory
+        self.lost = ""
         self._clock = clock
-        # One object may be taken by one thread and given back by another.
-        self._lock: FileLock | None = None
+        self._close: weakref.finalize[..., DirectoryLock] | None = None
 
     @property
     def held(self) -> bool:
         """Whether this object holds the lock."""
-        return self._lock is not None
+        return self._close is not None
 
     def acquire(self) -> None:
         """Takes the lock, or refuses at once.
@@ -56,37 +61,26 @@ class DirectoryLock:
         Raises DirectoryInUseError if anyone holds it, this process included,
         and DirectoryError if the directory cannot be written.
         """
-        from filelock import FileLock, Timeout  # readers take no lock, and have no time for it
-
         if self.held:
             raise self._in_use()
-        lock = FileLock(self.directory / LOCK, thread_local=False)
         with disk_errors("lock the directory", self.directory):
-            # Asked first, because filelock waits for a directory to appear.
-            if not self.directory.is_dir():
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            descriptor = disk.open(self.directory / LOCK, os.O_RDWR | os.O_CREAT)
             try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                raise self._in_use() from None
-            except NotImplementedError as error:  # what filelock says where flock is missing
-                raise OSError(errno.ENOTSUP, "this file system has no locks") from error
-        self._lock = lock
-        with suppress(OSError):  # it serves a message, no more
-            (self.directory / HOLDER).write_text(
-                json.dumps(
-                    {"pid": os.getpid(), "host": socket.gethostname(), "started": self._clock()}
-                )
-            )
+                self.lost = self._take(descriptor)
+            except BaseException:
+                disk.close(descriptor)
+                raise
+        self._close = weakref.finalize(self, disk.close, descriptor)
 
     def release(self) -> None:
         """Gives the lock back; nothing happens if it is not held."""
-        if self._lock is None:
+        if self._close is None:
             return
         with suppress(OSError):
-            (self.directory / HOLDER).unlink(missing_ok=True)
-        self._lock.release()
-        self._lock = None
+            disk.unlink(self.directory / HOLDER)
+        close, self._close, self.lost = self._close, None, ""
+        with suppress(OSError):
+            close()
 
     def __enter__(self) -> DirectoryLock:
         self.acquire()
@@ -100,21 +94,57 @@ class DirectoryLock:
     ) -> None:
         self.release()
 
-    def _in_use(self) -> DirectoryInUseError:
-        return DirectoryInUseError(
-            f"in use by {self._holder()}",
-            str(self.directory),
-            "choose another directory or stop that one",
-        )
-
-    def _holder(self) -> str:
+    def _take(self, descriptor: int) -> str:
         try:
-            holder = json.loads((self.directory / HOLDER).read_bytes())
-            since = datetime.fromtimestamp(holder["started"], timezone.utc)
-            pid, host = int(holder["pid"]), str(holder["host"])
-        except (OSError, ValueError, KeyError, TypeError, OverflowError):
-            return "another process"
-        who = f"process {pid} on {host}"
-        if (pid, host) == (os.getpid(), socket.gethostname()):
-            who = f"this process ({pid}) already"
-        return f"{who}, since {since:%Y-%m-%d %H:%M:%S} UTC"
+            disk.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise self._in_use() from None
+        except OSError as error:
+            if error.errno not in disk.UNSUPPORTED:
+                raise
+            self._take_by_note()
+            return "locks: of two trainings in one directory only one on this machine is noticed"
+        with suppress(OSError):  # it serves a message, no more
+            disk.unlink(self.directory / HOLDER, missing_ok=True)
+            self._write_note()
+        return ""
+
+    def _take_by_note(self) -> None:
+        if (self.directory / HOLDER).exists():
+            note = self._note()
+            if note is None or Process.of(note).alive() is not False:
+                raise self._in_use()
+            disk.unlink(self.directory / HOLDER, missing_ok=True)
+        try:
+            self._write_note()
+        except FileExistsError:
+            raise self._in_use() from None
+
+    def _write_note(self) -> None:
+        note = asdict(this_process()) | {"started": self._clock()}
+        disk.write_new(self.directory / HOLDER, json.dumps(note).encode())
+
+    def _note(self) -> dict[str, Any] | None:
+        try:
+            note: dict[str, Any] = json.loads(disk.read_bytes(self.directory / HOLDER))
+            Process.of(note), datetime.fromtimestamp(note["started"], timezone.utc)
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, AttributeError):
+            return None
+        return note
+
+    def _in_use(self) -> DirectoryInUseError:
+        who, remedy = "another process", "choose another directory or stop that one"
+        note = self._note()
+        if note is not None:
+            holder = Process.of(note)
+            since = datetime.fromtimestamp(note["started"], timezone.utc)
+            who = f"process {holder.pid} on {holder.host}"
+            alive = holder.alive()
+            if holder == this_process():
+                who = f"this process ({holder.pid}) already"
+            elif alive is False:  # a fork shares the lock and outlives it
+                who = f"what {who} left running when it ended"
+            who += f", since {since:%Y-%m-%d %H:%M:%S} UTC"
+            if alive is None:
+                remedy += f"; if it runs no more, delete {HOLDER} there"
+        return DirectoryInUseError(f"in use by {who}", str(self.directory), remedy)

@@ -24,6 +24,7 @@ from pydantic_core import to_json as pydantic_to_json
 
 from keras_savekit.errors import CheckpointError
 from keras_savekit.policy.moment import Moment
+from keras_savekit.store import disk
 
 MANIFEST = "manifest.json"
 VERIFICATION = "verification.json"
@@ -270,7 +271,7 @@ def _content(path: str) -> bytes:
     """The file's content; what is no plain file is neither followed nor waited for."""
     name = path.rpartition("/")[2]
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = disk.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
         raise _MissingError(f"{name} is missing", path) from None
     except OSError as error:
@@ -283,15 +284,15 @@ def _content(path: str) -> bytes:
             raise CheckpointError(f"{name} is not a plain file", path)
         if found.st_size > MAX_MANIFEST_BYTES:
             raise CheckpointError("larger than any manifest this package writes", path)
-        content = part = os.read(descriptor, found.st_size)
+        content = part = disk.pread(descriptor, found.st_size, 0)
         while part and len(content) < found.st_size:
-            part = os.read(descriptor, found.st_size - len(content))
+            part = disk.pread(descriptor, found.st_size - len(content), len(content))
             content += part
         return content
     except OSError as error:
         raise CheckpointError(f"cannot be read: {error.strerror}", path) from error
     finally:
-        os.close(descriptor)
+        disk.close(descriptor)
 
 
 def _unsealed(adapter: TypeAdapter[T], text: bytes, where: str) -> T:

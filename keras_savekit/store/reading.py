@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from keras_savekit.errors import CheckpointError
+from keras_savekit.store import disk
 
 
 @contextmanager
@@ -28,14 +29,14 @@ def held_for_reading(path: Path) -> Iterator[None]:
         raise CheckpointError("there is no such checkpoint", str(path))
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            disk.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             raise CheckpointError("is just being removed", str(path)) from None
         except OSError:
             pass  # no such locks here
         yield
     finally:
-        os.close(descriptor)
+        disk.close(descriptor)
 
 
 @contextmanager
@@ -47,7 +48,7 @@ def unread(path: Path) -> Iterator[bool]:
         return
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            disk.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             yield False
             return
@@ -55,7 +56,7 @@ def unread(path: Path) -> Iterator[bool]:
             pass  # no such locks here
         yield True
     finally:
-        os.close(descriptor)
+        disk.close(descriptor)
 
 
 def is_read(path: Path) -> bool:
@@ -66,5 +67,5 @@ def is_read(path: Path) -> bool:
 
 def _opened(path: Path) -> int | None:
     with suppress(OSError):
-        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return disk.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     return None

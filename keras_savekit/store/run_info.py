@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from keras_savekit.errors import DirectoryError
+from keras_savekit.store import disk
 from keras_savekit.store.commit import disk_errors, write_bytes_durably
 
 RUN = "savekit.json"
@@ -48,7 +49,7 @@ def read(path: Path) -> RunInfo | None:
     """
     with disk_errors("read", path):
         try:
-            text = path.read_bytes()
+            text = disk.read_bytes(path)
         except FileNotFoundError:
             return None
     try:

@@ -7,6 +7,7 @@ files is the business of `structure`.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from pathlib import Path, PurePosixPath
 
 import xxhash
 
+from keras_savekit.errors import CheckpointError
+from keras_savekit.store import disk
 from keras_savekit.store.manifest import (
     MANIFEST,
     PINNED,
@@ -25,6 +28,8 @@ from keras_savekit.store.manifest import (
 )
 
 PIECE = 4 * 2**20
+# This process has no more memory or descriptors: no fault of the checkpoint's.
+_OURS = {errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 
 
 def check_bytes(directory: Path, manifest: Manifest) -> tuple[Finding, ...]:
@@ -36,7 +41,7 @@ def check_bytes(directory: Path, manifest: Manifest) -> tuple[Finding, ...]:
     findings: list[Finding] = []
     for entry in manifest.files:
         with _unreadable(entry.name, findings):
-            findings.extend(_check_file(directory, entry))
+            findings.extend(_check_file_twice(directory, entry))
     with _unreadable(".", findings):
         findings.extend(_extra(directory, {entry.name for entry in manifest.files}))
     return tuple(findings)
@@ -65,13 +70,20 @@ def plain_path(directory: Path, name: str) -> Path | Finding:
     return at
 
 
+def _check_file_twice(directory: Path, entry: FileEntry) -> list[Finding]:
+    try:
+        return list(_check_file(directory, entry))
+    except OSError:  # a disk that fails once says nothing of the file
+        return list(_check_file(directory, entry))
+
+
 def _check_file(directory: Path, entry: FileEntry) -> Iterator[Finding]:
     path = plain_path(directory, entry.name)
     if isinstance(path, Finding):
         yield path
         return
     # Not following and not waiting: the file may have changed since the look at it.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = disk.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         size = os.fstat(descriptor).st_size
         if size != entry.size:
@@ -80,7 +92,7 @@ def _check_file(directory: Path, entry: FileEntry) -> Iterator[Finding]:
         elif _digest(descriptor) != entry.digest:
             yield Finding("digest", entry.name, "the file's content is not what was written")
     finally:
-        os.close(descriptor)
+        disk.close(descriptor)
 
 
 def _digest(descriptor: int) -> str:
@@ -89,7 +101,7 @@ def _digest(descriptor: int) -> str:
     # Dropping needs clean pages: true of published files, which are synced.
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-    while length := os.readv(descriptor, [buffer]):
+    while length := disk.readv(descriptor, [buffer]):
         digest.update(buffer[:length])
     # And none stay behind, so that checking takes no cache away from training.
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -121,4 +133,6 @@ def _unreadable(where: str, findings: list[Finding]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno in _OURS:
+            raise CheckpointError(f"cannot be verified: {error.strerror}", where) from error
         findings.append(Finding("unreadable", where, f"cannot be read: {error.strerror}"))
