@@ -82,6 +82,11 @@ class Checkpoint:
         return "verified" if self.verification.good else "failed"
 
 
+def by_age(checkpoint: Checkpoint) -> tuple[int, str]:
+    """What checkpoints are sorted by: the step, then the name."""
+    return checkpoint.manifest.moment.step, checkpoint.name
+
+
 class Scan(NamedTuple):
     """Everything that stands among the checkpoints.
 
@@ -152,7 +157,7 @@ class RunDirectory:
 
     def scan(self) -> Scan:
         """All checkpoints, and whatever stands among them that is none."""
-        found = {name: self._opened(name) for name in _visible(self.checkpoints_path)}
+        found = {name: self._opened(name) for name in self.names()}
         checkpoints = [each for each in found.values() if isinstance(each, Checkpoint)]
         damaged = [
             (name, each)
@@ -160,8 +165,12 @@ class RunDirectory:
             # Else removed since it was listed: the run goes on while we look.
             if isinstance(each, CheckpointError) and os.path.lexists(self.checkpoints_path / name)
         ]
-        checkpoints.sort(key=lambda each: (each.manifest.moment.step, each.name))
+        checkpoints.sort(key=by_age)
         return Scan(checkpoints, damaged)
+
+    def names(self) -> list[str]:
+        """What stands among the checkpoints, whatever it is, by name."""
+        return list(_visible(self.checkpoints_path))
 
     def checkpoints(self) -> list[Checkpoint]:
         """All checkpoints whose manifest can be read, by step, then name."""
