@@ -25,18 +25,20 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from torture.score import Score
-
 from keras_savekit.store import disk
 from keras_savekit.store.directory import RunDirectory
 from keras_savekit.verify.checks import verify_shallow
+from torture.score import Score
 
 FULL = 1000
 PER_WORKER = 20  # kills that are worth a process which imports TensorFlow
 PATIENCE = 120  # seconds that a session may take, which takes two
 CHAIN = 8  # kills of one training, before it is let finish
 MODELS = ("dropout and batch normalization", "learning rate schedule")
-CALLS = "openat write pwrite64 fsync ftruncate rename unlinkat mkdir rmdir symlink close".split()
+CALLS = (
+    "openat", "write", "pwrite64", "fsync", "ftruncate", "rename",
+    "unlinkat", "mkdir", "rmdir", "symlink", "close",
+)  # fmt: skip
 
 WHOLE = "after SIGKILL the directory opens, all that is listed is whole, nothing good is lost"
 EXACT = "trainings that are killed again and again, and resumed, end bit for bit the same"
@@ -95,7 +97,8 @@ def wrong_with(directory: Path) -> list[str]:
 class Kill:
     """How a session is to die.
 
-    kind: `instant`, `seam` (at a call of `store.disk`) or `strace` (at one of the system).
+    kind: `instant`, `saving` (the same, counted from the first event that is logged), `seam`
+        (at a call of `store.disk`) or `strace` (at one of the system).
     at: seconds, or which call.
     """
 
@@ -107,6 +110,7 @@ class Kill:
     def __str__(self) -> str:
         return {
             "instant": f"after {self.at:.3f} s",
+            "saving": f"{self.at:.3f} s after its first event",
             "seam": f"{self.how} call {self.at:.0f} of the directory",
             "strace": f"at {self.call} number {self.at:.0f} of a thread",
         }[self.kind]
@@ -137,7 +141,9 @@ class Whole:
     """A training that nothing disturbs: how it ends, and what it takes."""
 
     said: dict
+    steps: int
     seconds: float
+    saving: float  # seconds from the first event to the end
     calls: int
 
 
@@ -154,20 +160,28 @@ class Worker:
     differing: list[str] = field(default_factory=list)
 
     def work(self, count: int) -> list[Score]:
-        for model in MODELS:
-            directory = self.place / f"whole-{MODELS.index(model)}"
-            began = time.monotonic()
-            self.session(model, directory, None, {})
-            seconds = time.monotonic() - began
-            calls = int(directory.with_suffix(".calls").read_text())
-            said = json.loads(directory.with_suffix(".json").read_text())
-            self.wholes[model] = Whole(said, seconds, calls)
-        while self.kills < count:
+        while self.kills < count and len(self.unfit) < 20:
             self.chain(min(count - self.kills, self.drawn.randint(1, CHAIN)))
         return [
             Score(WHOLE, self.kills, tuple(self.unfit)),
             Score(EXACT, self.chains, tuple(self.differing)),
         ]
+
+    def whole(self, model: str) -> Whole:
+        """The training that nothing disturbs, done when it is first asked for."""
+        if model not in self.wholes:
+            directory = self.place / f"whole-{MODELS.index(model)}"
+            began = time.monotonic()
+            self.session(model, directory, None, {})
+            log = RunDirectory(directory).events.read()
+            self.wholes[model] = Whole(
+                json.loads(directory.with_suffix(".json").read_text()),
+                max(each["step"] for each in log if each["kind"] == "captured"),
+                time.monotonic() - began,
+                log[-1]["time"] - log[0]["time"],
+                int(directory.with_suffix(".calls").read_text()),
+            )
+        return self.wholes[model]
 
     def chain(self, kills: int) -> None:
         """One training, killed so many times at most and then let finish."""
@@ -183,47 +197,56 @@ class Worker:
         }
         directory = self.place / f"chain-{self.chains}"
         words = [f"training {self.chains}, {model}, {changes}"]
-        newest, killed = "", True
+        newest, said = "", 0
         for left in range(kills, -1, -1):
-            kill = self.draw(self.wholes[model]) if left else None
+            kill = self.draw(self.whole(model), newest) if left else None
             killed = self.session(model, directory, kill, changes)
-            if not killed:
-                break
-            self.kills += 1
-            words.append(f"killed {kill}")
-            wrong = wrong_with(directory) + not_from(directory, newest)
+            wrong = wrong_with(directory)
+            taken = resumed_from(directory)
+            if len(taken) > said and taken[-1] != newest:  # else it was killed before it said so
+                wrong.append(f"went on from {taken[-1]}, and {newest} was the newest")
+            if killed:
+                self.kills += 1
+                words.append(f"killed {kill}")
             if wrong:
                 self.unfit.append(f"{'; '.join(words)}: {'; '.join(wrong)}")
                 return
-            newest = max(RunDirectory(directory).names(), default="")
-        wrong = wrong_with(directory) + not_from(directory, newest)
+            if not killed:
+                break
+            newest, said = max(RunDirectory(directory).names(), default=""), len(taken)
         found = json.loads(directory.with_suffix(".json").read_text())
-        whole = self.wholes[model].said
-        if not newest:
-            wrong += [] if found["level"] is None else ["resumed from nothing"]
+        whole = self.whole(model).said
+        if not newest and found["level"] is None:  # killed before anything was saved
             found["level"] = ["exact"]
-        wrong.append(exactness.difference(None, whole, found))
-        if any(wrong):
-            self.differing.append(f"{'; '.join(words)}: {'; '.join(filter(None, wrong))}")
+        difference = exactness.difference(None, whole, found)
+        if difference:
+            self.differing.append(f"{'; '.join(words)}: {difference}")
         else:
             shutil.rmtree(directory)
 
-    def draw(self, whole: Whole) -> Kill:
+    def draw(self, whole: Whole, newest: str) -> Kill:
+        """How the next session dies, if it gets that far."""
         drawn = self.drawn
-        kind = drawn.choices(["instant", "seam", "strace"], [4, 5, 1])[0]
+        to_come = 1 - int(newest[:9] or 0) / whole.steps
+        kind = drawn.choices(["instant", "saving", "seam", "strace"], [1, 3, 5, 1])[0]
         if kind == "strace" and shutil.which("strace"):
-            return Kill(kind, drawn.randint(1, 40), drawn.choice(CALLS))
+            return Kill(kind, drawn.randint(1, 1 + int(40 * to_come)), drawn.choice(CALLS))
         if kind == "instant":
-            # Most of a session is TensorFlow's preparations, which touch nothing.
-            return Kill(kind, whole.seconds * drawn.uniform(0.3, 1.0))
+            return Kill(kind, drawn.uniform(0, whole.seconds))
+        if kind == "saving":
+            return Kill(kind, drawn.uniform(0, whole.saving * to_come))
         how = drawn.choice(["before", "after", "within"])
-        return Kill("seam", drawn.randint(1, whole.calls), how=how)
+        return Kill("seam", drawn.randint(1, 1 + int(whole.calls * to_come)), how=how)
 
     def session(self, model: str, directory: Path, kill: Kill | None, changes: dict) -> bool:
         """One session in a child; returns whether it was killed. Raises if it failed."""
+        log = directory / "events.jsonl"
+        size = size_of(log)
         pid = forked(lambda: self.child(model, directory, kill, changes))
         tracer = None
-        if kill is not None and kill.kind == "instant":
+        if kill is not None and kill.kind in ("instant", "saving"):
+            if kill.kind == "saving":
+                wait(pid, PATIENCE, lambda: size_of(log) != size)
             wait(pid, kill.at)
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -256,13 +279,11 @@ class Worker:
             raise
 
 
-def not_from(directory: Path, newest: str) -> list[str]:
-    """Whether the last session has gone on from another checkpoint than the newest."""
-    resumed = [each for each in RunDirectory(directory).events.read() if each["kind"] == "resumed"]
-    taken = resumed[-1]["name"] if resumed else ""
-    # It may have been killed before it could say so.
-    earlier = {each["name"] for each in resumed[:-1]} | {""}
-    return [] if taken == newest or taken in earlier else [f"resumed from {taken}, not {newest}"]
+def resumed_from(directory: Path) -> list[str]:
+    """The checkpoints that sessions have gone on from, as far as they came to say so."""
+    return [
+        each["name"] for each in RunDirectory(directory).events.read() if each["kind"] == "resumed"
+    ]
 
 
 _waited: dict[int, int] = {}
@@ -281,14 +302,18 @@ def forked(work: Callable[[], None]) -> int:
     return pid
 
 
-def wait(pid: int, seconds: float) -> int | None:
+def size_of(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def wait(pid: int, seconds: float, until: Callable[[], bool] = lambda: False) -> int | None:
     """How the child ended, None if it has not by then."""
     deadline = time.monotonic() + seconds
     while pid not in _waited:
         found, status = os.waitpid(pid, os.WNOHANG)
         if found:
             _waited[pid] = os.waitstatus_to_exitcode(status)
-        elif time.monotonic() > deadline:
+        elif time.monotonic() > deadline or until():
             return None
         else:
             time.sleep(0.002)
