@@ -18,7 +18,6 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,6 +27,7 @@ from pathlib import Path
 from keras_savekit.store import disk
 from keras_savekit.store.directory import RunDirectory
 from keras_savekit.verify.checks import verify_shallow
+from torture.forking import forked, ready_to_fork, wait
 from torture.score import Score
 
 FULL = 1000
@@ -242,7 +242,8 @@ class Worker:
         """One session in a child; returns whether it was killed. Raises if it failed."""
         log = directory / "events.jsonl"
         size = size_of(log)
-        pid = forked(lambda: self.child(model, directory, kill, changes))
+        error = directory.with_suffix(".error")
+        pid = forked(lambda: self.child(model, directory, kill, changes), error)
         tracer = None
         if kill is not None and kill.kind in ("instant", "saving"):
             if kill.kind == "saving":
@@ -259,24 +260,17 @@ class Worker:
             os.kill(pid, signal.SIGKILL)
             raise RuntimeError(f"hangs: {directory}")
         if status not in (0, -signal.SIGKILL):
-            error = directory.with_suffix(".error").read_text()
-            raise RuntimeError(f"ended with {status}: {directory}\n{error}")
+            raise RuntimeError(f"ended with {status}: {directory}\n{error.read_text()}")
         return status != 0
 
     def child(self, model: str, directory: Path, kill: Kill | None, changes: dict) -> None:
         import exactness
 
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         seam = Seam(kill)
-        try:
-            with disk.watched(seam):
-                case = exactness.Case(model, "arrays", "")
-                out = directory.with_suffix(".json")
-                exactness.child(case, directory, out, kill=False, **changes)
-            directory.with_suffix(".calls").write_text(str(seam.calls))
-        except BaseException:
-            directory.with_suffix(".error").write_text(traceback.format_exc())
-            raise
+        with disk.watched(seam):
+            case = exactness.Case(model, "arrays", "")
+            exactness.child(case, directory, directory.with_suffix(".json"), kill=False, **changes)
+        directory.with_suffix(".calls").write_text(str(seam.calls))
 
 
 def resumed_from(directory: Path) -> list[str]:
@@ -286,38 +280,8 @@ def resumed_from(directory: Path) -> list[str]:
     ]
 
 
-_waited: dict[int, int] = {}
-
-
-def forked(work: Callable[[], None]) -> int:
-    """A child that does this and ends."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    return pid
-
-
 def size_of(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def wait(pid: int, seconds: float, until: Callable[[], bool] = lambda: False) -> int | None:
-    """How the child ended, None if it has not by then."""
-    deadline = time.monotonic() + seconds
-    while pid not in _waited:
-        found, status = os.waitpid(pid, os.WNOHANG)
-        if found:
-            _waited[pid] = os.waitstatus_to_exitcode(status)
-        elif time.monotonic() > deadline or until():
-            return None
-        else:
-            time.sleep(0.002)
-    return _waited[pid]
 
 
 def traced(pid: int, kill: Kill) -> subprocess.Popen:
@@ -328,13 +292,9 @@ def traced(pid: int, kill: Kill) -> subprocess.Popen:
 
 
 def main(seed: str, count: str, place: str) -> None:
-    import conftest  # noqa: F401 - quiet, and on the CPU
-    import exactness  # noqa: F401
-    import training_builders  # noqa: F401
+    import exactness  # noqa: F401 - quiet, and on the CPU
 
-    import keras_savekit.callbacks
-    import keras_savekit.session  # noqa: F401 - here once, not in every child
-
+    ready_to_fork()
     scores = Worker(random.Random(int(seed)), Path(place)).work(int(count))
     Path(place, "scores.json").write_text(json.dumps([asdict(each) for each in scores]))
 
