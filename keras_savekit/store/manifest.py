@@ -187,9 +187,8 @@ def read_outline(directory: Path) -> Manifest:
     """
     path = f"{directory}/{MANIFEST}"
     text = _content(path)
-    start = text.find(_TENSORS)
-    end = text.find(_TENSORS_END, max(start, 0))
-    if start >= 0 and end >= 0 and _sealed(text):
+    start, end = text.find(_TENSORS), text.rfind(_TENSORS_END)
+    if 0 <= start < end and _sealed(text):
         outline = text[: start + len(_TENSORS)] + text[end:]
         try:
             manifest = _MANIFEST.validate_json(outline)
