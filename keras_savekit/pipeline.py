@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,13 +25,14 @@ from keras_savekit.formats.checkpoint import Files, Forms, Purpose
 from keras_savekit.formats.snapshot import Snapshot
 from keras_savekit.policy.measured import Improved
 from keras_savekit.policy.plan import Due, Policy, SavePlan
-from keras_savekit.policy.retention import Best, Record, Ties, best_of, prune
+from keras_savekit.policy.retention import Best, Pruning, Record, Ties, best_of, prune
 from keras_savekit.policy.value import Mode
 from keras_savekit.staging import KeptMemory
 from keras_savekit.store.commit import discard, disk_errors
 from keras_savekit.store.directory import Checkpoint, RunDirectory
 from keras_savekit.store.manifest import DEPTHS, Verification
 from keras_savekit.store.naming import CheckpointName
+from keras_savekit.store.remembered import Remembered
 from keras_savekit.verify.checks import verify_shallow
 from keras_savekit.verify.load import LoadChecker
 
@@ -69,7 +70,9 @@ class Pipeline:
         self._policy = policy
         self._run = run
         self._clock = clock
-        earlier = directory.checkpoints()
+        self._remembered = Remembered(directory)
+        self._kept: Mapping[str, tuple[str, ...]] = {}  # and why, as last told
+        earlier = self._remembered.checkpoints()
         self._names = {found.name for found in earlier}
         self._problems: SimpleQueue[SavekitError] = SimpleQueue()
         self._notices: SimpleQueue[str] = SimpleQueue()
@@ -260,7 +263,7 @@ class Pipeline:
         with self._removing:
             size = admission.predicted_bytes(job.snapshot) * self._shrunk.get(plan.name, 1.0)
             save = admission.coming(job.snapshot, job.due, math.ceil(size), self._clock())
-            room = admission.room(save, self._policy, self._records, self._directory)
+            room = admission.room(save, self._policy, self._unread_records, self._directory)
             for name, reason in room.remove.items():
                 self._remove(name, reason)
         if room.refused:
@@ -349,21 +352,37 @@ class Pipeline:
                 directory.link("best", best.name)
 
     def _prune(self) -> None:
-        rules = {plan.name: plan.keep for plan in self._policy.plans}
         with self._removing:
-            pruning = prune(self._records(), rules, now=self._clock())
+            pruning = self._pruning()
+            keep = {name: why for name, why in pruning.keep.items() if self._kept.get(name) != why}
+            self._kept = pruning.keep
             # The plan first: whoever reads the log sees what was meant, whatever then happens.
-            self._directory.events.append("retention", keep=pruning.keep, remove=pruning.remove)
+            if keep or pruning.remove:
+                self._directory.events.append("retention", keep=keep, remove=pruning.remove)
             for name, reason in pruning.remove.items():
                 self._remove(name, reason)
 
+    def _pruning(self) -> Pruning:
+        rules = {plan.name: plan.keep for plan in self._policy.plans}
+        records, now = self._records(), self._clock()
+        pruning = prune(records, rules, now=now)
+        # Only of what would go must be known whether anyone reads it.
+        read = {name for name in pruning.remove if self._directory.being_read(name)}
+        if read:
+            records = [replace(each, busy=True) if each.name in read else each for each in records]
+            pruning = prune(records, rules, now=now)
+        return pruning
+
     def _records(self) -> list[Record]:
-        directory = self._directory
         return [
-            admission.record(
-                found, busy=found.name in self._checking or directory.being_read(found.name)
-            )
-            for found in directory.checkpoints()
+            admission.record(found, busy=found.name in self._checking)
+            for found in self._remembered.checkpoints()
+        ]
+
+    def _unread_records(self) -> list[Record]:
+        return [
+            replace(each, busy=True) if self._directory.being_read(each.name) else each
+            for each in self._records()
         ]
 
     def _remove(self, name: str, reason: str) -> None:

@@ -352,7 +352,7 @@ class Session:
             "step": now.step,
             "seconds": now.seconds,
             "memory": dict(self._memory),
-            "history": self._history,
+            "history": list(self._history),  # it is written later, when more epochs have ended
             "data": source.identity if source is not None else None,
             "consistent": consistent,
             "randomness": randomness.state(),

@@ -125,8 +125,8 @@ def make_data(name, outputs):
     return made, without_autotuning(held_out)
 
 
-def child(case, directory, out, *, kill):
-    """One session of one training, in this process."""
+def child(case, directory, out, *, kill, **changes):
+    """One session of one training, in this process; `changes` are to the plan."""
     import keras
     import numpy as np
     from training_builders import digest
@@ -162,13 +162,12 @@ def child(case, directory, out, *, kill):
         def set_state(self, state):
             pass
 
-    keras.utils.set_random_seed(7 if kill else 8)
-    if not directory.exists():
-        keras.utils.set_random_seed(7)
+    anew = not any((directory / "checkpoints").glob("[0-9]*"))
+    keras.utils.set_random_seed(7 if anew else 8)
     model = build(case.model)
     data, held_out = make_data(case.data, len(model.outputs))
     plan = {"name": "p", "when": "every 1 steps", "when_busy": "wait", "keep": "last 3"}
-    kit = sk.SaveKit({"plans": [plan]}, directory=directory, data=data)
+    kit = sk.SaveKit({"plans": [plan | changes]}, directory=directory, data=data)
     plateau = keras.callbacks.ReduceLROnPlateau("val_loss", patience=0, min_delta=0.3)
     callbacks = [Kill(), kit] if "schedule" in case.model else [plateau, Kill(), kit]
     history = model.fit(

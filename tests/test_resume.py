@@ -1,6 +1,7 @@
 """A training that was stopped goes on as if it had not been."""
 
 import shutil
+import threading
 
 import h5py
 import keras
@@ -23,6 +24,8 @@ from training_builders import (
 )
 
 import keras_savekit as sk
+from keras_savekit.formats import checkpoint as checkpoint_files
+from keras_savekit.formats import training_state
 from keras_savekit.store.directory import RunDirectory
 
 EPOCHS = 3
@@ -328,3 +331,31 @@ def test_steps_per_execution_resumes_exactly(tmp_path):
     made, kit, _ = resumed(tmp_path, made=model(seed=99, steps_per_execution=2))
     assert kit.resumed.moment.step == 4
     assert digest(made) == digest(straight)
+
+
+def test_what_is_written_late_is_what_was_when_it_was_asked_for(tmp_path, monkeypatch):
+    ended = threading.Event()
+    real = checkpoint_files.write
+
+    def late(scratch, snapshot, *rest):
+        if snapshot.moment.step == STEPS - 1:
+            assert ended.wait(60)  # the epoch that this step is in
+        return real(scratch, snapshot, *rest)
+
+    class NextEpoch(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                ended.set()
+
+        def get_state(self):
+            return {}
+
+        def set_state(self, state):
+            pass
+
+    monkeypatch.setattr(checkpoint_files, "write", late)
+    kit = sk.SaveKit(EVERY_STEP, directory=tmp_path, data=data())
+    with pytest.raises(KeyboardInterrupt):
+        fit(model(), kit, NextEpoch(), Interrupt(STEPS + 1), on=data())
+    state = training_state.read(tmp_path / "checkpoints" / f"{STEPS - 1:09d}-p" / "state.h5")
+    assert state["history"] == []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ _COLUMNS = (
     "metrics",
 )
 _NUMBERS = ("step", "epoch.batch", "size")
-_AS_WIDE_AS_IT_IS = 10_000
+_STATUS = _COLUMNS.index("status")
 
 
 def run(directory: Path, *, as_json: bool) -> int:
@@ -118,44 +118,44 @@ def _print_findings(title: str, entries: list[tuple[str, list[str]]]) -> None:
 
 
 def _print_table(checkpoints: list[Checkpoint], links: dict[Any, str | None]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for column in _COLUMNS:
-        justify = "right" if column in _NUMBERS else "left"
-        table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    for each in checkpoints:
-        led_to = " ".join(which for which, name in links.items() if name == each.name)
-        status = Text(_status(each), style=_COLORS[each.status])
-        cells = _cells(each)
-        cells[6:6] = [status, Text(led_to)]
-        table.add_row(*cells)
-    width = None if sys.stdout.isatty() else _AS_WIDE_AS_IT_IS
-    console = Console(width=width)
-    with console.capture() as text:
-        console.print(table)
-    click.echo("\n".join(line.rstrip() for line in text.get().splitlines()))
+    rows = [_cells(each, links) for each in checkpoints]
+    width = _width_of(rows)
+    widths = [max(map(width, column)) for column in zip(_COLUMNS, *rows, strict=True)]
+    lines = []
+    for row in ([*_COLUMNS], *rows):
+        for place, (cell, wide) in enumerate(zip(row, widths, strict=True)):
+            padding = " " * (wide - width(cell))
+            row[place] = padding + cell if _COLUMNS[place] in _NUMBERS else cell + padding
+        lines.append(row)
+    for each, row in zip(checkpoints, rows, strict=True):
+        row[_STATUS] = click.style(row[_STATUS], fg=_COLORS[each.status])
+    click.echo("\n".join("  ".join(line).rstrip() for line in lines))
 
 
-def _cells(checkpoint: Checkpoint) -> list[Any]:
-    from rich.text import Text
+def _width_of(rows: list[list[str]]) -> Callable[[str], int]:
+    """Tells how many columns of a terminal a text takes."""
+    if all("".join(row).isascii() for row in rows):
+        return len
+    from rich.cells import cell_len
 
+    return cell_len
+
+
+def _cells(checkpoint: Checkpoint, links: dict[Any, str | None]) -> list[str]:
     manifest = checkpoint.manifest
+    own = checkpoint.name
     moment = manifest.moment
     return [
-        Text(shown(each))
-        for each in (
-            checkpoint.name,
-            moment.step,
-            f"{moment.epoch}.{moment.batch}",
-            manifest.plan,
-            manifest.save,
-            size_shown(manifest.bytes),
-            "; ".join(manifest.reasons),
-            " ".join(f"{name}={value:.4g}" for name, value in moment.logs.items()),
-        )
+        shown(own),
+        str(moment.step),
+        f"{moment.epoch}.{moment.batch}",
+        shown(manifest.plan),
+        manifest.save,
+        size_shown(manifest.bytes),
+        _status(checkpoint),
+        " ".join([which for which, name in links.items() if name == own]),
+        shown("; ".join(manifest.reasons)),
+        shown(" ".join(f"{name}={value:.4g}" for name, value in moment.logs.items())),
     ]
 
 

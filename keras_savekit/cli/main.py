@@ -8,6 +8,7 @@ Exit codes: 0 good, 1 something wrong was found, 2 used wrongly, 130 interrupted
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ _COUNT = click.IntRange(min=1)
 
 def main() -> None:
     """Runs `savekit` and ends the process."""
+    gc.set_threshold(100_000)  # a life too short for garbage to be worth looking for
     sys.exit(run(sys.argv[1:]))
 
 

@@ -41,8 +41,11 @@ def finding_json(finding: Finding) -> dict[str, str]:
 
 def shown(text: object) -> str:
     """`text` on one line, without anything a terminal would obey."""
+    text = str(text)
+    if text.isprintable():
+        return text
     return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode() for each in str(text)
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -39,7 +40,7 @@ from keras_savekit.store.manifest import (
     VERIFICATION,
     Manifest,
     Verification,
-    read_manifest,
+    read_outline,
     read_verification,
     to_json,
 )
@@ -71,7 +72,7 @@ class Checkpoint:
     @property
     def name(self) -> str:
         """The name of its directory."""
-        return self.path.name
+        return os.path.basename(self.path)  # noqa: PTH119  # of ten thousand, in a list
 
     @property
     def status(self) -> Status:
@@ -79,6 +80,11 @@ class Checkpoint:
         if self.verification is None:
             return "unverified"
         return "verified" if self.verification.good else "failed"
+
+
+def by_age(checkpoint: Checkpoint) -> tuple[int, str]:
+    """What checkpoints are sorted by: the step, then the name."""
+    return checkpoint.manifest.moment.step, checkpoint.name
 
 
 class Scan(NamedTuple):
@@ -151,7 +157,7 @@ class RunDirectory:
 
     def scan(self) -> Scan:
         """All checkpoints, and whatever stands among them that is none."""
-        found = {name: self._opened(name) for name in _visible(self.checkpoints_path)}
+        found = {name: self._opened(name) for name in self.names()}
         checkpoints = [each for each in found.values() if isinstance(each, Checkpoint)]
         damaged = [
             (name, each)
@@ -159,8 +165,12 @@ class RunDirectory:
             # Else removed since it was listed: the run goes on while we look.
             if isinstance(each, CheckpointError) and os.path.lexists(self.checkpoints_path / name)
         ]
-        checkpoints.sort(key=lambda each: (each.manifest.moment.step, each.name))
+        checkpoints.sort(key=by_age)
         return Scan(checkpoints, damaged)
+
+    def names(self) -> list[str]:
+        """What stands among the checkpoints, whatever it is, by name."""
+        return list(_visible(self.checkpoints_path))
 
     def checkpoints(self) -> list[Checkpoint]:
         """All checkpoints whose manifest can be read, by step, then name."""
@@ -179,19 +189,27 @@ class RunDirectory:
         parsed = CheckpointName.parse(name)
         if parsed is None:
             raise CheckpointError("not the name of a checkpoint", str(path))
-        if path.is_symlink():
+        try:
+            mode = os.lstat(path).st_mode
+        except OSError as error:
+            raise CheckpointError("there is no such checkpoint", str(path)) from error
+        if stat.S_ISLNK(mode):
             raise CheckpointError("is a link; links are not followed", str(path))
-        if not path.is_dir():
-            what = "is not a directory" if path.exists() else "there is no such checkpoint"
-            raise CheckpointError(what, str(path))
-        manifest = read_manifest(path)
+        if not stat.S_ISDIR(mode):
+            raise CheckpointError("is not a directory", str(path))
+        manifest = read_outline(path)
         found = (manifest.moment.step, manifest.plan)
         if found != (parsed.step, parsed.plan):
             raise CheckpointError(
                 f"the manifest is of another checkpoint: step {found[0]}, plan {found[1]}",
                 str(path),
             )
-        return Checkpoint(path, manifest, _verification(path), (path / PINNED).exists())
+        return Checkpoint(
+            path,
+            manifest,
+            _verification(path),
+            os.path.exists(f"{path}/{PINNED}"),  # noqa: PTH110
+        )
 
     def linked(self, which: Link) -> str | None:
         """The name of the checkpoint that a link leads to, None if it leads to none."""

@@ -53,7 +53,7 @@ def _do(name: str, call: Callable[..., T], *arguments: Any) -> T:
 # Files by descriptor.
 
 
-def open(path: Path, flags: int, mode: int = 0o666) -> int:  # noqa: A001 - the system's own name
+def open(path: Path | str, flags: int, mode: int = 0o666) -> int:  # noqa: A001 - the system's own name
     """A descriptor, which no child inherits."""
     return _do("open", os.open, path, flags | os.O_CLOEXEC, mode)
 

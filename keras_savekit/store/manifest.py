@@ -10,13 +10,16 @@ vouches for all other files, and nothing else could vouch for it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import errno
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar, overload
 
 import xxhash
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, TypeAdapter, ValidationError
 from pydantic_core import to_json as pydantic_to_json
 
 from keras_savekit.errors import CheckpointError
@@ -81,6 +84,7 @@ class Manifest:
 
     created: seconds since 1970, for people; order is by step, never by time.
     model_file: the file stock Keras reads.
+    tensors: of a manifest that `read_outline` read, on the disk until they are asked for.
     """
 
     run: str
@@ -91,7 +95,7 @@ class Manifest:
     created: float
     model_file: str
     files: tuple[FileEntry, ...]
-    tensors: tuple[TensorEntry, ...]
+    tensors: Annotated[Sequence[TensorEntry], AfterValidator(tuple)]
     versions: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT_VERSION
 
@@ -150,6 +154,8 @@ _MANIFEST = TypeAdapter(Manifest)
 _VERIFICATION = TypeAdapter(Verification)
 _SEAL = b',\n  "seal": "%s"\n}\n'
 _SEAL_LENGTH = len(_SEAL % bytes(32))
+# A line of its own, which no text inside of JSON can be: there a line's end is written \\n.
+_TENSORS, _TENSORS_END = b'\n  "tensors": [', b"\n  ]"
 
 
 def to_json(value: Manifest | Verification) -> bytes:
@@ -158,7 +164,8 @@ def to_json(value: Manifest | Verification) -> bytes:
     Standard JSON: metrics that are not finite become the strings "NaN",
     "Infinity" and "-Infinity", and are read back as the numbers they were.
     """
-    body = pydantic_to_json(value, indent=2, inf_nan_mode="strings").removesuffix(b"\n}")
+    text = pydantic_to_json(value, indent=2, inf_nan_mode="strings", fallback=list)
+    body = text.removesuffix(b"\n}")
     return body + _SEAL % _digest(body)
 
 
@@ -168,8 +175,29 @@ def read_manifest(directory: Path) -> Manifest:
     Raises CheckpointError if it is missing, too large, malformed, changed
     since it was written, or of a format this version does not know.
     """
-    path = directory / MANIFEST
-    return manifest_from_json(_content(path), str(path))
+    path = f"{directory}/{MANIFEST}"
+    return manifest_from_json(_content(path), path)
+
+
+def read_outline(directory: Path) -> Manifest:
+    """The same manifest, its tensors left on the disk until they are asked for.
+
+    What that costs does not grow with the model. The seal vouches for what is not
+    looked at. Raises CheckpointError as `read_manifest`.
+    """
+    path = f"{directory}/{MANIFEST}"
+    text = _content(path)
+    start, end = text.find(_TENSORS), text.rfind(_TENSORS_END)
+    if 0 <= start < end and _sealed(text):
+        outline = text[: start + len(_TENSORS)] + text[end:]
+        try:
+            manifest = _MANIFEST.validate_json(outline)
+        except ValidationError:
+            pass  # told below, in full
+        else:
+            if manifest.format == FORMAT_VERSION:
+                return replace(manifest, tensors=_OnDisk(path, text[-_SEAL_LENGTH:]))
+    return manifest_from_json(text, path)
 
 
 def manifest_from_json(text: bytes, where: str) -> Manifest:
@@ -189,28 +217,92 @@ def read_verification(directory: Path) -> Verification | None:
 
     Raises CheckpointError if there is one that cannot be read.
     """
-    path = directory / VERIFICATION
-    return _unsealed(_VERIFICATION, _content(path), str(path)) if path.exists() else None
-
-
-def _content(path: Path) -> bytes:
+    path = f"{directory}/{VERIFICATION}"
     try:
-        if path.is_symlink() or not path.is_file():
-            what = "is not a plain file" if path.exists() or path.is_symlink() else "is missing"
-            raise CheckpointError(f"{path.name} {what}", str(path))
-        if path.stat().st_size > MAX_MANIFEST_BYTES:
-            raise CheckpointError("larger than any manifest this package writes", str(path))
-        return disk.twice(lambda: disk.read_bytes(path))
+        return _unsealed(_VERIFICATION, _content(path), path)
+    except _MissingError:
+        return None
+
+
+class _MissingError(CheckpointError):
+    pass
+
+
+class _OnDisk(Sequence[TensorEntry]):
+    """The tensors of the manifest in a file, as long as it has this seal; read each time."""
+
+    __slots__ = ("_path", "_seal")
+
+    def __init__(self, path: str, seal: bytes) -> None:
+        self._path = path
+        self._seal = seal
+
+    @overload
+    def __getitem__(self, index: int) -> TensorEntry: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[TensorEntry]: ...
+    def __getitem__(self, index: int | slice) -> TensorEntry | Sequence[TensorEntry]:
+        return self._read()[index]
+
+    def __len__(self) -> int:
+        return len(self._read())
+
+    def __iter__(self) -> Iterator[TensorEntry]:
+        return iter(self._read())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self._read() == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(self._read())
+
+    def __repr__(self) -> str:
+        return repr(self._read())
+
+    def _read(self) -> Sequence[TensorEntry]:
+        text = _content(self._path)
+        if not text.endswith(self._seal):
+            raise CheckpointError("changed since it was looked at", self._path)
+        return manifest_from_json(text, self._path).tensors
+
+
+def _content(path: str) -> bytes:
+    """The file's content; what is no plain file is neither followed nor waited for."""
+    name = path.rpartition("/")[2]
+    try:
+        descriptor = disk.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError):
+        raise _MissingError(f"{name} is missing", path) from None
     except OSError as error:
-        raise CheckpointError(f"cannot be read: {error.strerror}", str(path)) from error
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
+            raise CheckpointError(f"{name} is not a plain file", path) from error
+        raise CheckpointError(f"cannot be read: {error.strerror}", path) from error
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise CheckpointError(f"{name} is not a plain file", path)
+        if found.st_size > MAX_MANIFEST_BYTES:
+            raise CheckpointError("larger than any manifest this package writes", path)
+        content = part = disk.pread(descriptor, found.st_size, 0)
+        while part and len(content) < found.st_size:
+            part = disk.pread(descriptor, found.st_size - len(content), len(content))
+            content += part
+        return content
+    except OSError as error:
+        raise CheckpointError(f"cannot be read: {error.strerror}", path) from error
+    finally:
+        disk.close(descriptor)
 
 
 def _unsealed(adapter: TypeAdapter[T], text: bytes, where: str) -> T:
     value = _validated(adapter, text, where)
-    body = text[:-_SEAL_LENGTH]
-    if text != body + _SEAL % _digest(body):
+    if not _sealed(text):
         raise CheckpointError("changed since it was written: its seal does not fit", where)
     return value
+
+
+def _sealed(text: bytes) -> bool:
+    return text[-_SEAL_LENGTH:] == _SEAL % _digest(memoryview(text)[:-_SEAL_LENGTH])
 
 
 def _validated(adapter: TypeAdapter[T], text: bytes, where: str) -> T:
@@ -222,6 +314,6 @@ def _validated(adapter: TypeAdapter[T], text: bytes, where: str) -> T:
         raise CheckpointError(f"malformed: {where}: {first['msg']}", where) from error
 
 
-def _digest(body: bytes) -> bytes:
+def _digest(body: bytes | memoryview) -> bytes:
     digest: str = xxhash.xxh3_128_hexdigest(body)
     return digest.encode("ascii")
