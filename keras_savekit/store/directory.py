@@ -42,6 +42,7 @@ from keras_savekit.store.manifest import (
     to_json,
 )
 from keras_savekit.store.naming import CheckpointName
+from keras_savekit.store.plain import FLAGS
 from keras_savekit.store.reading import held_for_reading, is_read, unread
 from keras_savekit.store.run_info import RUN, RunInfo
 
@@ -112,6 +113,8 @@ class RunDirectory:
         one does not know.
         """
         self.run_info()
+        _require_own(self.checkpoints_path)
+        _require_own(self.quarantine_path)
         for directory in (self.path, self.checkpoints_path, self.quarantine_path):
             with disk_errors("make the directory", directory):
                 _make_durably(directory)
@@ -146,8 +149,10 @@ class RunDirectory:
     def open(self, name: str) -> Checkpoint:
         """The checkpoint `name`.
 
-        Raises CheckpointError if there is none, or it is not what its name says.
+        Raises CheckpointError if there is none, or it is not what its name says,
+        DirectoryError if the checkpoints are not in the run's own directory.
         """
+        _require_own(self.checkpoints_path)
         path = self.checkpoints_path / name
         parsed = CheckpointName.parse(name)
         if parsed is None:
@@ -201,7 +206,8 @@ class RunDirectory:
         """
         with self.reading(name) as path, disk_errors("pin", path):
             if pinned:
-                (path / PINNED).touch()
+                flags = os.O_WRONLY | os.O_CREAT | FLAGS  # a link there leads elsewhere
+                os.close(os.open(path / PINNED, flags, 0o666))
             else:
                 (path / PINNED).unlink(missing_ok=True)
             sync_directory(path)
@@ -282,14 +288,16 @@ class RunDirectory:
         is then still listed, or already set aside, and never in between.
         """
         path = self._entry(name)
+        _require_own(self.quarantine_path)
         with disk_errors("set aside", path):
             path.lstat()
             self.quarantine_path.mkdir(exist_ok=True)
             target = _free(self.quarantine_path / name)
             self._unlink_from(name)
             # The reason first: what stands in quarantine always says why.
-            if path.is_symlink() or not path.is_dir():
-                target.mkdir()  # what has no inside gets a directory around it
+            bare = path.is_symlink() or not path.is_dir()
+            if bare or (path / VERIFICATION).is_dir():
+                target.mkdir()  # what has no room for it inside gets a directory around it
                 self._write_verification(target, verification)
                 path.rename(target / name)
                 sync_directory(target)
@@ -327,6 +335,8 @@ class RunDirectory:
         Returns the names that were removed, relative to the run's directory.
         """
         gone: list[str] = []
+        _require_own(self.checkpoints_path)
+        _require_own(self.quarantine_path)
         for directory in (self.path, self.checkpoints_path, self.quarantine_path):
             for entry in _entries(directory):
                 if entry.startswith(LEFTOVERS):
@@ -386,7 +396,14 @@ def _entries(directory: Path) -> list[str]:
 
 
 def _visible(directory: Path) -> Iterator[str]:
+    _require_own(directory)
     return (name for name in _entries(directory) if not name.startswith("."))
+
+
+def _require_own(directory: Path) -> None:
+    if directory.is_symlink():
+        remedy = "make it a directory; a link to the whole run is followed"
+        raise DirectoryError("is a link, which is not followed", str(directory), remedy)
 
 
 def _make_durably(directory: Path) -> None:

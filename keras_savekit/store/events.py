@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydantic_core import to_json
 
 from keras_savekit.errors import DirectoryError
 from keras_savekit.store.commit import disk_errors
+from keras_savekit.store.plain import FLAGS
 
 _AFTER_TORN = "after_torn_line"
+MAX_LINE = 16 * 2**20
 
 
 class EventLog:
@@ -48,7 +51,8 @@ class EventLog:
             raise ValueError(f"an event's fields cannot be called time or {_AFTER_TORN}")
         event = {"time": self._clock(), "kind": kind, **fields}
         with self._one_at_a_time, disk_errors("append to the log", self.path):
-            descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+            # A link would have us write elsewhere, a pipe wait for a reader.
+            descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | FLAGS, 0o666)
             try:
                 torn = _ends_torn(descriptor)
                 line = _line(event | {_AFTER_TORN: True} if torn else event)
@@ -65,23 +69,31 @@ class EventLog:
         Raises DirectoryError if the log cannot be read, or a line that no crash
         explains is not an event.
         """
-        if not self.path.exists():
-            return []
         with disk_errors("read the log", self.path):
-            lines = self.path.read_bytes().split(b"\n")
+            try:
+                descriptor = os.open(self.path, os.O_RDONLY | FLAGS)
+            except FileNotFoundError:
+                return []
+            with os.fdopen(descriptor, "rb") as file:
+                return self._events(file)
+
+    def _events(self, file: BinaryIO) -> list[dict[str, Any]]:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise DirectoryError("is not a plain file", str(self.path))
         events: list[dict[str, Any]] = []
-        broken = 0
-        for number, line in enumerate(lines, start=1):
+        broken, line = 0, b""
+        # A line at a time, and none without an end.
+        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE), b""), start=1):
             event = _event(line)
             if broken and not (event and event.pop(_AFTER_TORN, False)):
                 raise DirectoryError(f"line {broken} is not an event", str(self.path))
-            broken = 0
+            broken = 0 if event else number
             if event:
                 event.pop(_AFTER_TORN, None)
                 events.append(event)
-            elif line or number < len(lines):
-                broken = number
-        return events  # a broken last line is what a crash leaves behind
+        if broken and line.endswith(b"\n"):  # else it is what a crash leaves behind
+            raise DirectoryError(f"line {broken} is not an event", str(self.path))
+        return events
 
 
 def _line(event: dict[str, Any]) -> bytes:
@@ -101,6 +113,6 @@ def _ends_torn(descriptor: int) -> bool:
 def _event(line: bytes) -> dict[str, Any] | None:
     try:
         event = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return event if isinstance(event, dict) and event else None

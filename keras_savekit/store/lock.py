@@ -26,9 +26,11 @@ from filelock import FileLock, Timeout
 
 from keras_savekit.errors import DirectoryInUseError
 from keras_savekit.store.commit import disk_errors
+from keras_savekit.store.plain import content
 
 LOCK = ".lock"
 HOLDER = ".lock.holder"
+MAX_HOLDER = 4096
 
 
 class DirectoryLock:
@@ -61,6 +63,8 @@ class DirectoryLock:
             # Asked first, because filelock waits for a directory to appear.
             if not self.directory.is_dir():
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            if (self.directory / LOCK).is_symlink():  # some versions would empty what it leads to
+                raise OSError(errno.ELOOP, f"{LOCK} is a link")
             try:
                 lock.acquire(timeout=0)
             except Timeout:
@@ -68,12 +72,12 @@ class DirectoryLock:
             except NotImplementedError as error:  # what filelock says where flock is missing
                 raise OSError(errno.ENOTSUP, "this file system has no locks") from error
         self._lock = lock
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "started": self._clock()}
         with suppress(OSError):  # it serves a message, no more
-            (self.directory / HOLDER).write_text(
-                json.dumps(
-                    {"pid": os.getpid(), "host": socket.gethostname(), "started": self._clock()}
-                )
-            )
+            path = self.directory / HOLDER
+            path.unlink(missing_ok=True)  # a link there would have us write elsewhere
+            with path.open("x") as file:
+                file.write(json.dumps(holder))
 
     def release(self) -> None:
         """Gives the lock back; nothing happens if it is not held."""
@@ -105,10 +109,10 @@ class DirectoryLock:
 
     def _holder(self) -> str:
         try:
-            holder = json.loads((self.directory / HOLDER).read_bytes())
+            holder = json.loads(content(self.directory / HOLDER, MAX_HOLDER))
             since = datetime.fromtimestamp(holder["started"], timezone.utc)
             pid, host = int(holder["pid"]), str(holder["host"])
-        except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return "another process"
         who = f"process {pid} on {host}"
         if (pid, host) == (os.getpid(), socket.gethostname()):

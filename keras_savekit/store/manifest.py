@@ -10,23 +10,27 @@ vouches for all other files, and nothing else could vouch for it.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import xxhash
-from pydantic import TypeAdapter, ValidationError
+from pydantic import FailFast, TypeAdapter, ValidationError
+from pydantic_core import from_json
 from pydantic_core import to_json as pydantic_to_json
 
 from keras_savekit.errors import CheckpointError
-from keras_savekit.policy.moment import Moment
+from keras_savekit.policy.moment import Count, Few, Moment
+from keras_savekit.store.plain import content
 
 MANIFEST = "manifest.json"
 VERIFICATION = "verification.json"
 PINNED = "PINNED"  # an empty file: a person said that this checkpoint stays
 FORMAT_VERSION = 1
-MAX_MANIFEST_BYTES = 256 * 2**20
+MAX_MANIFEST_BYTES = 32 * 2**20  # 75,000 tensors; the worst of that size takes 0.5 GB to read
 
 T = TypeVar("T")
 
@@ -40,7 +44,7 @@ class FileEntry:
     """One file of a checkpoint: size in bytes, xxh3_128 of its content in hex."""
 
     name: str
-    size: int
+    size: Count
     digest: str
 
 
@@ -60,12 +64,12 @@ class TensorEntry:
     """
 
     role: Role
-    index: int
+    index: Count
     name: str
-    shape: tuple[int, ...]
+    shape: Annotated[tuple[Count, ...], FailFast()]
     dtype: str
     digest: str
-    places: tuple[str, ...]
+    places: Annotated[tuple[str, ...], FailFast()]
 
 
 def split_place(place: str) -> tuple[str, str]:
@@ -85,13 +89,14 @@ class Manifest:
     run: str
     plan: str
     save: Literal["model", "weights"]
-    reasons: tuple[str, ...]
+    reasons: Annotated[tuple[str, ...], FailFast()]
     moment: Moment
     created: float
     model_file: str
-    files: tuple[FileEntry, ...]
-    tensors: tuple[TensorEntry, ...]
-    versions: Mapping[str, str] = field(default_factory=dict)
+    # The first wrong one is enough to say: a hostile file has millions.
+    files: Annotated[tuple[FileEntry, ...], FailFast()]
+    tensors: Annotated[tuple[TensorEntry, ...], FailFast()]
+    versions: Annotated[Mapping[str, str], Few] = field(default_factory=dict)
     format: int = FORMAT_VERSION
 
     @property
@@ -128,7 +133,7 @@ class Verification:
 
     depth: Depth
     when: float
-    findings: tuple[Finding, ...] = ()
+    findings: Annotated[tuple[Finding, ...], FailFast()] = ()
     note: str = ""
 
     @property
@@ -173,14 +178,15 @@ def read_manifest(directory: Path) -> Manifest:
 
 def manifest_from_json(text: bytes, where: str) -> Manifest:
     """The manifest that `to_json` made this text of. Raises CheckpointError as `read_manifest`."""
-    known = _validated(_HEAD, text, where).format
+    value = _parsed(text, where)
+    known = _validated(_HEAD, value, where).format
     if known != FORMAT_VERSION:
         raise CheckpointError(
             f"checkpoint format {known} is not known",
             where,
             "a newer keras_savekit wrote it, or the file is damaged",
         )
-    return _unsealed(_MANIFEST, text, where)
+    return _unsealed(_MANIFEST, value, text, where)
 
 
 def read_verification(directory: Path) -> Verification | None:
@@ -189,36 +195,51 @@ def read_verification(directory: Path) -> Verification | None:
     Raises CheckpointError if there is one that cannot be read.
     """
     path = directory / VERIFICATION
-    return _unsealed(_VERIFICATION, _content(path), str(path)) if path.exists() else None
+    if not os.path.lexists(path):
+        return None
+    text = _content(path)
+    return _unsealed(_VERIFICATION, _parsed(text, str(path)), text, str(path))
 
 
 def _content(path: Path) -> bytes:
     try:
-        if path.is_symlink() or not path.is_file():
-            what = "is not a plain file" if path.exists() or path.is_symlink() else "is missing"
-            raise CheckpointError(f"{path.name} {what}", str(path))
-        if path.stat().st_size > MAX_MANIFEST_BYTES:
-            raise CheckpointError("larger than any manifest this package writes", str(path))
-        return path.read_bytes()
+        return content(path, MAX_MANIFEST_BYTES)
     except OSError as error:
-        raise CheckpointError(f"cannot be read: {error.strerror}", str(path)) from error
+        known = {
+            errno.ENOENT: f"{path.name} is missing",
+            errno.ENOTDIR: f"{path.name} is missing",
+            errno.EFBIG: "larger than any manifest this package writes",
+        }
+        # A link, a folder, a pipe, a socket.
+        not_plain = error.errno in (errno.ELOOP, errno.EISDIR, errno.EINVAL, errno.ENXIO)
+        known_or_not = f"{path.name} is not a plain file" if not_plain else None
+        what = known.get(error.errno or 0, known_or_not) or f"cannot be read: {error.strerror}"
+        raise CheckpointError(what, str(path)) from error
 
 
-def _unsealed(adapter: TypeAdapter[T], text: bytes, where: str) -> T:
-    value = _validated(adapter, text, where)
+def _unsealed(adapter: TypeAdapter[T], parsed: object, text: bytes, where: str) -> T:
+    value = _validated(adapter, parsed, where)
     body = text[:-_SEAL_LENGTH]
     if text != body + _SEAL % _digest(body):
         raise CheckpointError("changed since it was written: its seal does not fit", where)
     return value
 
 
-def _validated(adapter: TypeAdapter[T], text: bytes, where: str) -> T:
+def _parsed(text: bytes, where: str) -> object:
     try:
-        return adapter.validate_json(text)
+        return from_json(text)
+    except ValueError as error:
+        raise CheckpointError(f"malformed: {error}", where) from error
+
+
+def _validated(adapter: TypeAdapter[T], parsed: object, where: str) -> T:
+    try:
+        # Not `validate_json`, whose errors hold a copy each of everything around them.
+        return adapter.validate_python(parsed)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise CheckpointError(f"malformed: {where}: {first['msg']}", where) from error
+        first = error.errors(include_url=False, include_input=False)[0]
+        part = ".".join(str(each) for each in first["loc"]) or "the file"
+        raise CheckpointError(f"malformed: {part}: {first['msg']}", where) from error
 
 
 def _digest(body: bytes) -> bytes:

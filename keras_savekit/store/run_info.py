@@ -13,9 +13,11 @@ from pydantic_core import to_json
 
 from keras_savekit.errors import DirectoryError
 from keras_savekit.store.commit import disk_errors, write_bytes_durably
+from keras_savekit.store.plain import content
 
 RUN = "savekit.json"
 RUN_FORMAT = 1
+MAX_BYTES = 4 * 2**20  # a policy has 1 MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ def read(path: Path) -> RunInfo | None:
     """
     with disk_errors("read", path):
         try:
-            text = path.read_bytes()
+            text = content(path, MAX_BYTES)
         except FileNotFoundError:
             return None
     try:
@@ -61,7 +63,7 @@ def read(path: Path) -> RunInfo | None:
             )
         return _RUN_INFO.validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise DirectoryError(
             f"malformed: {where}: {first['msg']}",
