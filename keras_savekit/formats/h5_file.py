@@ -24,6 +24,7 @@ import xxhash
 
 from keras_savekit.errors import CheckpointError
 from keras_savekit.formats.dtypes import by_name, narrowed, widened
+from keras_savekit.formats.own import NotOwnError, own_dataset
 from keras_savekit.formats.snapshot import Array
 from keras_savekit.store.manifest import FileEntry
 
@@ -280,8 +281,13 @@ def read(path: Path, wanted: Iterable[tuple[str, str]], base: int = 0) -> list[A
     """
     try:
         with opened(path, base) as (file, _):
-            return [narrowed(np.asarray(file[name]), by_name(dtype)) for name, dtype in wanted]
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+            return [
+                narrowed(np.asarray(own_dataset(file, name)), by_name(dtype))
+                for name, dtype in wanted
+            ]
+    except NotOwnError as error:
+        raise CheckpointError(f"cannot be read: a tensor {error.what}", str(path)) from error
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError) as error:
         raise CheckpointError(f"cannot be read: {error}", str(path)) from error
 
 

@@ -380,6 +380,20 @@ class RunDirectory:
         )
 
 
+def followed(path: Path) -> Path:
+    """A directory, or the checkpoint that a run's link `latest` or `best` leads to.
+
+    Raises CheckpointError if such a link leads out of its run.
+    """
+    if path.name not in LINKS or not path.is_symlink() or not (path.parent / CHECKPOINTS).is_dir():
+        return path
+    run = RunDirectory(path.parent)
+    name = run.linked(path.name)
+    if name is None:
+        raise CheckpointError("leads to no checkpoint of its run", str(path))
+    return run.open(name).path
+
+
 def _verification(path: Path) -> Verification | None:
     try:
         return read_verification(path)
