@@ -16,8 +16,8 @@ from typing import Any, Literal, cast
 
 import click
 
-from keras_savekit.cli.output import echo_json, finding_json, open_run, shown
-from keras_savekit.errors import CheckpointError, DirectoryError
+from keras_savekit.cli.output import echo_json, finding_json, open_run
+from keras_savekit.errors import CheckpointError, DirectoryError, shown
 from keras_savekit.store.directory import CHECKPOINTS, Checkpoint, RunDirectory, followed
 from keras_savekit.store.manifest import DEPTHS, MANIFEST, Finding, Verification
 from keras_savekit.store.naming import CheckpointName
