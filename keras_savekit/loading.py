@@ -229,7 +229,7 @@ def _weights_by_path(model: Any, path: Path) -> dict[str, Array]:
     }
     found: dict[str, Array] = {}
     differences = []
-    with h5py.File(path, "r") as file:
+    with _reading(path), h5py.File(path, "r") as file:
         present = _datasets(file)
         differences += [f"{name} is missing in the file" for name in wanted if name not in present]
         differences += [f"{name} is only in the file" for name in present if name not in wanted]
@@ -249,6 +249,15 @@ def _weights_by_path(model: Any, path: Path) -> dict[str, Array]:
         what = f"the file belongs to another architecture:\n  {shown}{more}"
         raise MismatchError(what, str(path), "nothing was changed")
     return found
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """The seam to what h5py and NumPy raise over a file that others wrote."""
+    try:
+        yield
+    except (OSError, LookupError, ValueError, TypeError, RuntimeError, MemoryError) as error:
+        raise CheckpointError(f"cannot be read: {error}", str(path)) from error
 
 
 def _datasets(file: Any) -> dict[str, Any]:
