@@ -383,8 +383,10 @@ class RunDirectory:
 def followed(path: Path) -> Path:
     """A directory, or the checkpoint that a run's link `latest` or `best` leads to.
 
-    Raises CheckpointError if such a link leads out of its run.
+    Raises CheckpointError if such a link, or one among a run's checkpoints, leads out of the run.
     """
+    if path.parent.name == CHECKPOINTS and path.is_symlink():
+        raise CheckpointError("is a link; links are not followed", str(path))
     if path.name not in LINKS or not path.is_symlink() or not (path.parent / CHECKPOINTS).is_dir():
         return path
     run = RunDirectory(path.parent)

@@ -19,7 +19,7 @@ from pydantic_core import to_json
 
 from keras_savekit.errors import DirectoryError
 from keras_savekit.store.commit import disk_errors
-from keras_savekit.store.plain import FLAGS
+from keras_savekit.store.plain import FLAGS, as_text
 
 _AFTER_TORN = "after_torn_line"
 MAX_LINE = 16 * 2**20
@@ -97,7 +97,16 @@ class EventLog:
 
 
 def _line(event: dict[str, Any]) -> bytes:
-    return to_json(event, inf_nan_mode="strings", fallback=_plain) + b"\n"
+    return to_json(_as_text(event), inf_nan_mode="strings", fallback=_plain) + b"\n"
+
+
+def _as_text(value: Any) -> Any:
+    """Names on a disk may be no text, which JSON cannot hold."""
+    if isinstance(value, str):
+        return as_text(value)
+    if isinstance(value, dict):
+        return {_as_text(key): _as_text(each) for key, each in value.items()}
+    return [_as_text(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _plain(value: object) -> object:

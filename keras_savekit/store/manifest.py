@@ -24,7 +24,7 @@ from pydantic_core import to_json as pydantic_to_json
 
 from keras_savekit.errors import CheckpointError
 from keras_savekit.policy.moment import Count, Few, Moment
-from keras_savekit.store.plain import content
+from keras_savekit.store.plain import as_text, content
 
 MANIFEST = "manifest.json"
 VERIFICATION = "verification.json"
@@ -118,6 +118,11 @@ class Finding:
     kind: str
     where: str
     what: str
+
+    def __post_init__(self) -> None:
+        # Names on a disk may be no text, which JSON cannot hold.
+        object.__setattr__(self, "where", as_text(self.where))
+        object.__setattr__(self, "what", as_text(self.what))
 
     def __str__(self) -> str:
         return f"{self.what} [{self.where}]"

@@ -47,6 +47,11 @@ def inside(directory: Path, name: str) -> Path:
     return at
 
 
+def as_text(name: str) -> str:
+    """A name as text that UTF-8 can hold, whatever bytes it has on the disk."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def content(path: Path, limit: int) -> bytes:
     """All of a file that is plain, no link, and has at most `limit` bytes. Else OSError."""
     descriptor = os.open(path, os.O_RDONLY | FLAGS)

@@ -29,6 +29,7 @@ from keras_savekit.errors import CheckpointError
 from keras_savekit.formats import guard, h5_file, keras_archive
 from keras_savekit.formats.dtypes import by_name, narrowed
 from keras_savekit.formats.own import NotOwnError, own_dataset
+from keras_savekit.formats.training_state import STATE_DATASET, STATE_FILE
 from keras_savekit.store.manifest import (
     MANIFEST,
     FileEntry,
@@ -136,6 +137,9 @@ def _check_file(
     source = h5_file.Window(descriptor, base) if base else path
     file = _File(h5py.File(source, "r", locking=False), descriptor, base)
     stack.callback(_close, file.hdf5)
+    if entry.name == STATE_FILE:
+        with _damage(f"{entry.name}:{STATE_DATASET}", findings, "the training state "):
+            _parse(bytes(own_dataset(file.hdf5, STATE_DATASET)[()]))
     for name in CONFIGURATIONS:
         with _damage(f"{entry.name}:{name}", findings):
             if name in file.hdf5.attrs:
