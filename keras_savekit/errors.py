@@ -22,6 +22,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+def shown(text: object) -> str:
+    """`text` on one line, without anything a terminal would obey."""
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in str(text)
+    )
+
+
 class SavekitError(Exception):
     """What happened, where, and what to do about it.
 
@@ -40,7 +47,7 @@ class SavekitError(Exception):
     def __str__(self) -> str:
         place = f" [{self.where}]" if self.where else ""
         remedy = f"\n  {self.remedy}" if self.remedy else ""
-        return f"{self.what}{place}{remedy}"
+        return "\n".join(shown(line) for line in f"{self.what}{place}{remedy}".split("\n"))
 
 
 @dataclass(frozen=True, slots=True)

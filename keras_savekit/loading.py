@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,9 @@ from keras_savekit.formats.dtypes import by_name, narrowed
 from keras_savekit.formats.full_h5 import COMPILE_ATTRIBUTE
 from keras_savekit.formats.one_file import WEIGHTS_SUFFIX, architecture_beside
 from keras_savekit.formats.snapshot import Array
-from keras_savekit.store.manifest import Manifest, Role, read_manifest
+from keras_savekit.store.directory import followed
+from keras_savekit.store.manifest import Finding, Manifest, Role, read_manifest
+from keras_savekit.store.plain import content
 from keras_savekit.training.blueprint import describe, require_built, variables_by_role
 from keras_savekit.training.keras_walk import deserialized, put, put_assets, walk
 from keras_savekit.training.restore import (
@@ -36,7 +38,10 @@ from keras_savekit.training.restore import (
     require_computed,
     require_same,
 )
+from keras_savekit.verify.bytes import check_bytes
 from keras_savekit.verify.structure import check_structure
+
+MAX_ARCHITECTURE = 2**31  # converted models hold their graphs there
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,24 +123,34 @@ def load_weights(model: Any, path: str | os.PathLike[str]) -> None:
 def _stored(path: Path) -> _Stored | None:
     """What this package wrote at `path`, checked; None for what others wrote."""
     if path.is_dir():
+        path = followed(path)
         manifest = read_manifest(path)
         stored = _Stored(path, manifest, path / ARCHITECTURE_FILE)
+        promised = {entry.name for entry in manifest.files}
+        # A damaged HDF5 file must not even be opened: the library may never return.
+        _require_none(
+            path, [each for each in check_bytes(path, manifest) if each.where in promised]
+        )
     elif not path.is_file():
         raise CheckpointError("no such file or directory", str(path), "check the path")
     else:
         if path.suffix == ".keras":
             guard.require_harmless_zip(path)
+            guard.require_harmless_weights(path)
         else:
             guard.require_harmless_h5(path)
         found = one_file.read_manifest(path)
         if found is None:
             return None
         stored = _Stored(path.parent, found, architecture_beside(path))
-    findings = check_structure(stored.directory, stored.manifest)
+    _require_none(path, check_structure(stored.directory, stored.manifest))
+    return stored
+
+
+def _require_none(path: Path, findings: Sequence[Finding]) -> None:
     if findings:
         more = f" and {len(findings) - 1} more" if findings[1:] else ""
         raise CheckpointError(f"is damaged: {findings[0]}{more}", str(path))
-    return stored
 
 
 def _rebuild(stored: _Stored, *, compile: bool, safe_mode: bool) -> Any:  # noqa: A002
@@ -171,7 +186,7 @@ def _configurations(stored: _Stored) -> tuple[dict[str, Any], dict[str, Any] | N
     """The architecture, and what `compile` was given."""
     try:
         if stored.manifest.save == "weights":
-            config = json.loads(stored.architecture.read_text())
+            config = json.loads(content(stored.architecture, MAX_ARCHITECTURE))
             return config, config.pop("compile_config", None)
         if stored.file.suffix == ".keras":
             config = json.loads(keras_archive.read_config(stored.file))
@@ -179,11 +194,11 @@ def _configurations(stored: _Stored) -> tuple[dict[str, Any], dict[str, Any] | N
         with h5py.File(stored.file, "r") as file:
             config = json.loads(file.attrs["model_config"])
             compiled = json.loads(file.attrs.get(COMPILE_ATTRIBUTE, "null"))
-    except (OSError, KeyError, ValueError) as error:
+        wrapped = config["class_name"] == "deserialize"
+        return (config["config"]["config"] if wrapped else config), compiled
+    except (OSError, LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
         what = f"its architecture cannot be read: {error}"
         raise CheckpointError(what, str(stored.file)) from error
-    wrapped = config["class_name"] == "deserialize"
-    return (config["config"]["config"] if wrapped else config), compiled
 
 
 def _assets(stored: _Stored) -> dict[str, bytes]:
@@ -214,7 +229,7 @@ def _weights_by_path(model: Any, path: Path) -> dict[str, Array]:
     }
     found: dict[str, Array] = {}
     differences = []
-    with h5py.File(path, "r") as file:
+    with _reading(path), h5py.File(path, "r") as file:
         present = _datasets(file)
         differences += [f"{name} is missing in the file" for name in wanted if name not in present]
         differences += [f"{name} is only in the file" for name in present if name not in wanted]
@@ -234,6 +249,15 @@ def _weights_by_path(model: Any, path: Path) -> dict[str, Array]:
         what = f"the file belongs to another architecture:\n  {shown}{more}"
         raise MismatchError(what, str(path), "nothing was changed")
     return found
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """The seam to what h5py and NumPy raise over a file that others wrote."""
+    try:
+        yield
+    except (OSError, LookupError, ValueError, TypeError, RuntimeError, MemoryError) as error:
+        raise CheckpointError(f"cannot be read: {error}", str(path)) from error
 
 
 def _datasets(file: Any) -> dict[str, Any]:

@@ -12,12 +12,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
 from keras_savekit.errors import CheckpointError
 from keras_savekit.formats import training_state
 from keras_savekit.formats.training_state import STATE_FILE
 from keras_savekit.policy.moment import Moment
 from keras_savekit.store.directory import Checkpoint, RunDirectory
 from keras_savekit.store.manifest import Finding, Verification
+from keras_savekit.store.plain import NotPlainError, inside
 from keras_savekit.training.data import Source
 from keras_savekit.training.restore import Tensors, read_tensors
 from keras_savekit.verify.choice import Candidate, candidates
@@ -97,8 +101,36 @@ def read(checkpoint: Checkpoint) -> Found:
     Raises CheckpointError if anything is damaged.
     """
     tensors = read_tensors(checkpoint.path, checkpoint.manifest)
-    state = training_state.read(checkpoint.path / STATE_FILE)
+    try:
+        path = inside(checkpoint.path, STATE_FILE)
+    except NotPlainError as error:
+        raise CheckpointError(error.what, str(checkpoint.path / STATE_FILE)) from error
+    state = training_state.read(path)
+    try:
+        _STATE.validate_python(state)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        what = f"the training state has a wrong {first['loc'][0]}: {first['msg']}"
+        raise CheckpointError(what, str(path)) from error
     return Found(checkpoint, tensors, state)
+
+
+class _State(TypedDict):
+    """What a training that goes on asks of the state; the rest is others' business."""
+
+    epochs: int
+    length: int | None
+    stopped: bool
+    consistent: bool
+    data: dict[str, Any] | None
+    randomness: dict[str, Any]
+    callbacks: dict[str, Any]
+    memory: dict[str, float]
+    history: list[tuple[int, dict[str, Any]]]
+    optimizer: dict[str, Any] | None
+
+
+_STATE = TypeAdapter(_State)
 
 
 def _record(directory: RunDirectory, name: str, verification: Verification) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -48,7 +49,9 @@ def file_entry(path: Path) -> FileEntry:
 
 def write_manifest(directory: Path, step: int = 5, plan: str = "latest", **changes) -> Manifest:
     """A manifest that fits the files in `directory`, but for `changes`."""
-    files = sorted(each for each in directory.iterdir() if each.suffix in (".h5", ".bin", ".json"))
+    ours = (MANIFEST, "verification.json")
+    found = sorted(directory.iterdir())
+    files = [e for e in found if e.suffix in (".h5", ".bin", ".json") and e.name not in ours]
     tensors = ()
     if (directory / "model.h5").exists():
         tensors = (
@@ -62,16 +65,14 @@ def write_manifest(directory: Path, step: int = 5, plan: str = "latest", **chang
         "reasons": ("every 5 steps",),
         "moment": Moment(epoch=1, batch=2, step=step, logs={"loss": 0.25, "val_loss": np.nan}),
         "created": 1000.0,
-        "model_file": "model.h5",
-        "files": tuple(
-            file_entry(each)
-            for each in files
-            if each.name not in ("manifest.json", "verification.json")
-        ),
+        "model_file": "model.h5" if tensors or not files else files[0].name,
+        "files": tuple(file_entry(each) for each in files),
         "tensors": tensors,
         "versions": {"keras": "3"},
     }
     manifest = Manifest(**(fields | changes))
+    numbered = (replace(each, index=number) for number, each in enumerate(manifest.tensors))
+    manifest = replace(manifest, tensors=tuple(numbered))
     (directory / MANIFEST).write_bytes(to_json(manifest))
     return manifest
 

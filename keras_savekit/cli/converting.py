@@ -15,8 +15,7 @@ from typing import Any
 
 import click
 
-from keras_savekit.cli.output import shown
-from keras_savekit.errors import ConversionError
+from keras_savekit.errors import ConversionError, shown
 from keras_savekit.store.commit import publish_file, scratch_for
 
 _DIFFERS = 1

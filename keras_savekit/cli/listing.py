@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from keras_savekit.cli.output import echo_json, finding_json, open_run, shown, size_shown
+from keras_savekit.cli.output import echo_json, finding_json, open_run, size_shown
+from keras_savekit.errors import shown
 from keras_savekit.store.directory import LINKS, Checkpoint, RunDirectory
 
 _COLORS = {"verified": "green", "unverified": "yellow", "failed": "red"}

@@ -39,16 +39,6 @@ def finding_json(finding: Finding) -> dict[str, str]:
     return {"kind": finding.kind, "where": finding.where, "what": finding.what}
 
 
-def shown(text: object) -> str:
-    """`text` on one line, without anything a terminal would obey."""
-    text = str(text)
-    if text.isprintable():
-        return text
-    return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
-    )
-
-
 def size_shown(size: int) -> str:
     """`1.2 MB`."""
     amount, units = float(size), ["B", "kB", "MB", "GB", "TB"]

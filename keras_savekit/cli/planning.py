@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from keras_savekit.cli.output import echo_json, open_run, shown
+from keras_savekit.cli.output import echo_json, open_run
+from keras_savekit.errors import shown
 from keras_savekit.store.directory import Checkpoint
 from keras_savekit.verify.choice import Candidate, candidates
 

@@ -16,9 +16,9 @@ from typing import Any, Literal, cast
 
 import click
 
-from keras_savekit.cli.output import echo_json, finding_json, open_run, shown
-from keras_savekit.errors import CheckpointError, DirectoryError
-from keras_savekit.store.directory import CHECKPOINTS, Checkpoint, RunDirectory
+from keras_savekit.cli.output import echo_json, finding_json, open_run
+from keras_savekit.errors import CheckpointError, DirectoryError, shown
+from keras_savekit.store.directory import CHECKPOINTS, Checkpoint, RunDirectory, followed
 from keras_savekit.store.manifest import DEPTHS, MANIFEST, Finding, Verification
 from keras_savekit.store.naming import CheckpointName
 from keras_savekit.store.reading import held_for_reading
@@ -84,7 +84,7 @@ def supersedes(new: Verification, old: Verification | None) -> bool:
 
 
 def _targets(directory: Path) -> list[_Target]:
-    path = directory.resolve()  # `latest` and `best` are links
+    path = followed(directory.absolute()).resolve()
     if not RunDirectory(path).exists and _looks_like_a_checkpoint(path):
         return [_single(path)]
     run = open_run(directory)

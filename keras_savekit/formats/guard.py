@@ -7,6 +7,8 @@ is for whoever reads it.
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,19 +16,22 @@ from typing import Any
 import h5py
 
 from keras_savekit.errors import CheckpointError
+from keras_savekit.formats import h5_file, keras_archive, own
 
-MOST_EXPANDED = 1100  # no DEFLATE stream grows by more than 1032
-ARCHIVE_EXPANDED = 100  # members of a `.keras` archive are stored as they are
-ARCHIVE_FLOOR = 2**28
+EXPANDED = 100  # a whole file: weights hardly compress, and `.keras` members are stored as they are
+FLOOR = 2**28  # below which nothing is too much
 
 
-def require_harmless_h5(path: Path) -> None:
-    """Raise CheckpointError unless every tensor of an HDF5 file lies in the file itself."""
-    limit = MOST_EXPANDED * path.stat().st_size
+def require_harmless_h5(path: Path, file: Any = None) -> None:
+    """Raise CheckpointError unless every tensor of an HDF5 file lies in the file itself.
+
+    file: what to read it from, if it lies inside another.
+    """
+    room = max(FLOOR, EXPANDED * path.stat().st_size)
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(file or path, "r") as hdf5:
             seen: set[int] = set()
-            pending: list[tuple[str, Any]] = [("", file)]
+            pending: list[tuple[str, Any]] = [("", hdf5)]
             while pending:
                 name, item = pending.pop()
                 address = h5py.h5o.get_info(item.id).addr
@@ -34,12 +39,23 @@ def require_harmless_h5(path: Path) -> None:
                     continue
                 seen.add(address)
                 if isinstance(item, h5py.Dataset):
-                    _require_own_data(item, f"{path}:{name}", limit)
+                    room -= _harmless_size(item, f"{path}:{name}", room)
                 elif isinstance(item, h5py.Group):
                     _require_hard_links(item, f"{path}:{name}")
                     pending += [(f"{name}/{key}", item[key]) for key in item]
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"cannot be read: {error}", str(path)) from error
+
+
+def _harmless_size(dataset: Any, where: str, room: int) -> int:
+    try:
+        own.require_own_data(dataset)
+    except own.NotOwnError as error:
+        raise CheckpointError(error.what, where, _REMEDY) from error
+    size = int(dataset.size or 0) * int(dataset.dtype.itemsize)
+    if size > room:
+        raise CheckpointError(f"claims {size} bytes, more than the file can mean", where, _REMEDY)
+    return size
 
 
 def _require_hard_links(group: Any, where: str) -> None:
@@ -48,18 +64,13 @@ def _require_hard_links(group: Any, where: str) -> None:
             raise CheckpointError("is a link to somewhere else", f"{where}/{key}", _REMEDY)
 
 
-def _require_own_data(dataset: Any, where: str, limit: int) -> None:
-    creation = dataset.id.get_create_plist()
-    if creation.get_layout() == h5py.h5d.VIRTUAL or creation.get_external_count():
-        raise CheckpointError("keeps its data in other files", where, _REMEDY)
-    size = (dataset.size or 0) * dataset.dtype.itemsize
-    held = dataset.id.get_storage_size()
-    if size > limit or (dataset.chunks is None and held not in (0, size)):
-        raise CheckpointError(f"claims {size} bytes, of which {held} are there", where, _REMEDY)
-
-
 def require_harmless_zip(path: Path) -> None:
-    """Raise CheckpointError unless every member of a `.keras` archive stays inside it."""
+    """Raise CheckpointError unless every member of a `.keras` archive stays inside it.
+
+    Together they must not claim more than such a file can mean. What the weights
+    among them are is the business of `require_harmless_weights`.
+    """
+    room = max(FLOOR, EXPANDED * path.stat().st_size)
     try:
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
@@ -67,11 +78,36 @@ def require_harmless_zip(path: Path) -> None:
                 where = f"{path}:{member.filename}"
                 if name.is_absolute() or ".." in name.parts or "\\" in member.filename:
                     raise CheckpointError("leads out of the archive", where, _REMEDY)
-                if member.file_size > max(ARCHIVE_FLOOR, ARCHIVE_EXPANDED * member.compress_size):
+                room -= member.file_size
+                if room < 0:
                     what = f"claims {member.file_size} bytes in {member.compress_size}"
                     raise CheckpointError(what, where, _REMEDY)
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+    except (OSError, ValueError, *keras_archive.NO_ARCHIVE) as error:
         raise CheckpointError(f"is no zip archive: {error}", str(path)) from error
+
+
+def require_harmless_weights(path: Path) -> None:
+    """The same as `require_harmless_h5` for the HDF5 files in a harmless archive."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                if member.filename.endswith(".h5"):
+                    _require_harmless_member(path, archive, member)
+    except (OSError, ValueError, *keras_archive.NO_ARCHIVE) as error:
+        raise CheckpointError(f"is no zip archive: {error}", str(path)) from error
+
+
+def _require_harmless_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    if member.compress_type == zipfile.ZIP_STORED:
+        with path.open("rb") as file:
+            window = h5_file.Window(file.fileno(), keras_archive.start_of(file, member))
+            require_harmless_h5(path, window)
+        return
+    # Out of a stream, since HDF5 goes back and forth.
+    with tempfile.TemporaryFile() as copy:
+        with archive.open(member) as stream:
+            shutil.copyfileobj(stream, copy)
+        require_harmless_h5(path, copy)
 
 
 _REMEDY = "nothing was loaded; such a file was not written by Keras or by this package"

@@ -26,6 +26,7 @@ import xxhash
 from keras_savekit.errors import CheckpointError
 from keras_savekit.formats.dtypes import by_name, narrowed, widened
 from keras_savekit.formats.h5_form import ALIGNED_FROM, Form
+from keras_savekit.formats.own import NotOwnError, own_dataset
 from keras_savekit.formats.snapshot import Array
 from keras_savekit.formats.stream import PIECE, Stream
 from keras_savekit.store import disk
@@ -185,8 +186,13 @@ def read(path: Path, wanted: Iterable[tuple[str, str]], base: int = 0) -> list[A
     """
     try:
         with opened(path, base) as (file, _):
-            return [narrowed(np.asarray(file[name]), by_name(dtype)) for name, dtype in wanted]
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+            return [
+                narrowed(np.asarray(own_dataset(file, name)), by_name(dtype))
+                for name, dtype in wanted
+            ]
+    except NotOwnError as error:
+        raise CheckpointError(f"cannot be read: a tensor {error.what}", str(path)) from error
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError) as error:
         raise CheckpointError(f"cannot be read: {error}", str(path)) from error
 
 

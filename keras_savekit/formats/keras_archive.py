@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import io
 import json
+import lzma
 import struct
 import zipfile
+import zlib
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -26,8 +28,18 @@ from keras_savekit.formats.stream import PAGE, Stream
 from keras_savekit.store.manifest import FileEntry
 
 WEIGHTS_MEMBER = "model.weights.h5"
+CONFIG_MEMBER = "config.json"
 ASSETS = "assets"
 _DESCRIPTOR_FOLLOWS = 0x08
+# What `zipfile` and its decompressors raise over damage: the second is for encrypted members.
+NO_ARCHIVE = (
+    zipfile.BadZipFile,
+    RuntimeError,
+    NotImplementedError,
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+)
 _PADDING = 0xD935  # the extra field that zipalign pads with
 
 
@@ -52,7 +64,7 @@ def write(
     }
     with Stream(path) as stream, zipfile.ZipFile(_Unseekable(stream), "w") as archive:
         archive.writestr("metadata.json", json.dumps(metadata))
-        archive.writestr("config.json", blueprint.model_config)
+        archive.writestr(CONFIG_MEMBER, blueprint.model_config)
         for name, content in blueprint.assets.items():
             archive.writestr(f"{ASSETS}/{name}", content)
         weights = _aligned(WEIGHTS_MEMBER, stream.size)
@@ -98,8 +110,11 @@ def read_config(path: Path) -> bytes:
     """The architecture in an archive. OSError, KeyError or ValueError if it cannot be read."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.read("config.json")
-    except zipfile.BadZipFile as error:
+            size = archive.getinfo(CONFIG_MEMBER).file_size
+            if size > path.stat().st_size:
+                raise ValueError(f"{CONFIG_MEMBER} claims {size} bytes")
+            return archive.read(CONFIG_MEMBER)
+    except NO_ARCHIVE as error:
         raise ValueError(str(error)) from error
 
 
@@ -112,7 +127,7 @@ def read_assets(path: Path) -> dict[str, bytes]:
                 for name in archive.namelist()
                 if name.startswith(f"{ASSETS}/") and not name.endswith("/")
             }
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, *NO_ARCHIVE) as error:
         raise CheckpointError(f"its assets cannot be read: {error}", str(path)) from error
 
 
@@ -121,12 +136,19 @@ def locate_weights(path: Path) -> int:
     try:
         with zipfile.ZipFile(path) as archive:
             weights = archive.getinfo(WEIGHTS_MEMBER)
+        if weights.compress_type != zipfile.ZIP_STORED:
+            raise CheckpointError("its weights are not stored as they are", str(path))
         with path.open("rb") as file:
-            file.seek(weights.header_offset)
-            header = file.read(30)
-    except (OSError, KeyError, zipfile.BadZipFile, NotImplementedError) as error:
+            return start_of(file, weights)
+    except (OSError, KeyError, ValueError, *NO_ARCHIVE) as error:
         raise CheckpointError(f"is no archive with weights: {error}", str(path)) from error
-    if weights.compress_type != zipfile.ZIP_STORED or header[:4] != b"PK\x03\x04":
-        raise CheckpointError("its weights are not stored as they are", str(path))
+
+
+def start_of(file: Any, member: zipfile.ZipInfo) -> int:
+    """The byte of an open archive at which a stored member's content begins. Else BadZipFile."""
+    file.seek(member.header_offset)
+    header = file.read(30)
+    if len(header) < 30 or header[:4] != b"PK\x03\x04":
+        raise zipfile.BadZipFile(f"{member.filename} has no header")
     name, extra = struct.unpack("<HH", header[26:30])
-    return int(weights.header_offset) + 30 + int(name) + int(extra)
+    return int(member.header_offset) + 30 + int(name) + int(extra)

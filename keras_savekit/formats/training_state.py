@@ -18,6 +18,7 @@ import xxhash
 
 from keras_savekit.errors import CheckpointError
 from keras_savekit.formats.h5_form import Dataset, Layout
+from keras_savekit.formats.own import NotOwnError, own_dataset, require_own_data
 from keras_savekit.formats.snapshot import Array, Blueprint
 from keras_savekit.store.manifest import TensorEntry
 
@@ -83,13 +84,16 @@ def read_assets(path: Path, prefix: str = "") -> dict[str, bytes]:
 
     def visit(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset):
+            require_own_data(item)
             found[name] = bytes(np.asarray(item))
 
     try:
         with h5py.File(path, "r") as file:
             if f"{prefix}{ASSETS}" in file:
                 file[f"{prefix}{ASSETS}"].visititems(visit)
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
+    except NotOwnError as error:
+        raise CheckpointError(f"an asset {error.what}", str(path)) from error
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError) as error:
         raise CheckpointError(f"its assets cannot be read: {error}", str(path)) from error
     return found
 
@@ -107,9 +111,11 @@ def read(path: Path) -> dict[str, Any]:
     """The JSON state in a `state.h5`; CheckpointError if it cannot be read."""
     try:
         with h5py.File(path, "r") as file:
-            text = bytes(np.asarray(file[STATE_DATASET]))
+            text = bytes(np.asarray(own_dataset(file, STATE_DATASET)))
         state = json.loads(text)
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
+    except NotOwnError as error:
+        raise CheckpointError(f"the training state {error.what}", str(path)) from error
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError) as error:
         raise CheckpointError(f"the training state cannot be read: {error}", str(path)) from error
     if not isinstance(state, dict):
         raise CheckpointError("the training state is not a JSON object", str(path))

@@ -20,6 +20,7 @@ from keras_savekit.policy.yaml_nodes import compose
 
 KEY = "include"
 MAX_FILES = 50
+MAX_CHARACTERS = 2**20  # of all of them
 
 Pair = tuple[yaml.Node, yaml.Node]
 
@@ -41,6 +42,7 @@ class Including:
         self._environ = environ
         self._problems = problems
         self._files = 0
+        self._room = MAX_CHARACTERS
 
     def merged(self, root: yaml.Node, source: str, around: tuple[str, ...] = ()) -> yaml.Node:
         """`root`, the policy in the file `source`, with what it includes beneath it."""
@@ -78,7 +80,12 @@ class Including:
             self._tell(name, f"more than {MAX_FILES} files are included")
             return None
         try:
-            root = compose(self._read(path), path, included=True)
+            content = self._read(path)
+            self._room -= len(content)
+            if self._room < 0:
+                self._tell(name, f"more than {MAX_CHARACTERS} characters are included")
+                return None
+            root = compose(content, path, included=True)
         except PolicyError as error:
             for each in error.problems:
                 place = f"line {each.line}, column {each.column}: " if each.line else ""

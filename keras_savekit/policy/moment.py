@@ -9,8 +9,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import BeforeValidator, Field
+
+MOST_NAMES = 10_000
+
+
+def _few(value: Any) -> Any:
+    # Before each is looked at: of a hostile file, each would be an error of its own.
+    if isinstance(value, Mapping) and len(value) > MOST_NAMES:
+        raise ValueError(f"has {len(value)} names, more than {MOST_NAMES}")
+    return value
+
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Few = BeforeValidator(_few)
 Event = Literal["train_begin", "step", "validation", "epoch_end", "train_end", "exception"]
 
 
@@ -25,11 +39,11 @@ class Moment:
     logs: the latest logs Keras reported, metric name to value.
     """
 
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
+    epoch: Count = 0
+    batch: Count = 0
+    step: Count = 0
     seconds: float = 0.0
-    logs: Mapping[str, float] = field(default_factory=dict)
+    logs: Annotated[Mapping[str, float], Few] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ only here.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -36,7 +36,9 @@ def load_policy(path: str | os.PathLike[str], environ: Mapping[str, str] = os.en
 def _read(source: str) -> str:
     """The text of a file. Raises PolicyError, with the place of a wrong byte."""
     try:
-        with Path(source).open("rb") as file:
+        with open(source, "rb", opener=_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise refused(source, "is not a plain file")
             raw = file.read(MAX_BYTES + 1)
     except FileNotFoundError as error:
         raise refused(source, "there is no such file") from error
@@ -53,6 +55,11 @@ def _read(source: str) -> str:
         column = error.start - raw.rfind(b"\n", 0, error.start)
         problem = Problem("", "is not UTF-8 text; save the file as UTF-8", line, column)
         raise PolicyError(source, (problem,)) from error
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """For whoever would write into a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def parse_policy(

@@ -22,6 +22,8 @@ from keras_savekit.policy.value import UNKNOWN_KEY, join, show
 Place = tuple[str, int, int]
 
 MAX_VALUES = 20_000
+MAX_NODES = 2 * MAX_VALUES  # keys are nodes too
+LONGEST_NUMBER = 100
 
 _OCTAL = re.compile(r"[-+]?0[0-7_]+")
 _LAST_PART = re.compile(r"(\.?[^.\[\]]+|\[\d+\])$")
@@ -55,15 +57,18 @@ def refused(source: str, message: str) -> PolicyError:
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes, and refuses to nest deeper than any policy does."""
+    """Composes nodes, and refuses to nest deeper or go on longer than any policy does."""
 
     depth = 0
+    nodes = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         self.depth += 1
-        if self.depth > MAX_DEPTH:
+        self.nodes += 1
+        if self.depth > MAX_DEPTH or self.nodes > MAX_NODES:
+            deep, long = f"nested deeper than {MAX_DEPTH} levels", f"more than {MAX_NODES} values"
             raise yaml.MarkedYAMLError(
-                problem=f"nested deeper than {MAX_DEPTH} levels",
+                problem=deep if self.depth > MAX_DEPTH else long,
                 problem_mark=self.peek_event().start_mark,  # type: ignore[no-untyped-call]
             )
         try:
@@ -177,9 +182,15 @@ class Reading:
 
     def _number(self, node: yaml.ScalarNode, kind: str, path: str) -> Any:
         raw = node.value
+        if len(raw) > LONGEST_NUMBER:  # base 60 of a million parts would be computed for minutes
+            return raw
         try:
             value = getattr(_PLAIN, f"construct_yaml_{kind}")(node)
-        except (ValueError, IndexError):  # `!!int word`, or more digits than Python reads
+        except (
+            ValueError,
+            IndexError,
+            OverflowError,
+        ):  # `!!int word`, or more digits than Python reads
             return raw
         if _OCTAL.fullmatch(raw):
             decimal = int(raw.replace("_", ""), 10)

@@ -120,6 +120,8 @@ class RunDirectory:
         one does not know.
         """
         self.run_info()
+        _require_own(self.checkpoints_path)
+        _require_own(self.quarantine_path)
         for directory in (self.path, self.checkpoints_path, self.quarantine_path):
             with disk_errors("make the directory", directory):
                 _make_durably(directory, within=self.path)
@@ -183,8 +185,10 @@ class RunDirectory:
     def open(self, name: str) -> Checkpoint:
         """The checkpoint `name`.
 
-        Raises CheckpointError if there is none, or it is not what its name says.
+        Raises CheckpointError if there is none, or it is not what its name says,
+        DirectoryError if the checkpoints are not in the run's own directory.
         """
+        _require_own(self.checkpoints_path)
         path = self.checkpoints_path / name
         parsed = CheckpointName.parse(name)
         if parsed is None:
@@ -247,7 +251,7 @@ class RunDirectory:
         with self.reading(name) as path, disk_errors("pin", path):
             if not pinned:
                 disk.unlink(path / PINNED, missing_ok=True)
-            elif not (path / PINNED).exists():
+            elif not os.path.lexists(path / PINNED):  # a link there leads elsewhere
                 disk.write_new(path / PINNED, b"")
             sync_directory(path)
 
@@ -327,6 +331,7 @@ class RunDirectory:
         is then still listed, or already set aside, and never in between.
         """
         path = self._entry(name)
+        _require_own(self.quarantine_path)
         with disk_errors("set aside", path):
             path.lstat()
             if not self.quarantine_path.is_dir():
@@ -334,8 +339,9 @@ class RunDirectory:
             target = _free(self.quarantine_path / name)
             self._unlink_from(name)
             # The reason first: what stands in quarantine always says why.
-            if path.is_symlink() or not path.is_dir():
-                disk.mkdir(target)  # what has no inside gets a directory around it
+            bare = path.is_symlink() or not path.is_dir()
+            if bare or (path / VERIFICATION).is_dir():
+                disk.mkdir(target)  # what has no room for it inside gets a directory around it
                 self._write_verification(target, verification)
                 disk.rename(path, target / name)
                 sync_directory(target)
@@ -373,6 +379,8 @@ class RunDirectory:
         Returns the names that were removed, relative to the run's directory.
         """
         gone: list[str] = []
+        _require_own(self.checkpoints_path)
+        _require_own(self.quarantine_path)
         for directory in (self.path, self.checkpoints_path, self.quarantine_path):
             for entry in _entries(directory):
                 if entry.startswith(LEFTOVERS):
@@ -416,6 +424,22 @@ class RunDirectory:
         )
 
 
+def followed(path: Path) -> Path:
+    """A directory, or the checkpoint that a run's link `latest` or `best` leads to.
+
+    Raises CheckpointError if such a link, or one among a run's checkpoints, leads out of the run.
+    """
+    if path.parent.name == CHECKPOINTS and path.is_symlink():
+        raise CheckpointError("is a link; links are not followed", str(path))
+    if path.name not in LINKS or not path.is_symlink() or not (path.parent / CHECKPOINTS).is_dir():
+        return path
+    run = RunDirectory(path.parent)
+    name = run.linked(path.name)
+    if name is None:
+        raise CheckpointError("leads to no checkpoint of its run", str(path))
+    return run.open(name).path
+
+
 def _verification(path: Path) -> Verification | None:
     try:
         return read_verification(path)
@@ -432,7 +456,14 @@ def _entries(directory: Path) -> list[str]:
 
 
 def _visible(directory: Path) -> Iterator[str]:
+    _require_own(directory)
     return (name for name in _entries(directory) if not name.startswith("."))
+
+
+def _require_own(directory: Path) -> None:
+    if directory.is_symlink():
+        remedy = "make it a directory; a link to the whole run is followed"
+        raise DirectoryError("is a link, which is not followed", str(directory), remedy)
 
 
 def _make_durably(directory: Path, within: Path) -> None:

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydantic_core import to_json
 
 from keras_savekit.errors import DirectoryError
 from keras_savekit.store import disk
 from keras_savekit.store.commit import disk_errors
+from keras_savekit.store.plain import FLAGS, as_text
 
 _AFTER_TORN = "after_torn_line"
+MAX_LINE = 16 * 2**20
 
 
 class EventLog:
@@ -64,7 +67,9 @@ class EventLog:
         return self._failure
 
     def _append(self, event: dict[str, Any]) -> None:
-        with disk.opened(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT) as descriptor:
+        # A link would have us write elsewhere, a pipe wait for a reader.
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | FLAGS
+        with disk.opened(self.path, flags) as descriptor:
             torn = _ends_torn(descriptor)
             line = _line(event | {_AFTER_TORN: True} if torn else event)
             left = b"\n" + line if torn else line
@@ -79,13 +84,21 @@ class EventLog:
         Raises DirectoryError if the log cannot be read, or a line that no crash
         explains is not an event.
         """
-        if not self.path.exists():
-            return []
         with disk_errors("read the log", self.path):
-            lines = disk.read_bytes(self.path).split(b"\n")
+            try:
+                descriptor = disk.open(self.path, os.O_RDONLY | FLAGS)
+            except FileNotFoundError:
+                return []
+            with os.fdopen(descriptor, "rb") as file:
+                return self._events(file)
+
+    def _events(self, file: BinaryIO) -> list[dict[str, Any]]:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise DirectoryError("is not a plain file", str(self.path))
         events: list[dict[str, Any]] = []
-        broken = 0
-        for number, line in enumerate(lines, start=1):
+        broken, line = 0, b""
+        # A line at a time, and none without an end.
+        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE), b""), start=1):
             event = _event(line)
             if event:
                 closed = event.pop(_AFTER_TORN, False)
@@ -93,13 +106,24 @@ class EventLog:
                     raise DirectoryError(f"line {broken} is not an event", str(self.path))
                 broken = 0
                 events.append(event)
-            elif (line or number < len(lines)) and b"\0" not in line:
+            elif b"\0" not in line:
                 broken = broken or number  # zeros are what a loss of power leaves
-        return events  # a broken last line is what a crash leaves behind
+        if broken and line.endswith(b"\n"):  # else it is what a crash leaves behind
+            raise DirectoryError(f"line {broken} is not an event", str(self.path))
+        return events
 
 
 def _line(event: dict[str, Any]) -> bytes:
-    return to_json(event, inf_nan_mode="strings", fallback=_plain) + b"\n"
+    return to_json(_as_text(event), inf_nan_mode="strings", fallback=_plain) + b"\n"
+
+
+def _as_text(value: Any) -> Any:
+    """Names on a disk may be no text, which JSON cannot hold."""
+    if isinstance(value, str):
+        return as_text(value)
+    if isinstance(value, dict):
+        return {_as_text(key): _as_text(each) for key, each in value.items()}
+    return [_as_text(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _plain(value: object) -> object:
@@ -115,6 +139,6 @@ def _ends_torn(descriptor: int) -> bool:
 def _event(line: bytes) -> dict[str, Any] | None:
     try:
         event = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return event if isinstance(event, dict) and event else None

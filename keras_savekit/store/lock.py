@@ -30,10 +30,12 @@ from typing import Any
 from keras_savekit.errors import DirectoryInUseError
 from keras_savekit.store import disk
 from keras_savekit.store.commit import disk_errors
+from keras_savekit.store.plain import content
 from keras_savekit.store.process import Process, this_process
 
 LOCK = ".lock"
 HOLDER = ".lock.holder"
+MAX_HOLDER = 4096
 
 
 class DirectoryLock:
@@ -64,7 +66,9 @@ class DirectoryLock:
         if self.held:
             raise self._in_use()
         with disk_errors("lock the directory", self.directory):
-            descriptor = disk.open(self.directory / LOCK, os.O_RDWR | os.O_CREAT)
+            # A link would have us lock, and some day write, elsewhere.
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+            descriptor = disk.open(self.directory / LOCK, flags)
             try:
                 self.lost = self._take(descriptor)
             except BaseException:
@@ -126,9 +130,17 @@ class DirectoryLock:
 
     def _note(self) -> dict[str, Any] | None:
         try:
-            note: dict[str, Any] = json.loads(disk.read_bytes(self.directory / HOLDER))
+            note: dict[str, Any] = json.loads(content(self.directory / HOLDER, MAX_HOLDER))
             Process.of(note), datetime.fromtimestamp(note["started"], timezone.utc)
-        except (OSError, ValueError, KeyError, TypeError, OverflowError, AttributeError):
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            OverflowError,
+            AttributeError,
+            RecursionError,
+        ):
             return None
         return note
 

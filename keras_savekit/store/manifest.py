@@ -11,26 +11,25 @@ vouches for all other files, and nothing else could vouch for it.
 from __future__ import annotations
 
 import errno
-import os
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar, overload
 
 import xxhash
-from pydantic import AfterValidator, TypeAdapter, ValidationError
+from pydantic import AfterValidator, FailFast, TypeAdapter, ValidationError
+from pydantic_core import from_json
 from pydantic_core import to_json as pydantic_to_json
 
 from keras_savekit.errors import CheckpointError
-from keras_savekit.policy.moment import Moment
-from keras_savekit.store import disk
+from keras_savekit.policy.moment import Count, Few, Moment
+from keras_savekit.store.plain import as_text, content
 
 MANIFEST = "manifest.json"
 VERIFICATION = "verification.json"
 PINNED = "PINNED"  # an empty file: a person said that this checkpoint stays
 FORMAT_VERSION = 1
-MAX_MANIFEST_BYTES = 256 * 2**20
+MAX_MANIFEST_BYTES = 32 * 2**20  # 75,000 tensors; the worst of that size takes 0.5 GB to read
 
 T = TypeVar("T")
 
@@ -44,7 +43,7 @@ class FileEntry:
     """One file of a checkpoint: size in bytes, xxh3_128 of its content in hex."""
 
     name: str
-    size: int
+    size: Count
     digest: str
 
 
@@ -64,12 +63,12 @@ class TensorEntry:
     """
 
     role: Role
-    index: int
+    index: Count
     name: str
-    shape: tuple[int, ...]
+    shape: Annotated[tuple[Count, ...], FailFast()]
     dtype: str
     digest: str
-    places: tuple[str, ...]
+    places: Annotated[tuple[str, ...], FailFast()]
 
 
 def split_place(place: str) -> tuple[str, str]:
@@ -90,13 +89,14 @@ class Manifest:
     run: str
     plan: str
     save: Literal["model", "weights"]
-    reasons: tuple[str, ...]
+    reasons: Annotated[tuple[str, ...], FailFast()]
     moment: Moment
     created: float
     model_file: str
-    files: tuple[FileEntry, ...]
-    tensors: Annotated[Sequence[TensorEntry], AfterValidator(tuple)]
-    versions: Mapping[str, str] = field(default_factory=dict)
+    # The first wrong one is enough to say: a hostile file has millions.
+    files: Annotated[tuple[FileEntry, ...], FailFast()]
+    tensors: Annotated[Sequence[TensorEntry], FailFast(), AfterValidator(tuple)]
+    versions: Annotated[Mapping[str, str], Few] = field(default_factory=dict)
     format: int = FORMAT_VERSION
 
     @property
@@ -119,6 +119,11 @@ class Finding:
     where: str
     what: str
 
+    def __post_init__(self) -> None:
+        # Names on a disk may be no text, which JSON cannot hold.
+        object.__setattr__(self, "where", as_text(self.where))
+        object.__setattr__(self, "what", as_text(self.what))
+
     def __str__(self) -> str:
         return f"{self.what} [{self.where}]"
 
@@ -133,7 +138,7 @@ class Verification:
 
     depth: Depth
     when: float
-    findings: tuple[Finding, ...] = ()
+    findings: Annotated[tuple[Finding, ...], FailFast()] = ()
     note: str = ""
 
     @property
@@ -202,14 +207,15 @@ def read_outline(directory: Path) -> Manifest:
 
 def manifest_from_json(text: bytes, where: str) -> Manifest:
     """The manifest that `to_json` made this text of. Raises CheckpointError as `read_manifest`."""
-    known = _validated(_HEAD, text, where).format
+    value = _parsed(text, where)
+    known = _validated(_HEAD, value, where).format
     if known != FORMAT_VERSION:
         raise CheckpointError(
             f"checkpoint format {known} is not known",
             where,
             "a newer keras_savekit wrote it, or the file is damaged",
         )
-    return _unsealed(_MANIFEST, text, where)
+    return _unsealed(_MANIFEST, value, text, where)
 
 
 def read_verification(directory: Path) -> Verification | None:
@@ -219,9 +225,10 @@ def read_verification(directory: Path) -> Verification | None:
     """
     path = f"{directory}/{VERIFICATION}"
     try:
-        return _unsealed(_VERIFICATION, _content(path), path)
+        text = _content(path)
     except _MissingError:
         return None
+    return _unsealed(_VERIFICATION, _parsed(text, path), text, path)
 
 
 class _MissingError(CheckpointError):
@@ -267,35 +274,23 @@ class _OnDisk(Sequence[TensorEntry]):
 
 
 def _content(path: str) -> bytes:
-    """The file's content; what is no plain file is neither followed nor waited for."""
     name = path.rpartition("/")[2]
     try:
-        descriptor = disk.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        return content(path, MAX_MANIFEST_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         raise _MissingError(f"{name} is missing", path) from None
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
-            raise CheckpointError(f"{name} is not a plain file", path) from error
-        raise CheckpointError(f"cannot be read: {error.strerror}", path) from error
-    try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise CheckpointError(f"{name} is not a plain file", path)
-        if found.st_size > MAX_MANIFEST_BYTES:
-            raise CheckpointError("larger than any manifest this package writes", path)
-        content = part = disk.pread(descriptor, found.st_size, 0)
-        while part and len(content) < found.st_size:
-            part = disk.pread(descriptor, found.st_size - len(content), len(content))
-            content += part
-        return content
-    except OSError as error:
-        raise CheckpointError(f"cannot be read: {error.strerror}", path) from error
-    finally:
-        disk.close(descriptor)
+        if error.errno == errno.EFBIG:
+            what = "larger than any manifest this package writes"
+        elif error.errno in (errno.ELOOP, errno.EISDIR, errno.EINVAL, errno.ENXIO):
+            what = f"{name} is not a plain file"  # a link, a folder, a pipe, a socket
+        else:
+            what = f"cannot be read: {error.strerror}"
+        raise CheckpointError(what, path) from error
 
 
-def _unsealed(adapter: TypeAdapter[T], text: bytes, where: str) -> T:
-    value = _validated(adapter, text, where)
+def _unsealed(adapter: TypeAdapter[T], parsed: object, text: bytes, where: str) -> T:
+    value = _validated(adapter, parsed, where)
     if not _sealed(text):
         raise CheckpointError("changed since it was written: its seal does not fit", where)
     return value
@@ -305,13 +300,21 @@ def _sealed(text: bytes) -> bool:
     return text[-_SEAL_LENGTH:] == _SEAL % _digest(memoryview(text)[:-_SEAL_LENGTH])
 
 
-def _validated(adapter: TypeAdapter[T], text: bytes, where: str) -> T:
+def _parsed(text: bytes, where: str) -> object:
     try:
-        return adapter.validate_json(text)
+        return from_json(text)
+    except ValueError as error:
+        raise CheckpointError(f"malformed: {error}", where) from error
+
+
+def _validated(adapter: TypeAdapter[T], parsed: object, where: str) -> T:
+    try:
+        # Not `validate_json`, whose errors hold a copy each of everything around them.
+        return adapter.validate_python(parsed)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise CheckpointError(f"malformed: {where}: {first['msg']}", where) from error
+        first = error.errors(include_url=False, include_input=False)[0]
+        part = ".".join(str(each) for each in first["loc"]) or "the file"
+        raise CheckpointError(f"malformed: {part}: {first['msg']}", where) from error
 
 
 def _digest(body: bytes | memoryview) -> bytes:

@@ -12,11 +12,12 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from keras_savekit.errors import DirectoryError
-from keras_savekit.store import disk
 from keras_savekit.store.commit import disk_errors, write_bytes_durably
+from keras_savekit.store.plain import content
 
 RUN = "savekit.json"
 RUN_FORMAT = 1
+MAX_BYTES = 4 * 2**20  # a policy has 1 MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ def read(path: Path) -> RunInfo | None:
     """
     with disk_errors("read", path):
         try:
-            text = disk.read_bytes(path)
+            text = content(path, MAX_BYTES)
         except FileNotFoundError:
             return None
     try:
@@ -62,7 +63,7 @@ def read(path: Path) -> RunInfo | None:
             )
         return _RUN_INFO.validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise DirectoryError(
             f"malformed: {where}: {first['msg']}",

@@ -15,6 +15,7 @@ from keras_savekit.errors import CheckpointError, MismatchError
 from keras_savekit.formats import h5_file, keras_archive
 from keras_savekit.formats.snapshot import Array, Variable
 from keras_savekit.store.manifest import Manifest, Role, split_place
+from keras_savekit.store.plain import NotPlainError, inside
 from keras_savekit.training import differences
 from keras_savekit.training.blueprint import describe, variables_by_role
 from keras_savekit.training.keras_walk import put, walk
@@ -27,22 +28,36 @@ def read_tensors(directory: Path, manifest: Manifest) -> Tensors:
 
     Raises CheckpointError if a file cannot be read or a digest differs.
     """
+    known = {entry.name for entry in manifest.files}
     wanted: dict[str, list[tuple[str, Any]]] = {}
     for tensor in manifest.tensors:
+        if not tensor.places:
+            raise CheckpointError(f"{tensor.name} is stored nowhere", str(directory))
         name, dataset = split_place(tensor.places[0])
+        if name not in known:
+            what = f"{tensor.name} is said to be in a file the manifest does not know"
+            raise CheckpointError(what, f"{directory}:{name}")
         wanted.setdefault(name, []).append((dataset, tensor))
     found: dict[tuple[Role, int], Array] = {}
     for name, entries in wanted.items():
-        file = directory / name
+        file = _plain(directory, name)
         base = keras_archive.locate_weights(file) if file.suffix == ".keras" else 0
         paths = [(dataset, tensor.dtype) for dataset, tensor in entries]
         for (dataset, tensor), value in zip(entries, h5_file.read(file, paths, base), strict=True):
-            if h5_file.tensor_digest(value) != tensor.digest:
+            if value.shape != tensor.shape or h5_file.tensor_digest(value) != tensor.digest:
                 raise CheckpointError(
                     f"{tensor.name} differs from the manifest", f"{directory / name}:/{dataset}"
                 )
             found[tensor.role, tensor.index] = value
     return found
+
+
+def _plain(directory: Path, name: str) -> Path:
+    try:
+        return inside(directory, name)
+    except (NotPlainError, OSError) as error:
+        what = error.what if isinstance(error, NotPlainError) else f"cannot be read: {error}"
+        raise CheckpointError(what, f"{directory}:{name}") from error
 
 
 def differing(model: Any, manifest: Manifest, roles: Iterable[Role]) -> dict[Role, list[str]]:

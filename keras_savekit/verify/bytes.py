@@ -10,10 +10,10 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 import xxhash
@@ -28,8 +28,10 @@ from keras_savekit.store.manifest import (
     Finding,
     Manifest,
 )
+from keras_savekit.store.plain import FLAGS, NotPlainError, inside
 
 PIECE = 4 * 2**20
+MOST_EXTRA = 100  # to be named, of files the manifest does not know
 # This process has no more memory or descriptors: no fault of the checkpoint's.
 _OURS = {errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 
@@ -41,44 +43,35 @@ def check_bytes(directory: Path, manifest: Manifest) -> tuple[Finding, ...]:
     out of the directory are findings and are never opened.
     """
     findings: list[Finding] = []
+    checked: set[str] = set()
     for entry in manifest.files:
+        if entry.name in checked:
+            findings.append(Finding("twice", entry.name, "the manifest names the file twice"))
+            continue
+        checked.add(entry.name)
         with _unreadable(entry.name, findings):
             findings += disk.twice(partial(_check_file, directory, entry))
     with _unreadable(".", findings):
-        promised = {entry.name for entry in manifest.files}
-        findings += disk.twice(lambda: list(_extra(directory, promised)))
+        findings += disk.twice(lambda: _some_extra(directory, checked))
     return tuple(findings)
 
 
 def plain_path(directory: Path, name: str) -> Path | Finding:
     """The file `name` of a checkpoint, or why it must not be opened.
 
-    Only a relative path without `..`, none of whose parts is a link, stays
-    inside. Raises OSError if the disk does.
+    Raises OSError if the disk does.
     """
-    path = PurePosixPath(name)
-    if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name:
-        return Finding("escape", name, f"the name {name!r} leads out of the checkpoint")
-    at = directory
-    for part in path.parts:
-        at = at / part
-        try:
-            mode = at.lstat().st_mode
-        except (FileNotFoundError, NotADirectoryError):
-            return Finding("missing", name, "the file is missing")
-        if stat.S_ISLNK(mode):
-            return Finding("link", name, "is a link; links are not followed")
-    if not stat.S_ISREG(mode):
-        return Finding("unreadable", name, "is not a plain file")
-    return at
+    try:
+        return inside(directory, name)
+    except NotPlainError as error:
+        return Finding(error.kind, name, error.what)
 
 
 def _check_file(directory: Path, entry: FileEntry) -> list[Finding]:
     path = plain_path(directory, entry.name)
     if isinstance(path, Finding):
         return [path]
-    # Not following and not waiting: the file may have changed since the look at it.
-    descriptor = disk.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    descriptor = disk.open(path, os.O_RDONLY | FLAGS)
     try:
         size = os.fstat(descriptor).st_size
         if size != entry.size:
@@ -115,23 +108,29 @@ def _digest(descriptor: int, size: int) -> str:
     return text
 
 
+def _some_extra(directory: Path, promised: set[str]) -> list[Finding]:
+    extra = list(islice(_extra(directory, promised), MOST_EXTRA + 1))
+    if extra[MOST_EXTRA:]:
+        extra[MOST_EXTRA:] = [Finding("extra", ".", f"more than {MOST_EXTRA} files are too many")]
+    return extra
+
+
 def _extra(directory: Path, promised: set[str]) -> Iterator[Finding]:
-    files = {PurePosixPath(name).as_posix() for name in promised} | {MANIFEST, VERIFICATION, PINNED}
+    ours = {MANIFEST, VERIFICATION, PINNED}
+    files = {PurePosixPath(name).as_posix() for name in promised} | ours
     folders = {str(parent) for name in files for parent in PurePosixPath(name).parents}
-    for name, is_folder in sorted(_tree(directory, "")):
-        if name not in (folders if is_folder else files):
-            yield Finding("extra", name, "the manifest does not know it")
-        elif name == VERIFICATION and not (directory / name).is_file():
-            yield Finding("unreadable", name, "is not a plain file")
-
-
-def _tree(directory: Path, prefix: str) -> Iterator[tuple[str, bool]]:
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            is_folder = entry.is_dir(follow_symlinks=False)
-            yield prefix + entry.name, is_folder
-            if is_folder:
-                yield from _tree(directory / entry.name, f"{prefix}{entry.name}/")
+    pending = [""]  # and no recursion: folders may be nested deeper than Python's stack
+    while pending:
+        prefix = pending.pop()
+        with os.scandir(directory / prefix) as entries:
+            found = sorted(entries, key=lambda each: each.name)
+        for entry in found:
+            name, is_folder = prefix + entry.name, entry.is_dir(follow_symlinks=False)
+            if name not in (folders if is_folder else files):
+                yield Finding("extra", name, "the manifest does not know it")
+            elif name in ours and not entry.is_file(follow_symlinks=False):
+                yield Finding("unreadable", name, "is not a plain file")
+        pending += [f"{prefix}{each.name}/" for each in found if each.is_dir(follow_symlinks=False)]
 
 
 @contextmanager

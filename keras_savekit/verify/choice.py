@@ -1,8 +1,8 @@
 """Which checkpoint of a run a training goes on from, and why not a newer one.
 
-The newest that is whole. What was never verified is verified now; of what was, the
-files are compared with the manifest once more. Nothing is changed here, and
-TensorFlow not needed.
+The newest that is whole: each is verified to depth `structure` now, whatever is
+said of it. Only what a process of its own has found at a deeper depth is believed.
+Nothing is changed here, and TensorFlow not needed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Candidate:
     @property
     def fresh(self) -> bool:
         """Whether the verification is not on the disk yet."""
-        return self.checkpoint is None or self.checkpoint.verification is None
+        return self.checkpoint is None or self.checkpoint.verification is not self.verification
 
     def why_not(self) -> str:
         """What is wrong with it, on one line."""
@@ -58,10 +58,8 @@ def candidates(directory: RunDirectory, now: float) -> Iterator[Candidate]:
 
 def _verification(checkpoint: Checkpoint, now: float) -> Verification:
     known = checkpoint.verification
-    if known is None:
-        return verify_shallow(checkpoint.path, "structure", now)
-    if not known.good:
+    # What only a process of its own could find cannot be looked at again here.
+    if known is not None and not known.good and known.depth in ("load", "predict"):
         return known
-    # A damaged HDF5 file must not even be opened: the library may never return.
-    files = verify_shallow(checkpoint.path, "bytes", now)
-    return known if files.good else files
+    now_found = verify_shallow(checkpoint.path, "structure", now)
+    return known if known is not None and known.good and now_found.good else now_found

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -25,9 +26,18 @@ import numpy as np
 import xxhash
 
 from keras_savekit.errors import CheckpointError
-from keras_savekit.formats import h5_file, keras_archive
+from keras_savekit.formats import guard, h5_file, keras_archive
 from keras_savekit.formats.dtypes import by_name, narrowed
-from keras_savekit.store.manifest import FileEntry, Finding, Manifest, TensorEntry, split_place
+from keras_savekit.formats.own import NotOwnError, own_dataset
+from keras_savekit.formats.training_state import STATE_DATASET, STATE_FILE
+from keras_savekit.store.manifest import (
+    MANIFEST,
+    FileEntry,
+    Finding,
+    Manifest,
+    TensorEntry,
+    split_place,
+)
 from keras_savekit.verify.bytes import PIECE, plain_path
 
 CONFIGURATIONS = ("model_config", "training_config")
@@ -74,14 +84,31 @@ def check_structure(
     with ExitStack() as stack:
         files: dict[str, _File | None] = {}
         for entry in manifest.files:
-            files[entry.name] = None
-            if entry.name in closed:
+            if entry.name in closed or entry.name in files:
+                files.setdefault(entry.name, None)
                 continue
+            files[entry.name] = None
             with _damage(entry.name, findings):
                 files[entry.name] = _check_file(directory, entry, stack, findings)
+        findings += _said_twice(manifest)
+        if manifest.model_file not in files:
+            what = "is said to be the model's, and the manifest does not know it"
+            findings.append(Finding("missing", manifest.model_file, what))
         for tensor in manifest.tensors:
             findings.extend(_check_tensor(tensor, files))
     return tuple(findings)
+
+
+def _said_twice(manifest: Manifest) -> Iterator[Finding]:
+    """Tensors, or places of tensors, that the manifest has more than once."""
+    tensors = Counter((tensor.role, tensor.index) for tensor in manifest.tensors)
+    places = Counter(place for tensor in manifest.tensors for place in tensor.places)
+    for (role, index), count in tensors.items():
+        if count > 1:
+            yield Finding("twice", MANIFEST, f"{role} {index} stands there {count} times")
+    for place, count in places.items():
+        if count > 1:
+            yield Finding("twice", place, f"is the place of {count} tensors")
 
 
 def _check_file(
@@ -99,12 +126,20 @@ def _check_file(
         _parse(path.read_bytes())
     if path.suffix not in (".h5", ".keras"):
         return None
-    base = keras_archive.locate_weights(path) if path.suffix == ".keras" else 0
+    base = 0
+    if path.suffix == ".keras":
+        guard.require_harmless_zip(path)
+        base = keras_archive.locate_weights(path)
+        with _damage(f"{entry.name}:{keras_archive.CONFIG_MEMBER}", findings):
+            _parse(keras_archive.read_config(path))
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     stack.callback(os.close, descriptor)
     source = h5_file.Window(descriptor, base) if base else path
     file = _File(h5py.File(source, "r", locking=False), descriptor, base)
     stack.callback(_close, file.hdf5)
+    if entry.name == STATE_FILE:
+        with _damage(f"{entry.name}:{STATE_DATASET}", findings, "the training state "):
+            _parse(bytes(own_dataset(file.hdf5, STATE_DATASET)[()]))
     for name in CONFIGURATIONS:
         with _damage(f"{entry.name}:{name}", findings):
             if name in file.hdf5.attrs:
@@ -140,28 +175,10 @@ def _check_tensor(tensor: TensorEntry, files: dict[str, _File | None]) -> Iterat
             continue  # the file itself is a finding
         findings: list[Finding] = []
         with _damage(place, findings, f"{_title(tensor)} "):
-            dataset = _dataset(file.hdf5, path)
+            dataset = own_dataset(file.hdf5, path)
             stored = _stored_dtype(dataset, tensor)
             _compare(tensor, _pieces(file, dataset, stored))
         yield from findings
-
-
-def _dataset(hdf5: Any, path: str) -> Any:
-    """The dataset at `path`, reached by hard links alone and holding its own data."""
-    at = hdf5
-    for part in path.strip("/").split("/"):
-        key = part.encode()
-        if not isinstance(at, h5py.Group) or not at.id.links.exists(key):
-            raise _WrongError("missing", "is missing")
-        if at.id.links.get_info(key).type != h5py.h5l.TYPE_HARD:
-            raise _WrongError("link", "is a link, not a dataset of its own")
-        at = at[part]
-    if not isinstance(at, h5py.Dataset):
-        raise _WrongError("missing", "is not a dataset")
-    creation = at.id.get_create_plist()
-    if creation.get_layout() == h5py.h5d.VIRTUAL or creation.get_external_count():
-        raise _WrongError("link", "keeps its data in other files")
-    return at
 
 
 def _stored_dtype(dataset: Any, tensor: TensorEntry) -> np.dtype[Any]:
@@ -259,7 +276,7 @@ def _damage(where: str, findings: list[Finding], subject: str = "") -> Iterator[
         yield
     except CheckpointError as error:
         findings.append(Finding("unreadable", where, error.what))
-    except _WrongError as wrong:
+    except (_WrongError, NotOwnError) as wrong:
         findings.append(Finding(wrong.kind, where, f"{subject}{wrong.what}"))
     # What h5py raises over damaged files depends on which of its parts trips.
     except (OSError, LookupError, RuntimeError, ValueError, TypeError, ArithmeticError) as error:
