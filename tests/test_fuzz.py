@@ -9,9 +9,20 @@ laws = settings(derandomize=True, deadline=None, max_examples=60)
 
 # What parsers stumble over, to be put anywhere.
 TRAPS = st.sampled_from(
-    [b"[" * 3000, b'{"a":' * 3000, b"1" * 5000, b"0x" + b"F" * 5000, b"1:" * 3000 + b"1.5"]
-    + [b"NaN", b"1e999", b'"\\ud800"', b"\xff", b"\0", b"\x1b[2J", b"\n", b"null", b"{}", b"[]"]
-    + [b"&a [*a]", b"<<: *a", b"!!python/name:os", b"${X}", b"- ", b": ", b'"\\UFFFFFFFF"', b"-1"]
+    [
+        *(b"[" * 3000, b'{"a":' * 3000, b"1" * 5000, b"0x" + b"F" * 5000, b"1:" * 3000 + b"1.5"),
+        *(b"NaN", b"1e999", b'"\\ud800"', b"\xff", b"\0", b"\x1b[2J", b"\n", b"null", b"{}", b"[]"),
+        *(
+            b"&a [*a]",
+            b"<<: *a",
+            b"!!python/name:os",
+            b"${X}",
+            b"- ",
+            b": ",
+            b'"\\UFFFFFFFF"',
+            b"-1",
+        ),
+    ]
 )
 
 
