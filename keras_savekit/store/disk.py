@@ -64,7 +64,7 @@ def close(descriptor: int) -> None:
 
 
 @contextmanager
-def opened(path: Path, flags: int, mode: int = 0o666) -> Iterator[int]:
+def opened(path: Path | str, flags: int, mode: int = 0o666) -> Iterator[int]:
     """A descriptor that is closed at the end; what `close` reports counts."""
     descriptor = open(path, flags, mode)
     with closing(descriptor):

@@ -11,13 +11,13 @@ vouches for all other files, and nothing else could vouch for it.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar, overload
+from typing import Annotated, Any, Literal, TypeVar, overload
 
 import xxhash
-from pydantic import AfterValidator, FailFast, TypeAdapter, ValidationError
+from pydantic import FailFast, GetPydanticSchema, TypeAdapter, ValidationError
 from pydantic_core import from_json
 from pydantic_core import to_json as pydantic_to_json
 
@@ -77,6 +77,10 @@ def split_place(place: str) -> tuple[str, str]:
     return (name, path) if mark else (place.partition(":")[0], place.partition(":")[2])
 
 
+def _read_as_a_tuple(_: Any, schema_of: Callable[[Any], Any]) -> Any:
+    return schema_of(Annotated[tuple[TensorEntry, ...], FailFast()])
+
+
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """What one checkpoint promises.
@@ -95,7 +99,7 @@ class Manifest:
     model_file: str
     # The first wrong one is enough to say: a hostile file has millions.
     files: Annotated[tuple[FileEntry, ...], FailFast()]
-    tensors: Annotated[Sequence[TensorEntry], FailFast(), AfterValidator(tuple)]
+    tensors: Annotated[Sequence[TensorEntry], GetPydanticSchema(_read_as_a_tuple)]
     versions: Annotated[Mapping[str, str], Few] = field(default_factory=dict)
     format: int = FORMAT_VERSION
 
