@@ -262,7 +262,9 @@ class Session:
     # Observing.
 
     def _quiet(self) -> bool:
-        """Whether nothing can be due, to be learned or to be told at this step."""
+        """Whether nothing can be due, to be learned, to be told or to be made ready for."""
+        if self._capture is None:
+            return False
         ahead = self._horizon.beyond(self._now) and not self._costs.limited
         return ahead and self._watch.quiet() and self._pipeline.quiet()
 

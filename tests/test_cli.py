@@ -13,8 +13,9 @@ from test_store_builders import add, fake_checkpoint, prepared, write_manifest
 
 from keras_savekit._version import __version__
 from keras_savekit.cli import main as cli
-from keras_savekit.cli.output import shown, size_shown
+from keras_savekit.cli.output import size_shown
 from keras_savekit.cli.verifying import supersedes
+from keras_savekit.errors import shown
 from keras_savekit.store.manifest import Finding, Verification
 
 POLICY = """\

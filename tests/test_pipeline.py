@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tensorflow as tf
+from torture.worlds import STATE
 from training_builders import events, names
 
 from keras_savekit.errors import SaveError
@@ -35,7 +36,7 @@ TIMEOUT = 20
 
 def snapshot(step, value=None, **logs):
     kernel = tf.constant(np.full((2, 2), step if value is None else value, np.float32))
-    return Snapshot(BLUEPRINT, [kernel], Moment(step=step, logs=logs), {"step": step})
+    return Snapshot(BLUEPRINT, [kernel], Moment(step=step, logs=logs), {"step": step, **STATE})
 
 
 def plan(**changes):

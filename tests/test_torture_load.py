@@ -41,7 +41,7 @@ def test_what_load_may_not_come_to_is_seen(run, damage, changes, said):
 
 
 def test_a_list_that_is_slow_or_fails_is_seen(run, monkeypatch):
-    assert "ended with 1" in load.slow_list(run.path / "nowhere")
+    assert "ended with 2" in load.slow_list(run.path / "nowhere")
     monkeypatch.setattr(load, "LISTED", 0)
     assert "takes" in load.slow_list(run.path)
 
@@ -49,5 +49,5 @@ def test_a_list_that_is_slow_or_fails_is_seen(run, monkeypatch):
 @pytest.mark.slow
 def test_load_breaks_no_promise(tmp_path):
     scores = load.run(1, 20, tmp_path)
-    assert [each.failures for each in scores] == [()] * 4
+    assert [each.failures for each in scores] == [[]] * 4
     assert all(each.tries > 0 for each in scores)

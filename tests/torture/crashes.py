@@ -134,6 +134,7 @@ class Recording:
         return inode
 
     def _open(self, path: Path, flags: int, descriptor: int, *, there: bool) -> None:
+        path = Path(path)
         if self.root not in (path, *path.parents):
             return
         inode = self._at(path) if there else self._new(path, b"")

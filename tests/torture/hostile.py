@@ -117,9 +117,16 @@ def file_is_a_device(world: World) -> None:
 
 
 def file_is_a_folder(world: World) -> None:
-    name = world.chance.choice(("model.h5", "state.h5", "manifest.json", "verification.json"))
-    (world.victim / name).unlink(missing_ok=True)
-    (world.victim / name).mkdir()
+    _into_a_folder(world.victim / world.chance.choice(("model.h5", "state.h5", "manifest.json")))
+
+
+def verification_is_a_folder(world: World) -> None:
+    _into_a_folder(world.victim / "verification.json")
+
+
+def _into_a_folder(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.mkdir()
 
 
 def checkpoint_is_a_link(world: World) -> None:
@@ -351,6 +358,7 @@ CHECKPOINTS = (
     file_is_a_pipe,
     file_is_a_device,
     file_is_a_folder,
+    verification_is_a_folder,
     checkpoint_is_a_link,
     names_that_lead_out,
     places_that_lead_out,
@@ -678,7 +686,8 @@ def asked_of_a_checkpoint(world: World, kind: Callable) -> Iterator[tuple[str, C
 
     bad = kind not in (*ONLY_FOR_MODELS, *ONLY_FOR_RESUME)
     # What is too many, and what only a training asks for, does not keep a model from being made.
-    allowed = (folders_without_end, a_thousand_files_too_many, *ONLY_FOR_RESUME)
+    beside = (folders_without_end, a_thousand_files_too_many, verification_is_a_folder)
+    allowed = (*beside, *ONLY_FOR_RESUME)
     law = refused_or if kind in allowed else refused
     yield "load_model", lambda: law(lambda: sk.load_model(world.victim))
     law_of_weights = refused if bad and kind not in allowed else refused_or

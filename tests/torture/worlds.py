@@ -41,6 +41,19 @@ BLUEPRINT = Blueprint(
     learning_rate=None,
     versions={"keras": "3"},
 )
+# What a resume asks of a state.
+STATE = {
+    "epochs": 1,
+    "length": None,
+    "stopped": False,
+    "consistent": True,
+    "data": None,
+    "randomness": {},
+    "callbacks": {},
+    "memory": {},
+    "history": [],
+    "optimizer": None,
+}
 LATEST = SavePlan(name="latest", when="every 1 steps", keep="last 2", verify="structure")
 BEST = SavePlan(
     name="best",
@@ -58,7 +71,7 @@ POLICY = Policy(plans=[LATEST, BEST, ARCHIVE])
 
 def snapshot(step: int, shape: tuple[int, ...] = SHAPE, **logs: float) -> Snapshot:
     moment = Moment(step=step, logs=logs or {"loss": 1 / step})
-    return Snapshot(BLUEPRINT, (np.full(shape, step, np.float32),), moment, {"step": step})
+    return Snapshot(BLUEPRINT, (np.full(shape, step, np.float32),), moment, {"step": step, **STATE})
 
 
 @dataclass
