@@ -5,9 +5,10 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 
 from keras_savekit.errors import PolicyError
-from keras_savekit.policy import expression
+from keras_savekit.policy import expression, moment
 from keras_savekit.policy.measured import Improved, Reached
 from keras_savekit.policy.moment import Moment, Outside, Tick
 from keras_savekit.policy.progress import EpochEnd, Every, Steps, TrainBegin
@@ -340,3 +341,11 @@ def test_a_plan_does_not_see_the_signals_that_it_has_served():
 )
 def test_a_signal_says_what_comes_after_it(then, words):
     assert Signal(names=["SIGTERM"], then=then, grace="30s").describe() == words
+
+
+def test_a_moment_with_more_names_than_any_training_has_is_refused_at_once():
+    logs = {str(number): 0.0 for number in range(moment.MOST_NAMES + 1)}
+    with pytest.raises(ValidationError, match="has 10001 names, more than 10000") as caught:
+        TypeAdapter(Moment).validate_python({"logs": logs})
+    assert TypeAdapter(Moment).validate_python({"logs": {"loss": 1.0}}) == Moment(logs={"loss": 1})
+    assert caught.value.error_count() == 1

@@ -85,6 +85,11 @@ def test_of_several_files_the_later_win_and_paths_are_beside_the_file_that_names
         ({"a.yaml": "include: b.yaml\n", "b.yaml": "[1]"}, ["is no policy"]),
         ({"a.yaml": "include: .\n"}, ["is a directory"]),
         (
+            {"a.yaml": "include: [b.yaml, c.yaml]\n",
+             "b.yaml": "#" * 2**19 + "\non_failure: raise\n", "c.yaml": "#" * 2**19 + "\n"},
+            ["line 1, column 19: include", "more than 1048576 characters are included"],
+        ),
+        (
             {"a.yaml": "include: base.yaml\nplans: [{name: latest, verify: lod}]\n"},
             ['a.yaml cannot be used (1 problem)\n  line 2, column 32: plans[0].verify', '"load"'],
         ),

@@ -500,6 +500,9 @@ def test_a_path_without_a_policy_is_told(tmp_path):
         load_policy(tmp_path)
     with pytest.raises(PolicyError, match="cannot be read"):
         load_policy("a\0b")
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(PolicyError, match="is not a plain file"):
+        load_policy(tmp_path / "pipe.yaml")
     path = tmp_path / "p.yaml" / "inner.yaml"
     path.parent.write_text("")
     with pytest.raises(PolicyError, match="cannot be read"):

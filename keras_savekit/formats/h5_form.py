@@ -10,7 +10,8 @@ from __future__ import annotations
 import io
 import os
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -112,9 +113,37 @@ class Form:
         self._layout = layout
         return True
 
-    def _opened(self, mode: str) -> h5py.File:
-        memory = io.FileIO(self.descriptor, "r+", closefd=False)
-        return h5py.File(memory, mode, alignment_threshold=ALIGNED_FROM, alignment_interval=PAGE)
+    @contextmanager
+    def _opened(self, mode: str) -> Iterator[h5py.File]:
+        memory = _Memory(self.descriptor, "r+", closefd=False)
+        aligned = {"alignment_threshold": ALIGNED_FROM, "alignment_interval": PAGE}
+        with h5py.File(memory, mode, **aligned) as file:
+            yield file
+        if memory.error is not None:
+            raise memory.error
+
+
+class _Memory(io.FileIO):
+    """A file that tells of no failure until HDF5, which could not close it then, has closed it.
+
+    Memory counts as a file where the size of files is limited.
+    """
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.error = self.error or error
+            return len(data)
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0
 
 
 def _kinds(layout: Layout, values: Sequence[Array]) -> list[tuple[Any, ...]]:
