@@ -7,6 +7,7 @@ import tensorflow as tf
 from training_builders import BATCH, STEPS, Interrupt, arrays, data, held_out, model
 
 from keras_savekit.training import fit as steering
+from keras_savekit.training import reading
 from keras_savekit.training.fit import Fit, end_epoch, next_epoch
 
 
@@ -196,3 +197,13 @@ def test_variables_copy_on_write_so_that_a_reference_keeps_what_it_saw():
     seen = variable.value.read_value()
     variable.assign_add(np.ones(1000, np.float32))
     np.testing.assert_array_equal(seen.numpy(), np.arange(1000))
+
+
+def test_the_executor_that_is_asked_for_runs_the_function_that_reads_variables(monkeypatch):
+    variables = model().weights
+    for expected, read in zip(variables, reading.reader(variables)(), strict=True):
+        np.testing.assert_array_equal(read, expected)
+    named = reading.context.function_executor_type
+    monkeypatch.setattr(reading.context, "function_executor_type", lambda _: named("NO_SUCH"))
+    with pytest.raises(tf.errors.NotFoundError, match="NO_SUCH"):
+        reading.reader(variables)
