@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 OLDEST_PYTHON ?= $(firstword $(foreach version,3.10 3.11 3.12,$(shell command -v python$(version))) $(PYTHON))
 OLDEST_VENV := .venv-oldest
 
-.PHONY: demo test lint sweep test-oldest clean exact
+.PHONY: demo test lint sweep test-oldest clean exact torture
 
 demo: $(VENV)/demo-installed
 	$(BIN)/python examples/demo.py
@@ -31,6 +31,10 @@ sweep: $(VENV)/dev-installed
 # Every model, data and kill point: most of an hour. `make test` has a small dose.
 exact: $(VENV)/dev-installed
 	$(BIN)/python tests/exactness.py
+
+# The whole ladder of faults, hours: writes docs/scoreboard.md. A rung alone: RUNG=kills
+torture: $(VENV)/dev-installed
+	cd tests && PYTHONPATH=..:. $(abspath $(BIN))/python -m torture --record $(RUNG)
 
 test-oldest: $(OLDEST_VENV)/installed
 	$(OLDEST_VENV)/bin/python -m pytest -n 2 --dist loadfile
