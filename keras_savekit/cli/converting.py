@@ -45,19 +45,18 @@ def run(source: Path, target: Path, asked: Asked) -> int:
     from keras_savekit.loading import load_model
 
     wanted = Wanted(asked.inputs or None, _one_or_all(asked.outputs), asked.call, asked.constants)
-    with allow_ops(*asked.allowed):
+    with allow_ops(*asked.allowed), _scratch(target) as scratch:
         made = conversion.convert(
             str(source), wanted, None, asked.checkpoint, trainable=asked.trainable
         )
         _echo_weights(made.model)
-        with _scratch(target) as scratch:
-            _save(made.model, scratch)
-            difference = probe.compare(made, load_model(scratch), asked.size)
-            if difference is not None:
-                click.echo(f"savekit: {difference}; {target} was not written", err=True)
-                return _DIFFERS
-            for written in sorted(scratch.parent.iterdir()):
-                publish_file(written, target.parent / written.name)
+        _save(made.model, scratch)
+        difference = probe.compare(made, load_model(scratch), asked.size)
+        if difference is not None:
+            click.echo(f"savekit: {difference}; {target} was not written", err=True)
+            return _DIFFERS
+        for written in sorted(scratch.parent.iterdir()):
+            publish_file(written, target.parent / written.name)
     click.echo(f"{shown(target)}: outputs equal those of {shown(source)} bit for bit")
     return 0
 

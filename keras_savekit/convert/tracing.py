@@ -82,7 +82,8 @@ def of_concrete(function: Any, source: Any, wanted: Wanted) -> Traced:
     template, place = _said(said, mode, _name(function), by_name=not positional)
 
     def called(made: Any, modes: Mapping[Any, Any]) -> Any:
-        given = {**said, **place(made), **modes}
+        told = {key: tf.constant(trains) for key, trains in modes.items()}
+        given = {**said, **place(made), **told}
         by_place = [given[at] for at in range(len(positional))]
         outputs = function(*by_place, **{key: given[key] for key in named})
         if wanted.outputs is None and isinstance(outputs, Mapping) and len(outputs) == 1:
