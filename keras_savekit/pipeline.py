@@ -30,11 +30,12 @@ from keras_savekit.policy.value import Mode
 from keras_savekit.staging import KeptMemory
 from keras_savekit.store.commit import discard, disk_errors
 from keras_savekit.store.directory import Checkpoint, RunDirectory
-from keras_savekit.store.manifest import DEPTHS, Verification
+from keras_savekit.store.manifest import DEPTHS, Verification, supersedes
 from keras_savekit.store.naming import CheckpointName
 from keras_savekit.store.remembered import Remembered
 from keras_savekit.verify.checks import verify_shallow
 from keras_savekit.verify.load import LoadChecker
+from keras_savekit.verify.process import Budget
 
 ALREADY_SAVED = "this step is already saved"
 UNVERIFIED = 8  # checkpoints that may wait for their verification before writing waits too
@@ -83,7 +84,8 @@ class Pipeline:
         self._shrunk: dict[str, float] = {}  # what compression left of each plan's last save
         self._lasted: dict[str, float] = {}  # seconds of each plan's last save
         self._computed = [0.0, 0.0]  # by the writer, by the verifier: each adds to its own
-        self._checker = LoadChecker()
+        limits = policy.limits
+        self._checker = LoadChecker(Budget(limits.verify_time, limits.verify_memory))
         self._forms = Forms()
         self._bases: dict[str, Files | None] = {}  # of each plan, what is known to be good
         self._memory = KeptMemory(low=policy.memory == "low")
@@ -281,9 +283,9 @@ class Pipeline:
         self._directory.events.append("skipped", name=name, reasons=due.reasons, why=why)
 
     def _notice(self, text: str) -> None:
-        plan = text.partition(" ")[0]
-        if plan not in self._noticed:  # once: the event log has them all
-            self._noticed.add(plan)
+        kind = text.partition(":")[0]
+        if kind not in self._noticed:  # once: the event log has them all
+            self._noticed.add(kind)
             self._notices.put(text)
 
     def _save_failed(self, job: _Save, error: Exception) -> None:
@@ -299,7 +301,9 @@ class Pipeline:
         seconds = round(time.monotonic() - began, 3)
         # Nothing is shared with what is bad, or the next one would be so too.
         self._bases[job.plan.name] = job.files if verification.good else None
-        if verification.good:
+        if verification.good and not verification.done:
+            self._leave_unverified(job, verification)
+        elif verification.good:
             directory.record(job.name, verification)
             directory.events.append(
                 "verified",
@@ -318,6 +322,12 @@ class Pipeline:
         if plan.verify == "load":
             return self._checker.verify(path, self._clock())
         return verify_shallow(path, plan.verify, self._clock())
+
+    def _leave_unverified(self, job: _Check, verification: Verification) -> None:
+        if supersedes(verification, self._directory.open(job.name).verification):
+            self._directory.record(job.name, verification)
+        self._directory.events.append("unverified", name=job.name, why=verification.note)
+        self._notice(f"{job.plan.name} is saved and stays unverified: {verification.note}")
 
     def _quarantine(self, name: str, verification: Verification) -> None:
         findings = [str(finding) for finding in verification.findings]
@@ -410,7 +420,7 @@ class Pipeline:
 
 def _owes_verification(checkpoint: Checkpoint, plan: SavePlan) -> bool:
     reached = checkpoint.verification
-    if reached is None:
+    if reached is None or not reached.done:
         return True
     shallower = DEPTHS.index(reached.depth) < DEPTHS.index(plan.verify)
     return reached.good and shallower and not reached.note

@@ -290,3 +290,19 @@ def test_a_depth_that_could_not_be_reached_is_not_tried_in_every_session(tmp_pat
     directory.record("000000001-p", Verification("bytes", 1.0, note="it needs your layers"))
     Running(tmp_path, plan(verify="structure")).finished()
     assert directory.open("000000001-p").verification.depth == "bytes"
+
+
+def test_what_could_not_be_verified_stays_unverified_is_told_and_is_tried_by_the_next(tmp_path):
+    asked = plan(verify="load", when_busy="wait", keep="last 1")
+    running = Running(tmp_path, asked, limits={"verify_time": 0.001})
+    running.save(1, 2)
+    directory = running.finished()
+    assert names(tmp_path) == ["000000001-p", "000000002-p"]  # what is unverified stays
+    first = directory.open("000000001-p")
+    assert first.status == "unverified"
+    assert first.verification.note in events(tmp_path, "unverified")[0]["why"]
+    (told,) = running.pipeline.notices()
+    assert told.startswith("p is saved and stays unverified: not loaded: no answer ")
+    assert directory.linked("latest") is None
+    Running(tmp_path).finished()
+    assert directory.open("000000002-p").status == "verified"

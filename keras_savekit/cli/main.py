@@ -92,7 +92,7 @@ def _verify(directory: Path, depth: str, as_json: bool) -> int:
     """Verify all checkpoints of the run in DIRECTORY, or the one checkpoint there.
 
     The outcome is recorded, unless a training is using the directory. Ends with
-    1 if anything wrong was found.
+    1 if anything wrong was found, or time or memory did not suffice to look.
     """
     from keras_savekit.cli import verifying
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ import click
 from keras_savekit.cli.output import echo_json, finding_json, open_run
 from keras_savekit.errors import CheckpointError, DirectoryError, shown
 from keras_savekit.store.directory import CHECKPOINTS, Checkpoint, RunDirectory, followed
-from keras_savekit.store.manifest import DEPTHS, MANIFEST, Finding, Verification
+from keras_savekit.store.manifest import MANIFEST, Finding, Verification, supersedes
 from keras_savekit.store.naming import CheckpointName
 from keras_savekit.store.reading import held_for_reading
 
@@ -57,13 +57,13 @@ def run(directory: Path, depth: AskedDepth, *, as_json: bool) -> int:
     """Verifies what is in `directory`, prints the outcome and returns the exit code."""
     targets = _targets(directory)
     outcomes: list[_Outcome] = []
-    with _checker(depth) as check:
+    with _checker(depth, _policy_of(targets)) as check:
         for target in _with_progress(targets, shown_at_all=not as_json):
             verification = _verify(target, check)
             # Removed by its own run since it was listed: nothing to tell.
             if verification.good or target.path.exists() or target.home is None:
                 outcomes.append(_Outcome(target, verification, _record(target, verification)))
-    good = all(each.verification.good for each in outcomes)
+    good = all(each.verification.good and each.verification.done for each in outcomes)
     if as_json:
         echo_json(
             {
@@ -76,11 +76,6 @@ def run(directory: Path, depth: AskedDepth, *, as_json: bool) -> int:
     else:
         _print(outcomes, depth)
     return 0 if good else 1
-
-
-def supersedes(new: Verification, old: Verification | None) -> bool:
-    """Whether `new` says more than `old`: a shallow good outcome does not replace a deep one."""
-    return old is None or not new.good or DEPTHS.index(new.depth) >= DEPTHS.index(old.depth)
 
 
 def _targets(directory: Path) -> list[_Target]:
@@ -111,12 +106,19 @@ def _single(path: Path) -> _Target:
         return _Target(path, home, error=error)
 
 
+def _policy_of(targets: Sequence[_Target]) -> Mapping[str, Any]:
+    """The policy of the run that is checked, as it was resolved; empty if there is none."""
+    info = targets[0].home.run_info() if targets and targets[0].home is not None else None
+    return info.policy if info is not None else {}
+
+
 @contextmanager
-def _checker(depth: AskedDepth) -> Iterator[Check]:
+def _checker(depth: AskedDepth, policy: Mapping[str, Any]) -> Iterator[Check]:
     if depth == "load":
         from keras_savekit.verify.load import LoadChecker
+        from keras_savekit.verify.process import Budget
 
-        with LoadChecker() as checker:
+        with LoadChecker(Budget.within(policy)) as checker:
             yield checker.verify
     else:
         from keras_savekit.verify.checks import verify_shallow
@@ -166,6 +168,7 @@ def _outcome_json(outcome: _Outcome) -> dict[str, Any]:
         "name": outcome.target.path.name,
         "path": str(outcome.target.path),
         "good": verification.good,
+        "done": verification.done,
         "depth": verification.depth,
         "when": verification.when,
         "note": verification.note,
@@ -178,6 +181,8 @@ def _print(outcomes: list[_Outcome], depth: AskedDepth) -> None:
     for each in outcomes:
         verification = each.verification
         verdict = ("good", "green") if verification.good else ("bad", "red")
+        if verification.good and not verification.done:
+            verdict = ("open", "yellow")
         word = click.style(f"{verdict[0]:<4}", fg=verdict[1])
         click.echo(f"{word}  {shown(each.target.path.name)}  {verification.depth}")
         for finding in verification.findings:
@@ -185,8 +190,10 @@ def _print(outcomes: list[_Outcome], depth: AskedDepth) -> None:
         if verification.note:
             click.echo(f"      {shown(verification.note)}")
     bad = sum(not each.verification.good for each in outcomes)
+    undone = sum(each.verification.good and not each.verification.done for each in outcomes)
     unrecorded = sum(not each.recorded and each.target.checkpoint is not None for each in outcomes)
-    click.echo(f"{len(outcomes)} checked at depth {depth}, {bad} bad")
+    left = f", {undone} still unverified" if undone else ""
+    click.echo(f"{len(outcomes)} checked at depth {depth}, {bad} bad{left}")
     if unrecorded:
         click.echo(
             f"{unrecorded} not recorded: the directory is in use or cannot be written", err=True

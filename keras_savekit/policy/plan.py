@@ -21,7 +21,15 @@ from keras_savekit.policy.retention import All, Best
 from keras_savekit.policy.rules import Rules
 from keras_savekit.policy.trigger import Trigger
 from keras_savekit.policy.triggers import Triggers, leaves
-from keras_savekit.policy.units import Share, Size, share_text, size_text
+from keras_savekit.policy.units import (
+    Duration,
+    Share,
+    Size,
+    Wait,
+    duration_text,
+    share_text,
+    size_text,
+)
 from keras_savekit.policy.value import Text, Value, Whole, WrongValueError, plural, show, wrong
 
 FORMATS = {"model": ("h5", "keras"), "weights": ("weights.h5",)}
@@ -137,18 +145,28 @@ class Limits(Value):
         intervals in steps and time are made longer.
     disk: bytes that all checkpoints of the run may take.
     free_space: bytes that must stay free on the disk.
+    verify_time, verify_memory: what the process that loads a checkpoint may take for
+        one; seconds, and bytes of its own.
+    final_wait: seconds that `fit` waits at its end for checkpoints to be verified.
     """
 
     queue: Whole = Field(1, description="how many saves may wait for the writer")
     overhead: Share | None = Field(None, description="a share of the time trained, such as 5%")
     disk: Size | None = Field(None, description="a size such as 100GB")
     free_space: Size | None = Field(None, description="a size such as 2GB")
+    verify_time: Duration = Field(600.0, description="a duration such as 10m")
+    verify_memory: Size | None = Field(None, description="a size such as 8GB")
+    final_wait: Wait | None = Field(None, description="a duration such as 5m, or 0")
 
     @field_serializer("overhead")
     def _overhead_text(self, value: float | None) -> str | None:
         return None if value is None else share_text(value)
 
-    @field_serializer("disk", "free_space")
+    @field_serializer("verify_time", "final_wait")
+    def _duration_text(self, value: float | None) -> str | None:
+        return None if value is None else duration_text(value)
+
+    @field_serializer("disk", "free_space", "verify_memory")
     def _size_text(self, value: int | None) -> str | None:
         return None if value is None else size_text(value)
 
@@ -161,6 +179,10 @@ class Limits(Value):
             words.append(f"checkpoints may take {size_text(self.disk)}")
         if self.free_space is not None:
             words.append(f"{size_text(self.free_space)} stay free")
+        if self.verify_memory is not None:
+            words.append(f"loading one to verify it may take {size_text(self.verify_memory)}")
+        if self.final_wait is not None:
+            words.append(f"the end waits {duration_text(self.final_wait)} for verifications")
         return "; ".join(words)
 
 

@@ -77,9 +77,10 @@ class Checkpoint:
     @property
     def status(self) -> Status:
         """What its last verification says."""
-        if self.verification is None:
+        found = self.verification
+        if found is None or (found.good and not found.done):
             return "unverified"
-        return "verified" if self.verification.good else "failed"
+        return "verified" if found.good else "failed"
 
 
 def by_age(checkpoint: Checkpoint) -> tuple[int, str]:

@@ -138,17 +138,27 @@ class Verification:
 
     depth: the depth that was reached.
     note: why the depth asked for was not reached, if it was not.
+    done: False if that was for a lack of time or memory: the checkpoint is then
+        as unverified as before.
     """
 
     depth: Depth
     when: float
     findings: Annotated[tuple[Finding, ...], FailFast()] = ()
     note: str = ""
+    done: bool = True
 
     @property
     def good(self) -> bool:
         """Whether nothing wrong was found."""
         return not self.findings
+
+
+def supersedes(new: Verification, old: Verification | None) -> bool:
+    """Whether `new` says more than `old`: neither a shallow good outcome nor none says more."""
+    if old is None or not old.done:
+        return True
+    return new.done and (not new.good or DEPTHS.index(new.depth) >= DEPTHS.index(old.depth))
 
 
 @dataclass(frozen=True, slots=True)

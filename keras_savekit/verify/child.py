@@ -3,7 +3,7 @@
 Started by `verify.load` as `python -m keras_savekit.verify.child IN OUT`, two
 inherited pipes: a line of JSON comes in for each checkpoint, one goes back. It
 ends when the pipe does, so it never outlives the training by more than the
-checkpoint in hand.
+checkpoint in hand. Having too little memory accuses no checkpoint.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,23 +23,28 @@ from keras_savekit.convert.trust import trust
 from keras_savekit.store.manifest import Finding, Manifest, read_manifest
 
 NICENESS = 10
+# How libraries say that the system gave them no memory.
+_NO_MEMORY = ("out of memory", "allocate memory", "memory allocation", "bad_alloc", "oom when")
 
 
 def main(arguments: list[str]) -> None:
     """Answer until the pipe closes."""
     os.nice(NICENESS)
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")  # it goes before any training does
     incoming, outgoing = (int(each) for each in arguments)
     with os.fdopen(incoming, "rb") as questions, os.fdopen(outgoing, "wb") as answers:
         for line in questions:
             question = json.loads(line)
             for digest in question["trusted"]:
                 trust(digest)
-            findings, note = check(Path(question["path"]))
-            answer = {
-                "findings": [asdict(each) for each in findings],
-                "note": note,
-                "computed": time.process_time(),
-            }
+            answer: dict[str, Any] = {"findings": [], "note": "", "undone": ""}
+            try:
+                findings, answer["note"] = check(Path(question["path"]))
+                answer["findings"] = [asdict(each) for each in findings]
+            except MemoryError as error:
+                answer["undone"] = f"the verifying process has too little memory: {error}"
+            answer["computed"] = time.process_time()
             answers.write(json.dumps(answer).encode() + b"\n")
             answers.flush()
 
@@ -50,6 +56,7 @@ def check(path: Path) -> tuple[list[Finding], str]:
     try:
         model = _load(path, manifest)
     except Exception as error:  # noqa: BLE001 - whatever Keras says is the outcome, and is told
+        _require_memory(error)
         said = f"{type(error).__name__}: {_first_line(error)}"
         if code:
             names = ", ".join(code[:3])
@@ -143,6 +150,12 @@ def _is_of_keras(function: str) -> bool:
     rooms = (keras.losses, keras.metrics, keras.activations, keras.initializers, keras.ops)
     resolved_by_compile = {"accuracy", "acc", "crossentropy", "ce"}
     return function in resolved_by_compile or any(hasattr(room, function) for room in rooms)
+
+
+def _require_memory(error: Exception) -> None:
+    """Raise MemoryError if that is what was lacking."""
+    if isinstance(error, MemoryError) or any(each in str(error).lower() for each in _NO_MEMORY):
+        raise MemoryError(_first_line(error) or "none is left") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -62,4 +62,6 @@ def _verification(checkpoint: Checkpoint, now: float) -> Verification:
     if known is not None and not known.good and known.depth in ("load", "predict"):
         return known
     now_found = verify_shallow(checkpoint.path, "structure", now)
-    return known if known is not None and known.good and now_found.good else now_found
+    if known is not None and known.good and known.done and now_found.good:
+        return known
+    return now_found
