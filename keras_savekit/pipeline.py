@@ -80,6 +80,8 @@ class Pipeline:
         self._notes: SimpleQueue[tuple[str, dict[str, Any]]] = SimpleQueue()
         self._noticed: set[str] = set()
         self._checking: set[str] = set()
+        self._retries: SimpleQueue[Due] = SimpleQueue()
+        self._retried: set[str] = set()  # plans that have had no good checkpoint since
         self._removing = threading.Lock()
         self._shrunk: dict[str, float] = {}  # what compression left of each plan's last save
         self._lasted: dict[str, float] = {}  # seconds of each plan's last save
@@ -156,8 +158,18 @@ class Pipeline:
         self._notes.put((kind, fields))
 
     def quiet(self) -> bool:
-        """Whether there is nothing to tell."""
-        return self._problems.empty() and self._notices.empty()
+        """Whether there is nothing to tell and nothing to save again."""
+        return self._problems.empty() and self._notices.empty() and self._retries.empty()
+
+    def retries(self) -> list[Due]:
+        """What failed since this was last asked and is to be saved again.
+
+        A plan whose second try fails too is not tried again until it has a good checkpoint.
+        """
+        found = []
+        while not self._retries.empty():
+            found.append(self._retries.get())
+        return found
 
     def problems(self) -> list[SavekitError]:
         """What went wrong since this was last asked."""
@@ -182,8 +194,30 @@ class Pipeline:
         """Checkpoints not yet written or not yet verified."""
         return self._writer.pending() + self._verifier.pending()
 
-    def close(self, until: float | None = None) -> bool:
-        """Finish everything that was asked for.
+    def join(self, left: Callable[[int], None] = lambda count: None) -> None:
+        """Wait until everything is written, and verified as far as `limits.final_wait` allows.
+
+        left: is told how many checkpoints are still to be verified.
+        """
+        self._writer.join()
+        if self._verifier.join(self._policy.limits.final_wait, left):
+            return
+        why = "training has ended and does not wait longer (limits.final_wait)"
+        dropped = self._verifier.drop()
+        self._checker.end(why)
+        for job in dropped:
+            self._checking.discard(job.name)
+            self._directory.events.append("unverified", name=job.name, why=why)
+        self._verifier.join()
+        self._notices.put(
+            f"checkpoints stay unverified: {why};"
+            f" `savekit verify {self._directory.path}` looks at them"
+        )
+
+    def close(
+        self, until: float | None = None, left: Callable[[int], None] = lambda count: None
+    ) -> bool:
+        """Finish everything that was asked for, as `join` does.
 
         until: by the monotonic clock, when to stop waiting. What is then under way
             goes on as long as the process lives: it is published whole or not at
@@ -191,6 +225,8 @@ class Pipeline:
         Returns whether everything is done.
         """
         self._log_notes()
+        if until is None:
+            self.join(left)
         # The writer hands over to the verifier, which is closed when nothing more can come.
         for worker in (self._writer, self._verifier):
             if not worker.close(None if until is None else max(0.0, until - time.monotonic())):
@@ -291,6 +327,7 @@ class Pipeline:
     def _save_failed(self, job: _Save, error: Exception) -> None:
         self._names.discard(job.name)
         self._report("failed", job.name, f"{job.name} could not be saved", error)
+        self._retry(job.due.plan, f"{job.name} could not be saved")
 
     # On the verifying thread.
 
@@ -304,6 +341,7 @@ class Pipeline:
         if verification.good and not verification.done:
             self._leave_unverified(job, verification)
         elif verification.good:
+            self._retried.discard(job.plan.name)
             directory.record(job.name, verification)
             directory.events.append(
                 "verified",
@@ -314,6 +352,7 @@ class Pipeline:
             )
         else:
             self._quarantine(job.name, verification)
+            self._retry(job.plan, f"{job.name} failed its verification")
         self._checking.discard(job.name)
         self._settle()
         self._computed[1] += time.thread_time() - computed
@@ -341,6 +380,12 @@ class Pipeline:
                 "it was set aside and will not be used; the checkpoints before it still stand",
             )
         )
+
+    def _retry(self, plan: SavePlan, why: str) -> None:
+        """Have a plan saved again, once, where the policy says so."""
+        if self._policy.on_failure == "resave" and plan.name not in self._retried:
+            self._retried.add(plan.name)
+            self._retries.put(Due(plan, (why,)))
 
     def _settle(self) -> None:
         """Bring links and retention up to date with what is verified now."""

@@ -161,7 +161,7 @@ MALFORMED = [
     (plan("") + "resume: {mode: maybe}\n", 4, 16, "must be auto or never or required"),
     (plan("") + "resume: {on_mismatch: weight}\n", 4, 23, 'did you mean "weights"'),
     (plan("") + "resume: {on_mismach: weights}\n", 4, 10, 'did you mean "on_mismatch"'),
-    (plan("") + "on_failure: stop\n", 4, 13, "must be warn or raise"),
+    (plan("") + "on_failure: stop\n", 4, 13, "must be warn or raise or resave"),
     (plan("") + "limits: 3\n", 4, 9, "must be a mapping"),
     (plan("") + "limits: {queue: 0}\n", 4, 17, "must be 1 or more, got 0"),
     (plan("") + "limits: {queue: 1.5}\n", 4, 17, "must be a whole number, got 1.5"),

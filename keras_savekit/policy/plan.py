@@ -194,7 +194,7 @@ class Policy(Value):
     resume: Resuming = Resume(mode="auto", on_mismatch="error")
     plans: tuple[SavePlan, ...] = Field(description="a list of what to save and when")
     limits: Limits = Limits()
-    on_failure: Literal["warn", "raise"] = "warn"
+    on_failure: Literal["warn", "raise", "resave"] = "warn"
     memory: Literal["kept", "low"] = Field(
         "kept", description="memory for a copy of the state, kept from save to save; or none"
     )
@@ -243,7 +243,11 @@ class Policy(Value):
     def describe(self) -> str:
         """The policy in a few lines of English, one for each plan."""
         place = self.directory or "a directory given elsewhere"
-        failure = {"warn": "a failed save is told", "raise": "a failed save stops training"}
+        failure = {
+            "warn": "a failed save is told",
+            "raise": "a failed save stops training",
+            "resave": "a failed save is told and made again",
+        }
         limits = self.limits.describe()
         head = f"in {place}: {self.resume.describe()}; {failure[self.on_failure]}; {limits}"
         return "\n".join((head, *(each.describe() for each in self.plans)))
