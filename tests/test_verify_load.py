@@ -1,5 +1,6 @@
 """Depth `load`: stock Keras in a process of its own, whatever becomes of that process."""
 
+import json
 import os
 import re
 import resource
@@ -17,8 +18,9 @@ import xxhash
 from formats_models import layers, small, train, write
 from training_builders import wait_until
 
-from keras_savekit.formats import h5_file
+from keras_savekit.formats import architecture, h5_file
 from keras_savekit.store.manifest import MANIFEST, FileEntry, read_manifest, to_json
+from keras_savekit.verify import child
 from keras_savekit.verify.load import LoadChecker
 from keras_savekit.verify.process import Budget
 
@@ -62,14 +64,14 @@ def test_one_child_serves_every_checkpoint_and_is_gone_after_close(model, tmp_pa
         assert checker.pid is None
         first, _ = write(tmp_path, model)
         checker.verify(first, 0.0)
-        child = checker.pid
+        pid = checker.pid
         second, _ = write(tmp_path, model, "weights")
         checker.verify(second, 0.0)
-        assert checker.pid == child
-        os.kill(child, 0)
+        assert checker.pid == pid
+        os.kill(pid, 0)
     assert checker.pid is None
     with pytest.raises(ProcessLookupError):
-        os.kill(child, 0)
+        os.kill(pid, 0)
 
 
 @pytest.mark.parametrize("save", ["model", "weights"])
@@ -107,6 +109,22 @@ def test_a_tensor_in_the_wrong_place_is_found_by_loading(checker, tmp_path):
     assert found.depth == "load"
     assert [finding.kind for finding in found.findings] == ["load", "load"]
     assert all("differs after loading" in finding.what for finding in found.findings)
+
+
+def test_an_architecture_that_loads_as_another_is_found(checker, model, tmp_path):
+    """As if the writer had put another one into the file, and digested what it wrote."""
+    directory, manifest = write(tmp_path, model)
+    with h5py.File(directory / "model.h5", "r+") as file:
+        text = file.attrs["model_config"].replace('"relu"', '"tanh"')
+        file.attrs["model_config"] = text
+    seal_again(directory, manifest)
+    (finding,) = checker.verify(directory, 0.0).findings
+    assert finding.what == "is not the architecture that was saved"
+    (differs,) = child._compare_architecture(small(), directory, manifest)
+    assert differs.what == "its architecture differs after loading"
+    assert not list(child._compare_architecture(model, directory, manifest))
+    seal_again(directory, manifest, architecture=architecture.digest(json.loads(text)))
+    assert checker.verify(directory, 0.0).good
 
 
 def _fields(value):

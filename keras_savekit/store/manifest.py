@@ -87,6 +87,7 @@ class Manifest:
 
     created: seconds since 1970, for people; order is by step, never by time.
     model_file: the file stock Keras reads.
+    architecture: digest of it, as `formats.architecture` takes it; empty in older ones.
     tensors: of a manifest that `read_outline` read, on the disk until they are asked for.
     """
 
@@ -101,6 +102,7 @@ class Manifest:
     files: Annotated[tuple[FileEntry, ...], FailFast()]
     tensors: Annotated[Sequence[TensorEntry], GetPydanticSchema(_read_as_a_tuple)]
     versions: Annotated[Mapping[str, str], Few] = field(default_factory=dict)
+    architecture: str = ""
     format: int = FORMAT_VERSION
 
     @property

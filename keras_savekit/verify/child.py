@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_savekit.convert.trust import trust
+from keras_savekit.formats.architecture import digest
 from keras_savekit.store.manifest import Finding, Manifest, read_manifest
 
 NICENESS = 10
@@ -62,7 +63,7 @@ def check(path: Path) -> tuple[list[Finding], str]:
             names = ", ".join(code[:3])
             return [], f"stock Keras alone cannot load it: it needs {names} ({said})"
         return [Finding("load", manifest.model_file, f"stock Keras cannot load it: {said}")], ""
-    findings = list(_compare(model, manifest))
+    findings = [*_compare(model, manifest), *_compare_architecture(model, path, manifest)]
     del model
     _forget()
     return findings, ""
@@ -98,22 +99,43 @@ def _compare(model: Any, manifest: Manifest) -> Iterator[Finding]:
             yield Finding("load", entry.places[0], f"{entry.name} differs after loading")
 
 
-def _code_of_its_own(path: Path, manifest: Manifest) -> Iterator[str]:
-    """Classes and functions in the configuration that Keras does not bring along."""
-    if manifest.save == "weights":
-        from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE
+def _compare_architecture(model: Any, path: Path, manifest: Manifest) -> Iterator[Finding]:
+    """Described again, it is what was saved, or what Keras makes of that on any way."""
+    from keras_savekit.training.keras_walk import deserialized, serialized
 
-        yield from _foreign(json.loads((path / ARCHITECTURE_FILE).read_text()))
+    config = _architecture(path, manifest)
+    loaded = digest(json.loads(json.dumps(serialized(model))))
+    if not manifest.architecture or loaded == manifest.architecture:
         return
+    again = serialized(deserialized(config))
+    if loaded != digest(json.loads(json.dumps(again))):
+        yield Finding("load", manifest.model_file, "its architecture differs after loading")
+
+
+def _architecture(path: Path, manifest: Manifest) -> Any:
+    from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE
+
+    if manifest.save == "weights":
+        return json.loads((path / ARCHITECTURE_FILE).read_text())
     if manifest.model_file.endswith(".keras"):
         from keras_savekit.formats.keras_archive import read_config
 
-        yield from _foreign(json.loads(read_config(path / manifest.model_file)))
+        return json.loads(read_config(path / manifest.model_file))
+    import h5py
+
+    with h5py.File(path / manifest.model_file, "r") as file:
+        config = json.loads(file.attrs["model_config"])
+    return config["config"]["config"] if config["class_name"] == "deserialize" else config
+
+
+def _code_of_its_own(path: Path, manifest: Manifest) -> Iterator[str]:
+    """Classes and functions in the configuration that Keras does not bring along."""
+    yield from _foreign(_architecture(path, manifest))
+    if manifest.save == "weights" or manifest.model_file.endswith(".keras"):
         return
     import h5py
 
     with h5py.File(path / manifest.model_file, "r") as file:
-        yield from _foreign(json.loads(file.attrs["model_config"]))
         training = json.loads(file.attrs.get("training_config", "{}"))
     yield from _foreign(training)
     for key in ("loss", "metrics", "weighted_metrics"):
