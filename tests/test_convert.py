@@ -19,7 +19,7 @@ import tensorflow as tf
 
 import keras_savekit as sk
 from keras_savekit.convert.conversion import Conversion, convert
-from keras_savekit.convert.sources import Wanted
+from keras_savekit.convert.tracing import Wanted
 
 FORMATS = ("m.h5", "m.keras", "m.weights.h5")
 RATE, EPOCHS = 0.125, 3

@@ -25,6 +25,7 @@ from keras_savekit.convert.layer import decoded
 from keras_savekit.convert.safe_mode import in_safe_mode
 
 ROWS = sources.batch(4, 4)
+WORDS = tf.TensorSpec([None], tf.string)
 
 
 @dataclasses.dataclass
@@ -118,11 +119,39 @@ def test_shared_variables_are_one_weight():
 
 def test_weights_are_counted_and_can_be_frozen(capsys):
     model = sk.to_keras(sources.closure(), inputs=(None, 4))
-    model.summary()
-    assert "Trainable params: 10" in capsys.readouterr().out
-    _layer(model).trainable = False
-    assert model.trainable_weights == []
-    assert sk.to_keras(sources.closure(), inputs=(None, 4), trainable=False).count_params() == 11
+    for trainable, counted in ((False, 0), (True, 10), (False, 0)):
+        _layer(model).trainable = trainable
+        model.summary()
+        assert f"Trainable params: {counted} " in capsys.readouterr().out
+        assert len(model.trainable_weights) == (2 if trainable else 0)
+        assert len(model.non_trainable_weights) == (1 if trainable else 3)
+
+
+@pytest.mark.parametrize("name", ["m.h5", "m.keras"])
+def test_a_model_that_was_made_frozen_trains_nothing_until_it_is_switched(name, tmp_path):
+    model = sk.to_keras(sources.closure(), inputs=(None, 4), trainable=False)
+    model.compile("adam", "mean_squared_error")
+    before = model.get_weights()
+    with pytest.warns(UserWarning, match="does not have any trainable weights"):
+        model.fit(ROWS, ROWS[:, :2], verbose=0)
+    assert all(map(np.array_equal, before, model.get_weights()))
+    sk.save_model(model, tmp_path / name, verify="structure")
+    again = keras.models.load_model(tmp_path / name)
+    assert again.trainable_weights == []
+    _layer(again).trainable = True
+    assert {weight.name for weight in again.trainable_weights} == {"weight", "bias"}
+    assert np.array_equal(again(ROWS), model(ROWS))
+
+
+@pytest.mark.parametrize("name", ["m.h5", "m.keras"])
+def test_weights_that_were_frozen_one_by_one_stay_so(name, tmp_path):
+    model = sk.to_keras(sources.Transformer(), inputs=tf.TensorSpec([None, 5], tf.int32))
+    for weight in model.weights:
+        weight.trainable = "blocks/0" not in weight.path  # and those of the other block are alike
+    sk.save_model(model, tmp_path / name, verify="structure")
+    again = keras.models.load_model(tmp_path / name)
+    assert [each.trainable for each in again.weights] == [each.trainable for each in model.weights]
+    assert all(map(np.array_equal, again.get_weights(), model.get_weights()))
 
 
 def test_the_model_and_its_source_train_each_for_itself():
@@ -235,7 +264,24 @@ REFUSED = {
     ),
     "python": (_with_python, {"inputs": (None, 3)}, r"runs Python functions.*EagerPyFunc"),
     "files": (_writes, {"inputs": (None, 3)}, r"WriteFile.*\n.*allow_ops\(\"WriteFile\"\)"),
-    "mutable table": (Holds(_mutable_table()), {"inputs": (None, 3)}, "content would be lost"),
+    "mutable table": (
+        Holds(_mutable_table()),
+        {"inputs": (None, 3)},
+        r"content would be lost.*\[held\]",
+    ),
+    "None": (lambda x: (x, None), {"inputs": (None, 3)}, r"None comes out.*\[outputs\.1\]"),
+    "nothing": (lambda x: None, {"inputs": (None, 3)}, r"None comes out.*\[outputs\]"),
+    "ragged output": (
+        lambda x: {"y": tf.RaggedTensor.from_tensor(x)},
+        {"inputs": (None, 3)},
+        r"a RaggedTensor comes out.*\[outputs\.y\]",
+    ),
+    "rank of an output": (
+        lambda x: {"y": tf.raw_ops.PlaceholderWithDefault(input=x, shape=None)},
+        {"inputs": (None, 3)},
+        r"an output has no known rank \[outputs\.y\]\n.*outputs={'y': \(None, 2\)}",
+    ),
+    "slash": (Scaled(), {"inputs": (None, 3), "name": "a/b"}, "cannot be named 'a/b'"),
     "open shape": (lambda x: x + OPEN, {"inputs": (None, 3)}, "'open' has no fixed shape"),
     "text": (
         lambda x: x + tf.strings.to_number(TEXT),
@@ -256,20 +302,14 @@ def test_what_cannot_be_converted_is_named(name):
         sk.to_keras(source, **options)
 
 
-def test_a_resource_that_nothing_leads_to_is_named_by_its_use():
-    tables = {"hidden": _constant_table()}
-    get = {"t": lambda: tables["hidden"]}["t"]
+def test_a_resource_that_nothing_leads_to_is_named_by_its_use(monkeypatch):
+    monkeypatch.setattr(sources, "HIDDEN", _constant_table(), raising=False)  # in another module
 
-    class Hides:
-        def __call__(self, words):
-            return _looked_up(get, words)
+    def looked_up(words):
+        return sources.HIDDEN.lookup(words)
 
     with pytest.raises(sk.ConversionError, match=r"none of its attributes lead to.*LookupTable"):
-        sk.to_keras(Hides(), inputs=tf.TensorSpec([None], tf.string))
-
-
-def _looked_up(get: Any, words: Any) -> Any:
-    return tf.cast(get().lookup(words), tf.float32)
+        sk.to_keras(looked_up, inputs=WORDS)
 
 
 # Frozen graphs.

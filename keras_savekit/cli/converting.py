@@ -39,13 +39,12 @@ class Asked:
 def run(source: Path, target: Path, asked: Asked) -> int:
     """Converts `source`, writes `target`, prints its weights, and returns the exit code."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from keras_savekit.convert import conversion, probe, sources
+    from keras_savekit.convert import conversion, probe
     from keras_savekit.convert.ops import allow_ops
+    from keras_savekit.convert.tracing import Wanted
     from keras_savekit.loading import load_model
 
-    wanted = sources.Wanted(
-        asked.inputs or None, _one_or_all(asked.outputs), asked.call, asked.constants
-    )
+    wanted = Wanted(asked.inputs or None, _one_or_all(asked.outputs), asked.call, asked.constants)
     with allow_ops(*asked.allowed):
         made = conversion.convert(
             str(source), wanted, None, asked.checkpoint, trainable=asked.trainable

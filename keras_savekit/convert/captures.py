@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_savekit.convert.sources import Traced
+from keras_savekit.convert.tracing import Traced
 from keras_savekit.errors import ConversionError
 
 # What a Keras weight can be.

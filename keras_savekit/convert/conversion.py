@@ -15,9 +15,11 @@ import tensorflow as tf
 from keras_savekit.convert import structure
 from keras_savekit.convert.captures import Captured, captured
 from keras_savekit.convert.layer import GraphLayer, encoded
+from keras_savekit.convert.ops import require_gradients
 from keras_savekit.convert.program import program_of
 from keras_savekit.convert.recipe import recipe_of
-from keras_savekit.convert.sources import Traced, Wanted, traced
+from keras_savekit.convert.sources import traced
+from keras_savekit.convert.tracing import Traced, Wanted, require_ranks
 from keras_savekit.convert.values import values_of
 from keras_savekit.errors import ConversionError
 
@@ -48,7 +50,8 @@ def to_keras(  # noqa: PLR0913 - each says another thing about a source
         axis, or example batch, in the dictionary, tuple or dataclass that the
         source takes. For a frozen graph, names or a dictionary by name. May be left
         out where the source says it.
-    outputs: names, to take some of several; of a frozen graph, names of its nodes.
+    outputs: names, to take some of several; of a frozen graph, names of its nodes. A
+        dictionary by name says a shape that the source does not tell, else None.
     name: of the model and its layer.
     trainable: False freezes all weights; else each is as its variable was.
     call: the function of the object, or the signature of the SavedModel.
@@ -93,10 +96,13 @@ def convert(
     """As `to_keras`, with what it went by."""
     found = traced(source if embed else _made(source), wanted)
     weights = captured(found)
-    values = values_of(weights, checkpoint)
-    kept: dict[str, Any] = {"recipe": recipe_of(source, found, wanted)} if not embed else {}
-    kept = kept or {"program": encoded(program_of(found, weights))}
-    name = name or _name(source)
+    values = values_of(weights, found.source, checkpoint)
+    program = program_of(found, weights)
+    if trainable and any(weight.variable.trainable for weight in weights):
+        require_gradients(program.operations)
+    require_ranks(found)
+    name = _checked(name) if name else _name(source)
+    kept = {"program": encoded(program)} if embed else {"recipe": recipe_of(source, found, wanted)}
     layer = GraphLayer(**kept, name=name, trainable=trainable)
     model = _model(layer, found, name)
     for weight, value in zip(layer.graph_weights, values, strict=True):
@@ -123,6 +129,14 @@ def _model(layer: GraphLayer, found: Traced, name: str) -> Any:
     except ValueError as error:  # older versions of Keras take no nested outputs
         what = f"Keras {keras.__version__} makes no model of such outputs: {error}"
         raise ConversionError(what, name, "take some of them with outputs=") from error
+
+
+def _checked(name: str) -> str:
+    if "/" in name:
+        raise ConversionError(
+            f"a Keras model cannot be named {name!r}", "name=", 'leave out the "/"'
+        )
+    return name
 
 
 def _name(source: Any) -> str:

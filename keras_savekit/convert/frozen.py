@@ -5,7 +5,7 @@ Sources: tensorflow/core/framework/graph.proto and tensorflow/core/protobuf/save
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,12 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
+from keras_savekit.convert.structure import is_mode, named, shaped
+from keras_savekit.convert.tracing import Called, Wanted
 from keras_savekit.errors import ConversionError
 
-PLACEHOLDERS = ("Placeholder", "PlaceholderV2", "PlaceholderWithDefault")
+_WITH_DEFAULT = "PlaceholderWithDefault"
+PLACEHOLDERS = ("Placeholder", "PlaceholderV2", _WITH_DEFAULT)
 _VARIABLES = ("Variable", "VariableV2", "VarHandleOp", "AutoReloadVariable", "TemporaryVariable")
 
 
@@ -33,20 +36,14 @@ def read(path: Path) -> Any:
 
 
 def read_saved_model(content: bytes, where: str) -> Any:
-    """The one graph with its objects in the content of a `saved_model.pb`."""
+    """What a `saved_model.pb` holds, with one graph at least."""
     try:
-        graphs = SavedModel.FromString(content).meta_graphs
+        saved = SavedModel.FromString(content)
     except DecodeError as error:
         raise ConversionError(f"cannot be read as a SavedModel: {error}", where) from error
-    if not graphs:
+    if not saved.meta_graphs:
         raise ConversionError("holds no graph", where)
-    return graphs
-
-
-def saved_functions(path: Path) -> Iterator[tuple[str, str]]:
-    """Kind and name of every operation in a `saved_model.pb`."""
-    for graph in read_saved_model(path.read_bytes(), str(path)):
-        yield from operations(graph.graph_def)
+    return saved
 
 
 def operations(graph: Any) -> Iterator[tuple[str, str]]:
@@ -57,10 +54,13 @@ def operations(graph: Any) -> Iterator[tuple[str, str]]:
         yield from ((node.op, f"{name}/{node.name}") for node in function.node_def)
 
 
-def as_function(graph: Any, wanted: Any, where: str) -> tuple[Callable[[Any], Any], Any, tf.Module]:
-    """A frozen graph as a function of its inputs, what goes in, and what holds its weights.
+def as_function(
+    graph: Any, wanted: Wanted, where: str
+) -> tuple[Called, Any, str | None, tf.Module]:
+    """A frozen graph as a function of its inputs.
 
-    With `constants="weights"` every constant of floating point with at least one
+    Also what goes in, which placeholder tells the mode, and what holds its weights:
+    with `constants="weights"` every constant of floating point with at least one
     axis becomes a variable of the name of its node.
     """
     nodes = {node.name: node for node in graph.node}
@@ -68,33 +68,39 @@ def as_function(graph: Any, wanted: Any, where: str) -> tuple[Callable[[Any], An
     if left:
         what = f"the graph is not frozen: {', '.join(left[:3])} are variables without values"
         raise ConversionError(what, where, "freeze it, or give the SavedModel it comes from")
-    inputs = _inputs(wanted.inputs, nodes, where)
-    outputs = _outputs(wanted.outputs, graph, where)
+    mode = next((name for name in nodes if _is_mode(nodes, name)), None)
+    inputs = _inputs(wanted.inputs, nodes, mode, where)
+    outputs = _outputs(wanted.outputs, nodes, where)
     holder = tf.Module()
     holder.weights = _weights(graph) if wanted.constants == "weights" else {}
 
-    def function(given: Any) -> Any:
+    def function(given: Any, modes: Mapping[Any, Any]) -> Any:
         tensors = dict(given) if isinstance(given, Mapping) else {next(iter(inputs)): given}
         values = {name: variable.read_value() for name, variable in holder.weights.items()}
-        fed = {_tensor(name): value for name, value in (values | tensors).items()}
+        told = {name: tf.constant(trains) for name, trains in modes.items()}
+        fed = {_tensor(name): value for name, value in (values | tensors | told).items()}
         names = [_tensor(name) for name in outputs]
-        made = tf.graph_util.import_graph_def(graph, input_map=fed, return_elements=names, name="")
+        read = tf.graph_util.import_graph_def(graph, input_map=fed, return_elements=names, name="")
+        made = [shaped(*each) for each in zip(read, outputs.values(), strict=True)]
         return made[0] if len(made) == 1 else dict(zip(outputs, made, strict=True))
 
     single = next(iter(inputs.values())) if len(inputs) == 1 else inputs
-    return function, single, holder
+    return function, single, mode, holder
 
 
 def _tensor(name: str) -> str:
     return name if ":" in name else f"{name}:0"
 
 
-def _inputs(wanted: Any, nodes: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """What goes in, by the name of the node: as wanted, or every placeholder."""
+def _inputs(wanted: Any, nodes: Mapping[str, Any], mode: str | None, where: str) -> dict[str, Any]:
+    """What goes in, by the name of the node: as wanted, or the placeholders that wait for it."""
     if isinstance(wanted, Mapping):
         given = dict(wanted)
     elif wanted is None:
-        given = dict.fromkeys(name for name, node in nodes.items() if node.op in PLACEHOLDERS)
+        taken = _taken(nodes)
+        used = [name for name in _of_kind(nodes, PLACEHOLDERS) if name in taken and name != mode]
+        waiting = [name for name in used if nodes[name].op != _WITH_DEFAULT]
+        given = dict.fromkeys(waiting or used)
     else:
         given = dict.fromkeys([wanted] if isinstance(wanted, str) else wanted)
     if not given:
@@ -104,10 +110,24 @@ def _inputs(wanted: Any, nodes: Mapping[str, Any], where: str) -> dict[str, Any]
     return {_known(name, nodes, where): spec or _spec(nodes, name) for name, spec in given.items()}
 
 
+def _is_mode(nodes: Mapping[str, Any], name: str) -> bool:
+    return nodes[name].op in PLACEHOLDERS and is_mode(_spec(nodes, name), name)
+
+
+def _of_kind(nodes: Mapping[str, Any], kinds: Sequence[str]) -> list[str]:
+    return [name for name, node in nodes.items() if node.op in kinds]
+
+
+def _taken(nodes: Mapping[str, Any]) -> set[str]:
+    """The names of nodes from which others take something."""
+    inputs = (name for node in nodes.values() for name in node.input)
+    return {name.lstrip("^").partition(":")[0] for name in inputs}
+
+
 def _known(name: str, nodes: Mapping[str, Any], where: str) -> str:
     node = name.partition(":")[0]
     if node not in nodes:
-        has = ", ".join(name for name, node in nodes.items() if node.op in PLACEHOLDERS)
+        has = ", ".join(_of_kind(nodes, PLACEHOLDERS))
         raise ConversionError(f"the graph has no node {node!r}", where, f"placeholders are {has}")
     return name
 
@@ -121,18 +141,16 @@ def _spec(nodes: Mapping[str, Any], name: str) -> tf.TensorSpec:
     return tf.TensorSpec(shape, tf.as_dtype(node.attr["dtype"].type), node.name)
 
 
-def _outputs(wanted: Any, graph: Any, where: str) -> list[str]:
-    """What comes out: as wanted, or the one node that nothing else takes."""
-    nodes = {node.name: node for node in graph.node}
+def _outputs(wanted: Any, nodes: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What comes out, and its shape if that was said: as wanted, or the last node."""
     if wanted is not None:
-        names = [wanted] if isinstance(wanted, str) else list(wanted)
-        return [_known(name, nodes, where) for name in names]
-    taken = {name.lstrip("^").partition(":")[0] for node in graph.node for name in node.input}
-    last = [name for name, node in nodes.items() if name not in taken and node.op != "NoOp"]
+        return {_known(name, nodes, where): shape for name, shape in named(wanted).items()}
+    taken, ends = _taken(nodes), (*PLACEHOLDERS, "NoOp")
+    last = [name for name, node in nodes.items() if name not in taken and node.op not in ends]
     if len(last) != 1:
         remedy = f"name them with outputs=; nothing takes {', '.join(last)}"
         raise ConversionError(f"the graph has {len(last)} outputs", where, remedy)
-    return last
+    return dict.fromkeys(last)
 
 
 def _weights(graph: Any) -> dict[str, tf.Variable]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -35,12 +35,14 @@ class GraphLayer(keras.layers.Layer):  # type: ignore[misc]
 
     program: the graph, as `convert.program.Program` holds it, in base64; or
     recipe: how registered code makes it again, as `convert.recipe` has it.
+    frozen: names of weights that are not trained although the graph would have it.
     """
 
     def __init__(
         self,
         program: str | None = None,
         recipe: Mapping[str, Any] | None = None,
+        frozen: Sequence[str] = (),
         **keywords: Any,
     ) -> None:
         # The graph knows its own dtypes: nothing is cast on the way in.
@@ -48,16 +50,19 @@ class GraphLayer(keras.layers.Layer):  # type: ignore[misc]
         self._source = {"program": program, "recipe": recipe and dict(recipe)}
         made = program_by(recipe) if recipe else decoded(program or "")
         self.supports_jit = False  # the numbers are to be those of the source
-        weights = made.weights
+        self._described = tuple(made.weights)
         with keras.name_scope(self.name):
-            self.graph_weights = [_variable(weight) for weight in weights]
-        named = zip(weights, self.graph_weights, strict=True)
-        self._functions = made.load({each.name: variable.value for each, variable in named})
+            self.graph_weights = [_variable(weight) for weight in self._described]
+        self._functions = made.load({each.name: kept.value for each, kept in self._pairs()})
         self.random_operations = tuple(
             sorted({kind for kind, _ in made.operations if kind in STATEFUL_RANDOM})
         )
         trust(made.digest)
         self.built = True
+        # Only now, when Keras has them among those that `trainable` switches.
+        for weight, variable in self._pairs():
+            if not self.trainable or weight.name in frozen:
+                variable.trainable = False
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         """Run the graph on the leaves of `inputs`."""
@@ -74,8 +79,17 @@ class GraphLayer(keras.layers.Layer):  # type: ignore[misc]
         )
 
     def get_config(self) -> dict[str, Any]:
-        """The graph and what every layer has."""
-        return {**super().get_config(), **self._source}
+        """The graph, which weights were frozen one by one, and what every layer has."""
+        frozen = [
+            weight.name
+            for weight, variable in self._pairs()
+            if self.trainable and weight.trainable and not variable.trainable
+        ]
+        kept = {"frozen": frozen} if frozen else {}
+        return {**super().get_config(), **self._source, **kept}
+
+    def _pairs(self) -> Iterator[tuple[Weight, Any]]:
+        return zip(self._described, self.graph_weights, strict=True)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> GraphLayer:

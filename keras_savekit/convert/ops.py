@@ -42,6 +42,14 @@ STATEFUL_RANDOM = frozenset(
         *("SampleDistortedBoundingBoxV2", "FractionalAvgPool", "FractionalMaxPool"),
     ]
 )
+# They hold what lives longer than a call, and begin empty in whatever runs the graph.
+STATE = (
+    *("Variable", "VariableV2", "VarHandleOp", "AutoReloadVariable", "HashTable", "HashTableV2"),
+    *("MutableHashTable*", "MutableDenseHashTable*", "*Queue", "*QueueV2", "Barrier", "Iterator"),
+    *("IteratorV2", "OneShotIterator", "*ConditionalAccumulator", "*Stage"),
+)
+# Loops as TF 1 had them, through which TensorFlow 2 finds no gradients.
+LOOPS = ("Enter", "RefEnter")
 CHECKPOINTS = ("Save*", "Restore*", "MergeV2Checkpoints", "ShardedFilename*")
 
 _allowed: ContextVar[tuple[str, ...]] = ContextVar("allowed", default=())
@@ -93,6 +101,29 @@ def require_allowed(
             f"the graph reaches outside of itself: {_listed(outside)}",
             where,
             f"if you trust it, convert or load it within sk.allow_ops({names})",
+        )
+
+
+def require_stateless(operations: Iterable[tuple[str, str]]) -> None:
+    """Raise ConversionError that lists every operation with a state that no file would hold."""
+    held = {kind: name for kind, name in operations if _matches(kind, STATE)}
+    if held:
+        raise ConversionError(
+            f"the graph holds what begins empty whenever it is loaded: {_listed(held)}",
+            "",
+            "give what it was made from: the SavedModel of a frozen graph, or the module; or take"
+            " other outputs=",
+        )
+
+
+def require_gradients(operations: Iterable[tuple[str, str]]) -> None:
+    """Raise ConversionError if a training would find no gradients."""
+    loops = {kind: name for kind, name in operations if _matches(kind, LOOPS)}
+    if loops:
+        raise ConversionError(
+            f"the graph has a loop of TF 1, which TensorFlow 2 cannot train: {_listed(loops)}",
+            "",
+            "convert it with trainable=False",
         )
 
 

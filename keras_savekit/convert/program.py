@@ -12,7 +12,7 @@ import hashlib
 import io
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +23,12 @@ from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from keras_savekit.convert.captures import Captured
 from keras_savekit.convert.frozen import operations, read_saved_model
-from keras_savekit.convert.ops import require_allowed
-from keras_savekit.convert.sources import Traced
+from keras_savekit.convert.ops import require_allowed, require_stateless
+from keras_savekit.convert.tracing import Traced
 from keras_savekit.errors import ConversionError
 
 _GRAPH = "saved_model.pb"
+_MODES = ("inference", "training")
 _SAID = 300
 _LARGEST = 2**31  # bytes; no protocol buffer is larger
 
@@ -69,7 +70,7 @@ class Program:
     @property
     def _graph(self) -> Any:
         with self._opened() as archive:
-            return read_saved_model(archive.read(_GRAPH), "the graph of the layer")[0]
+            return read_saved_model(archive.read(_GRAPH), "the graph of the layer").meta_graphs[0]
 
     @property
     def _objects(self) -> Any:
@@ -108,9 +109,8 @@ def program_of(traced: Traced, weights: Sequence[Captured]) -> Program:
     """
     root = tf.Module()
     root.weights = [weight.variable for weight in weights]
-    root.resources = [
-        value for value, _ in traced.reached.values() if not isinstance(value, tf.Variable)
-    ]
+    held = [each for each in traced.reached.values() if not isinstance(each[0], tf.Variable)]
+    root.resources = [value for value, _ in held]
     root.inference = traced.inference
     if traced.training is not None:
         root.training = traced.training
@@ -123,6 +123,7 @@ def program_of(traced: Traced, weights: Sequence[Captured]) -> Program:
             what = f"TensorFlow cannot save its functions: {said}"
             raise ConversionError(what, "", "see the cause below") from error
         graphs = SavedModel.FromString((Path(folder) / _GRAPH).read_bytes())
+        _refuse_contents(graphs.meta_graphs[0], [paths[0] for _, paths in held])
         _strip(graphs.meta_graphs[0], [weight.name for weight in weights])
         files = {_GRAPH: graphs.SerializeToString(deterministic=True)}
         for asset in sorted((Path(folder) / "assets").iterdir()):
@@ -142,7 +143,6 @@ def _strip(graph: Any, names: Sequence[str]) -> None:
     graph.ClearField("saver_def")
     graph.ClearField("signature_def")
     graph.ClearField("collection_def")
-    _refuse_contents(objects)
     if _has(objects.nodes[0], "weights"):
         for child in objects.nodes[_child(objects.nodes[0], "weights")].children:
             objects.nodes[child.node_id].variable.name = names[int(child.local_name)]
@@ -153,24 +153,38 @@ def _strip(graph: Any, names: Sequence[str]) -> None:
     graph.graph_def.library.function.extend(left)
 
 
-def _refuse_contents(objects: Any) -> None:
-    """Of tables and other resources that hold more than their initializer gives."""
-    for node in objects.nodes:
+def _refuse_contents(graph: Any, paths: Sequence[str]) -> None:
+    """Of tables and other resources that hold more than their initializer gives.
+
+    paths: to the resources of the root.
+    """
+    nodes = graph.object_graph_def.nodes
+    listed = nodes[_child(nodes[0], "resources")].children if paths else []
+    named = {child.node_id: paths[int(child.local_name)] for child in listed}
+    for number, node in enumerate(nodes):
         if not node.HasField("variable") and len(node.saveable_objects):
             raise ConversionError(
                 "the source holds a resource whose content would be lost, such as a mutable table",
-                ", ".join(sorted(node.saveable_objects)),
+                named.get(number) or ", ".join(sorted(node.saveable_objects)),
                 "use a tf.lookup.StaticHashTable, or keep it outside of the model",
             )
+    library = graph.graph_def.library
+    roots = [nodes[child.node_id] for child in nodes[0].children if child.local_name in _MODES]
+    called = _reachable(
+        library, [each.bare_concrete_function.concrete_function_name for each in roots]
+    )
+    for function in library.function:
+        if function.signature.name in called:
+            require_stateless((node.op, node.name) for node in function.node_def)
 
 
-def _reachable(library: Any, roots: Mapping[str, Any]) -> set[str]:
+def _reachable(library: Any, roots: Collection[str]) -> set[str]:
     """Names of functions that may be called, gradients included."""
     functions = {each.signature.name: each for each in library.function}
     gradients = {each.function_name: each.gradient_func for each in library.gradient}
     reached: set[str] = set()
     waiting = [name for name in functions if name in roots]
-    waiting += [each.function_def_name for each in library.registered_gradients]
+    waiting += [each.gradient_func for each in library.registered_gradients]
     while waiting:
         name = waiting.pop()
         if name in reached or name not in functions:

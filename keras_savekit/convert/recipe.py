@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from keras_savekit.convert.captures import captured
 from keras_savekit.convert.program import Program, program_of
-from keras_savekit.convert.sources import Traced, Wanted, traced
+from keras_savekit.convert.sources import traced
+from keras_savekit.convert.tracing import Traced, Wanted
 from keras_savekit.errors import ConversionError
 
 _CONTAINERS = {"dict": dict, "list": list, "tuple": tuple}

@@ -18,6 +18,8 @@ import tensorflow as tf
 from keras_savekit.errors import ConversionError
 
 TRAINING = ("training", "is_training")
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def specifications(inputs: Any) -> Any:
@@ -73,43 +75,54 @@ def places(structure: Any, at: str = "") -> Any:
     return _with(structure, [places(*each) for each in zip(parts.values(), ways, strict=True)])
 
 
-def bound(function: Callable[..., Any], inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """How `function` is called with `inputs`: arguments by position and by name.
+def bound(signature: inspect.Signature, inputs: Any) -> Callable[[Any], dict[str, Any]]:
+    """Which arguments of a function `inputs` become.
 
     A dictionary of its parameters goes by name, a list or tuple that it has
     parameters for by position, everything else is its one argument.
     """
-    parameters = _parameters(function)
-    required = [each.name for each in parameters if each.default is each.empty]
-    names = {each.name for each in parameters}
-    if isinstance(inputs, Mapping) and set(required) <= set(inputs) <= names:
-        return (), dict(inputs)
-    variadic = any(each.kind is each.VAR_POSITIONAL for each in parameters)
-    most = len(inputs) if variadic and _is_sequence(inputs) else len(parameters)
-    if _is_sequence(inputs) and len(required) - variadic <= len(inputs) <= most:
-        return tuple(inputs), {}
-    return (inputs,), {}
+    parameters = [each for each in signature.parameters.values() if each.name not in TRAINING]
+    required = {each.name for each in parameters if each.default is each.empty}
+    required -= {each.name for each in parameters if each.kind in _VARIADIC}
+    places = [each for each in parameters if each.kind in _POSITIONAL]
+    if isinstance(inputs, Mapping):
+        open_ended = any(each.kind is each.VAR_KEYWORD for each in parameters)
+        names = {each.name for each in parameters}
+        known = set(inputs) <= names or (open_ended and bool(required or not places))
+        if required <= set(inputs) and known:
+            return lambda made: dict(signature.bind_partial(**made).arguments)
+    if _is_sequence(inputs):
+        variadic = any(each.kind is each.VAR_POSITIONAL for each in parameters)
+        fewest = sum(each.name in required for each in places)
+        if variadic and fewest <= len(inputs):
+            return lambda made: dict(signature.bind_partial(*made).arguments)
+        if fewest <= len(inputs) <= len(places):
+            return lambda made: {each.name: value for each, value in zip(places, made)}  # noqa: B905
+    return lambda made: dict(signature.bind_partial(made).arguments)
 
 
-def mode_parameter(function: Callable[..., Any]) -> str | None:
-    """The name under which `function` is told whether it trains; None if it is not."""
+def signature_of(function: Callable[..., Any]) -> inspect.Signature:
+    """What `function` takes; whatever it is given, if that cannot be told."""
     try:
-        names = inspect.signature(function).parameters
+        return inspect.signature(function)
     except (TypeError, ValueError):
-        return None
-    return next((name for name in TRAINING if name in names), None)
+        return inspect.Signature([inspect.Parameter("inputs", inspect.Parameter.VAR_POSITIONAL)])
 
 
-def _parameters(function: Callable[..., Any]) -> Sequence[inspect.Parameter]:
-    try:
-        found = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return [inspect.Parameter("inputs", inspect.Parameter.VAR_POSITIONAL)]
-    return [
-        each
-        for each in found
-        if each.name not in TRAINING and each.kind not in (each.KEYWORD_ONLY, each.VAR_KEYWORD)
-    ]
+def is_mode(spec: tf.TensorSpec, *names: Any) -> bool:
+    """Whether an input of one of these names tells if the model is trained."""
+    return bool(spec.dtype == tf.bool and spec.shape.rank == 0 and set(names) & set(TRAINING))
+
+
+def named(outputs: Any) -> dict[str, Any]:
+    """`outputs=` as names with a shape or None for each."""
+    names = [outputs] if isinstance(outputs, str) else outputs
+    return dict(names) if isinstance(names, Mapping) else dict.fromkeys(names)
+
+
+def shaped(tensor: Any, shape: Any) -> Any:
+    """`tensor`, known to have `shape` if there is one."""
+    return tensor if shape is None else tf.ensure_shape(tensor, shape)
 
 
 def _is_shape(value: Any) -> bool:

@@ -8,23 +8,31 @@ Source of the format: tensorflow/core/protobuf/trackable_object_graph.proto.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
+from keras_savekit.convert.attributes import parts
 from keras_savekit.convert.captures import Captured
 from keras_savekit.errors import ConversionError
 
-_VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
+_OBJECTS = "_CHECKPOINTABLE_OBJECT_GRAPH"
+_VALUE = "VARIABLE_VALUE"
 _SHOWN = 10
+# For each weight its key in a checkpoint, or None.
+Keys = list[str | None]
 
 
-def values_of(weights: Sequence[Captured], checkpoint: str | os.PathLike[str] | None) -> list[Any]:
+def values_of(
+    weights: Sequence[Captured], source: Any, checkpoint: str | os.PathLike[str] | None
+) -> list[Any]:
     """One array for each weight.
 
     Raises ConversionError that names every weight which the checkpoint lacks or
-    has in another shape or dtype.
+    has in another shape or dtype, and every object of it that would fit as well.
     """
     if checkpoint is None:
         return [weight.variable.numpy() for weight in weights]
@@ -32,7 +40,8 @@ def values_of(weights: Sequence[Captured], checkpoint: str | os.PathLike[str] | 
     reader = _reader(where)
     held = reader.get_variable_to_shape_map()
     dtypes = reader.get_variable_to_dtype_map()
-    keys = _matched(weights, held)
+    nodes = _nodes(reader, held)
+    keys = _matched(weights, source, nodes, held, where)
     differences = []
     for weight, key in zip(weights, keys, strict=True):
         wanted = tuple(weight.variable.shape), weight.variable.dtype.base_dtype
@@ -46,12 +55,10 @@ def values_of(weights: Sequence[Captured], checkpoint: str | os.PathLike[str] | 
     if differences:
         more = len(differences) - _SHOWN
         lines = differences[:_SHOWN] + ([f"and {more} more"] if more > 0 else [])
-        has = ", ".join(sorted(_plain_keys(held))[:_SHOWN])
-        raise ConversionError(
-            "the checkpoint does not fit the source:\n  " + "\n  ".join(lines),
-            where,
-            f"the checkpoint has {has}{' ...' if len(held) > _SHOWN else ''}",
-        )
+        known = sorted(key.partition("/.ATTRIBUTES/")[0] for key in held if key != _OBJECTS)
+        what = "the checkpoint does not fit the source:\n  " + "\n  ".join(lines)
+        has = ", ".join(known[:_SHOWN]) + (" ..." if len(known) > _SHOWN else "")
+        raise ConversionError(what, where, f"the checkpoint has {has}")
     return [reader.get_tensor(key) for key in keys]
 
 
@@ -65,38 +72,83 @@ def _reader(where: str) -> Any:
         raise ConversionError(f"cannot be read as a checkpoint: {said}", where, remedy) from error
 
 
-def _matched(weights: Sequence[Captured], held: Mapping[str, Any]) -> list[str | None]:
-    """The key of each weight: by attributes below one common object, or by name."""
-    by_path = {key.removesuffix(_VALUE): key for key in held if key.endswith(_VALUE)}
-    roots = {""} | {f"{root}/" for path in by_path for root in _above(path)}
-    ways = [_escaped(weight.paths) for weight in weights]
-    best: list[str | None] = [None] * len(weights)
-    for root in sorted(roots, key=lambda each: (len(each), each)):
-        keys = [next((by_path[root + w] for w in way if root + w in by_path), None) for way in ways]
-        if _count(keys) > _count(best):
-            best = keys
-    names = [_named(weight, held) for weight in weights]
-    return names if _count(names) > _count(best) else best
+def _nodes(reader: Any, held: Mapping[str, Any]) -> Sequence[Any]:
+    """The objects in a checkpoint; none of one of TF 1."""
+    if _OBJECTS not in held:
+        return []
+    return list(TrackableObjectGraph.FromString(reader.get_tensor(_OBJECTS)).nodes)
 
 
-def _named(weight: Captured, held: Mapping[str, Any]) -> str | None:
-    own = weight.variable.name.partition(":")[0]
-    return next((name for name in (own, weight.name) if name in held), None)
+def _matched(
+    weights: Sequence[Captured],
+    source: Any,
+    nodes: Sequence[Any],
+    held: Mapping[str, Any],
+    where: str,
+) -> Keys:
+    """The keys of that object of the checkpoint which fits best, or by name if that fits better."""
+    fits = {path: _below(root, nodes, weights, source) for path, root in _objects(nodes).items()}
+    most = max(map(_count, fits.values()), default=0)
+    named = _by_name(weights, nodes, held)
+    if _count(named) > most or not most:
+        return named
+    best = {path: keys for path, keys in fits.items() if _count(keys) == most}
+    # What was saved by itself is meant; of several within another object each may be.
+    if "" not in best and len({tuple(keys) for keys in best.values()}) > 1:
+        listed = ", ".join(sorted(best)[:_SHOWN])
+        what = f"the checkpoint holds several objects that fit the source: {listed}"
+        remedy = "restore one into the source by tf.train.Checkpoint, and convert it without"
+        raise ConversionError(what, where, f"{remedy} checkpoint=")
+    return best.get("", next(iter(best.values())))
 
 
-def _above(path: str) -> Iterator[str]:
-    parts = path.split("/")
-    yield from ("/".join(parts[:depth]) for depth in range(1, len(parts)))
+def _objects(nodes: Sequence[Any]) -> dict[str, int]:
+    """Every object of a checkpoint by the shortest path to it."""
+    found: dict[int, str] = {0: ""} if nodes else {}
+    waiting = list(found)
+    for number in waiting:
+        for child in nodes[number].children:
+            if child.node_id not in found:
+                above = found[number]
+                found[child.node_id] = f"{above}/{child.local_name}" if above else child.local_name
+                waiting.append(child.node_id)
+    return {path: number for number, path in found.items()}
 
 
-def _escaped(paths: Sequence[str]) -> list[str]:
-    """As the keys of a checkpoint write them; a name of an attribute has no "/" of its own."""
-    return ["/".join(part.replace(".", "..") for part in path.split("/")) for path in paths]
+def _below(root: int, nodes: Sequence[Any], weights: Sequence[Captured], source: Any) -> Keys:
+    """Walk the source and an object of the checkpoint side by side, as TensorFlow restores."""
+    places = {id(weight.variable): at for at, weight in enumerate(weights)}
+    keys: Keys = [None] * len(weights)
+    seen = set()
+    waiting = [(source, root)]
+    for holder, number in waiting:
+        if id(holder) in places:
+            at = places[id(holder)]
+            keys[at] = keys[at] or _value_key(nodes[number])
+            continue
+        held = parts(holder) if nodes[number].children else {}
+        for child in nodes[number].children:
+            pair = (id(held.get(child.local_name)), child.node_id)
+            if child.local_name in held and pair not in seen:
+                seen.add(pair)
+                waiting.append((held[child.local_name], child.node_id))
+    return keys
 
 
-def _plain_keys(held: Mapping[str, Any]) -> list[str]:
-    return [key.removesuffix(_VALUE) for key in held if not key.startswith("_CHECKPOINTABLE")]
+def _by_name(weights: Sequence[Captured], nodes: Sequence[Any], held: Mapping[str, Any]) -> Keys:
+    saved = [(each.full_name, _value_key(node)) for node in nodes for each in node.attributes]
+    counts = Counter(name for name, _ in saved)
+    keys = {key: key for key in held} | {name: key for name, key in saved if counts[name] == 1}
+    own = [weight.variable.name.partition(":")[0] for weight in weights]
+    return [
+        next((keys[name] for name in (theirs, weight.name) if keys.get(name)), None)
+        for theirs, weight in zip(own, weights, strict=True)
+    ]
 
 
-def _count(keys: Sequence[str | None]) -> int:
+def _value_key(node: Any) -> str | None:
+    return next((each.checkpoint_key for each in node.attributes if each.name == _VALUE), None)
+
+
+def _count(keys: Keys) -> int:
     return sum(key is not None for key in keys)
