@@ -10,7 +10,7 @@ import os
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -35,16 +35,18 @@ class Scale:
         return small if self.small else full
 
 
-def standard(scale: Scale, width: int | None = None, trainable: int = 9) -> keras.Model:
+def standard(
+    scale: Scale, width: int | None = None, layers: int = 8, frozen: int = 0
+) -> keras.Model:
     """Eight layers of 2048 and one of ten, with Adam: 403 MB in 56 variables.
 
-    trainable: of the layers, the last ones that are; the others are frozen.
+    frozen: how many of the layers, from the first, are not trained.
     """
     width = width or scale(2048, 32)
     keras.utils.set_random_seed(0)
-    layers = [keras.layers.Dense(width, activation="relu") for _ in range(8)]
-    model = keras.Sequential([keras.Input((width,)), *layers, keras.layers.Dense(10)])
-    for layer in model.layers[: len(model.layers) - trainable]:
+    hidden = [keras.layers.Dense(width, activation="relu") for _ in range(layers)]
+    model = keras.Sequential([keras.Input((width,)), *hidden, keras.layers.Dense(10)])
+    for layer in model.layers[:frozen]:
         layer.trainable = False
     model.compile("adam", "mse", jit_compile=False)
     return model
@@ -135,11 +137,13 @@ def train(
     saves: int,
     batch_size: int,
     after: Callable[[], None] | None = None,
+    before: Sequence[Any] = (),
 ) -> dict[str, Any]:
     """Train until so many saves were due and the batches up to the next one are done.
 
     callback: saves after `every` batches, or None.
     after: waits for what the callback has not finished when `fit` returns.
+    before: other callbacks.
 
     Returns seconds from the first to the last batch, of every step, and inside the
     hooks at each save; processor seconds, and the growth of resident memory.
@@ -150,7 +154,7 @@ def train(
     )  # what is made in the first step is made
     watch = Watch()
     spent = timed(callback) if callback is not None else []
-    callbacks = [watch] if callback is None else [watch, callback]
+    callbacks = [watch, *before, *filter(None, [callback])]
     steps = every * (saves + 1) - 1
     model.fit(data, steps_per_epoch=steps, verbose=0, shuffle=False, callbacks=callbacks)
     if after is not None:
