@@ -33,7 +33,7 @@ class SaveKit(keras.callbacks.Callback):  # type: ignore[misc]
     data: what `keras_savekit.resumable` returned and `fit` trains on. With it a
         training resumes in mid-epoch, without it at an epoch's start.
 
-    Raises PolicyError, DirectoryError (cannot be written, or another process
+    Raises PolicyError, SavekitError (no key to sign with), DirectoryError (cannot be written, or another process
     uses it) or DataError at once; ModelError, MismatchError and ResumeError
     when `fit` begins, before the first step. Nothing was then changed.
 
@@ -60,7 +60,9 @@ class SaveKit(keras.callbacks.Callback):  # type: ignore[misc]
                 "no directory to save into", "", "give directory=, or `directory:` in the policy"
             )
         self._source = source_of(data) if data is not None else None
-        self.directory = RunDirectory(Path(chosen).absolute())
+        signing = self.policy.signing
+        key = None if signing is None else signing.secret(os.environ)
+        self.directory = RunDirectory(Path(chosen).absolute(), key)
         self._session: Session | None = None
         self._given: dict[str, Any] = {"memory": {}}
         self.resumed: Restored | None = None

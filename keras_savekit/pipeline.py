@@ -87,7 +87,7 @@ class Pipeline:
         self._lasted: dict[str, float] = {}  # seconds of each plan's last save
         self._computed = [0.0, 0.0]  # by the writer, by the verifier: each adds to its own
         limits = policy.limits
-        self._checker = LoadChecker(Budget(limits.verify_time, limits.verify_memory))
+        self._checker = LoadChecker(Budget(limits.verify_time, limits.verify_memory), directory.key)
         self._forms = Forms()
         self._bases: dict[str, Files | None] = {}  # of each plan, what is known to be good
         self._memory = KeptMemory(low=policy.memory == "low")
@@ -258,7 +258,9 @@ class Pipeline:
         try:
             with disk_errors("write the checkpoint", scratch):
                 base = self._bases.get(plan.name)
-                manifest = checkpoint_files.write(scratch, job.snapshot, purpose, self._forms, base)
+                manifest = checkpoint_files.write(
+                    scratch, job.snapshot, purpose, self._forms, base, directory.key
+                )
             published = directory.publish(scratch, job.name)
         except BaseException:
             discard(scratch)
@@ -360,7 +362,7 @@ class Pipeline:
     def _verify(self, path: Path, plan: SavePlan) -> Verification:
         if plan.verify == "load":
             return self._checker.verify(path, self._clock())
-        return verify_shallow(path, plan.verify, self._clock())
+        return verify_shallow(path, plan.verify, self._clock(), self._directory.key)
 
     def _leave_unverified(self, job: _Check, verification: Verification) -> None:
         if supersedes(verification, self._directory.open(job.name).verification):

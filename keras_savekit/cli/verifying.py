@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 
 import click
 
-from keras_savekit.cli.output import echo_json, finding_json, open_run
+from keras_savekit.cli.output import echo_json, finding_json, key_of, open_run
 from keras_savekit.errors import CheckpointError, DirectoryError, shown
 from keras_savekit.store.directory import CHECKPOINTS, Checkpoint, RunDirectory, followed
 from keras_savekit.store.manifest import MANIFEST, Finding, Verification, supersedes
@@ -57,7 +57,8 @@ def run(directory: Path, depth: AskedDepth, *, as_json: bool) -> int:
     """Verifies what is in `directory`, prints the outcome and returns the exit code."""
     targets = _targets(directory)
     outcomes: list[_Outcome] = []
-    with _checker(depth, _policy_of(targets)) as check:
+    key = key_of(targets[0].home) if targets else None
+    with _checker(depth, _policy_of(targets), key) as check:
         for target in _with_progress(targets, shown_at_all=not as_json):
             verification = _verify(target, check)
             # Removed by its own run since it was listed: nothing to tell.
@@ -113,17 +114,17 @@ def _policy_of(targets: Sequence[_Target]) -> Mapping[str, Any]:
 
 
 @contextmanager
-def _checker(depth: AskedDepth, policy: Mapping[str, Any]) -> Iterator[Check]:
+def _checker(depth: AskedDepth, policy: Mapping[str, Any], key: bytes | None) -> Iterator[Check]:
     if depth == "load":
         from keras_savekit.verify.load import LoadChecker
         from keras_savekit.verify.process import Budget
 
-        with LoadChecker(Budget.within(policy)) as checker:
+        with LoadChecker(Budget.within(policy), key) as checker:
             yield checker.verify
     else:
         from keras_savekit.verify.checks import verify_shallow
 
-        yield lambda path, now: verify_shallow(path, depth, now)
+        yield lambda path, now: verify_shallow(path, depth, now, key)
 
 
 def _verify(target: _Target, check: Check) -> Verification:

@@ -96,10 +96,12 @@ def write(
     purpose: Purpose,
     forms: Forms | None = None,
     base: Files | None = None,
+    key: bytes | None = None,
 ) -> Manifest:
     """Write all files of a checkpoint into an existing, empty directory.
 
     forms: of the checkpoints before it.
+    key: to sign the manifest with.
     base: the files of one of them, to share blocks with.
 
     Nothing is synced or published here. The manifest is written last.
@@ -139,7 +141,7 @@ def write(
         versions=blueprint.versions,
         architecture=forms.architecture,
     )
-    disk.write_new(directory / MANIFEST, to_json(manifest))
+    disk.write_new(directory / MANIFEST, to_json(manifest, key))
     return manifest
 
 

@@ -19,6 +19,7 @@ from keras_savekit.policy.moment import Horizon, Moment, Tick, nearest
 from keras_savekit.policy.resuming import Resume, Resuming
 from keras_savekit.policy.retention import All, Best
 from keras_savekit.policy.rules import Rules
+from keras_savekit.policy.signing import Signing
 from keras_savekit.policy.trigger import Trigger
 from keras_savekit.policy.triggers import Triggers, leaves
 from keras_savekit.policy.units import (
@@ -195,6 +196,7 @@ class Policy(Value):
     plans: tuple[SavePlan, ...] = Field(description="a list of what to save and when")
     limits: Limits = Limits()
     on_failure: Literal["warn", "raise", "resave"] = "warn"
+    signing: Signing | None = None
     memory: Literal["kept", "low"] = Field(
         "kept", description="memory for a copy of the state, kept from save to save; or none"
     )
@@ -249,7 +251,8 @@ class Policy(Value):
             "resave": "a failed save is told and made again",
         }
         limits = self.limits.describe()
-        head = f"in {place}: {self.resume.describe()}; {failure[self.on_failure]}; {limits}"
+        signs = "" if self.signing is None else f"; signs checkpoints with {self.signing.key}"
+        head = f"in {place}: {self.resume.describe()}; {failure[self.on_failure]}; {limits}{signs}"
         return "\n".join((head, *(each.describe() for each in self.plans)))
 
 

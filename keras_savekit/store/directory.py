@@ -100,10 +100,14 @@ class Scan(NamedTuple):
 
 
 class RunDirectory:
-    """The directory of one run. Making this object touches nothing on disk."""
+    """The directory of one run. Making this object touches nothing on disk.
 
-    def __init__(self, path: Path) -> None:
+    key: that its manifests are signed with, and must be.
+    """
+
+    def __init__(self, path: Path, key: bytes | None = None) -> None:
         self.path = path
+        self.key = key
         self.checkpoints_path = path / CHECKPOINTS
         self.quarantine_path = path / QUARANTINE
         self.events = EventLog(path / "events.jsonl")

@@ -22,10 +22,11 @@ class LoadChecker:
     """Verifies checkpoints at depth `load`, one after another. A context manager.
 
     budget: what one checkpoint may cost.
+    key: that manifests must be signed with.
     """
 
-    def __init__(self, budget: Budget = Budget()) -> None:  # noqa: B008 - frozen
-        self._budget = budget
+    def __init__(self, budget: Budget = Budget(), key: bytes | None = None) -> None:  # noqa: B008 - frozen
+        self._budget, self._key = budget, key
         self._child: Child | None = None
         self._ended = ""
         self._before = 0.0  # processor seconds of children that are gone
@@ -43,7 +44,7 @@ class LoadChecker:
         outcome has depth `structure` and a note that says so; when the child gave no
         answer, it is besides not done.
         """
-        shallow = verify_shallow(path, "structure", now)
+        shallow = verify_shallow(path, "structure", now, self._key)
         if not shallow.good:
             return shallow
         try:
