@@ -33,9 +33,10 @@ class SaveKit(keras.callbacks.Callback):  # type: ignore[misc]
     data: what `keras_savekit.resumable` returned and `fit` trains on. With it a
         training resumes in mid-epoch, without it at an epoch's start.
 
-    Raises PolicyError, SavekitError (no key to sign with), DirectoryError (cannot be written, or another process
-    uses it) or DataError at once; ModelError, MismatchError and ResumeError
-    when `fit` begins, before the first step. Nothing was then changed.
+    Raises PolicyError, SavekitError (there is no key to sign with), DirectoryError
+    (cannot be written, or another process uses it) or DataError at once; ModelError,
+    MismatchError and ResumeError when `fit` begins, before the first step. Nothing was
+    then changed.
 
     A save that fails is told by a SavekitWarning at the next hook, or under
     `on_failure: raise` by a SaveError at the next step; the checkpoints before
