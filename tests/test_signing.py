@@ -1,7 +1,6 @@
 """Signed manifests: what is not signed with the run's key is refused, and the key is nowhere."""
 
 import base64
-import json
 import re
 import subprocess
 import sys
@@ -15,7 +14,6 @@ from training_builders import data, fit, model, names, plan, policy
 import keras_savekit as sk
 from keras_savekit.cli import main as cli
 from keras_savekit.formats import training_state
-from keras_savekit.policy.signing import Signing, secret_of
 from keras_savekit.store import signing
 from keras_savekit.store.directory import RunDirectory
 from keras_savekit.store.manifest import MANIFEST, SignatureError, read_manifest, to_json
@@ -139,21 +137,6 @@ def test_a_lone_file_has_no_signature(tmp_path):
     sk.save_model(model(), tmp_path / "m.h5")
     with pytest.raises(sk.CheckpointError, match="only checkpoints of a run are signed"):
         sk.load_model(tmp_path / "m.h5", key=b"any")
-
-
-def test_a_policy_says_where_the_key_is_and_refuses_to_hold_it():
-    (problem,) = _problems({"key": "hunter2"})
-    assert "must be env NAME" in problem.message
-    assert "hunter2" not in problem.message
-    assert secret_of({"signing": {"key": "env A"}}, {"A": "x"}) == b"x"
-    assert secret_of({}, {}) is None
-    assert json.loads(Signing(key="env A").model_dump_json()) == {"key": "env A"}
-
-
-def _problems(asked):
-    with pytest.raises(sk.PolicyError) as caught:
-        sk.SaveKit({"plans": [{"name": "p", "when": "every epoch"}], "signing": asked})
-    return caught.value.problems
 
 
 def test_every_byte_before_a_signature_counts():
