@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -33,8 +32,8 @@ from keras_savekit.store.directory import Checkpoint, RunDirectory
 from keras_savekit.store.manifest import DEPTHS, Verification, supersedes
 from keras_savekit.store.naming import CheckpointName
 from keras_savekit.store.remembered import Remembered
-from keras_savekit.verify.checks import verify_shallow
 from keras_savekit.verify.load import LoadChecker
+from keras_savekit.verify.probe import PROBE
 from keras_savekit.verify.process import Budget
 
 ALREADY_SAVED = "this step is already saved"
@@ -87,7 +86,8 @@ class Pipeline:
         self._lasted: dict[str, float] = {}  # seconds of each plan's last save
         self._computed = [0.0, 0.0]  # by the writer, by the verifier: each adds to its own
         limits = policy.limits
-        self._checker = LoadChecker(Budget(limits.verify_time, limits.verify_memory), directory.key)
+        budget = Budget(limits.verify_time, limits.verify_memory)
+        self._checker = LoadChecker(budget, directory.path / PROBE, directory.key)
         self._forms = Forms()
         self._bases: dict[str, Files | None] = {}  # of each plan, what is known to be good
         self._memory = KeptMemory(low=policy.memory == "low")
@@ -336,7 +336,8 @@ class Pipeline:
     def _check(self, job: _Check) -> None:
         directory = self._directory
         began, computed = time.monotonic(), time.thread_time()
-        verification = self._verify(directory.checkpoints_path / job.name, job.plan)
+        path = directory.checkpoints_path / job.name
+        verification = self._checker.verify(path, self._clock(), job.plan.verify)
         seconds = round(time.monotonic() - began, 3)
         # Nothing is shared with what is bad, or the next one would be so too.
         self._bases[job.plan.name] = job.files if verification.good else None
@@ -358,11 +359,6 @@ class Pipeline:
         self._checking.discard(job.name)
         self._settle()
         self._computed[1] += time.thread_time() - computed
-
-    def _verify(self, path: Path, plan: SavePlan) -> Verification:
-        if plan.verify == "load":
-            return self._checker.verify(path, self._clock())
-        return verify_shallow(path, plan.verify, self._clock(), self._directory.key)
 
     def _leave_unverified(self, job: _Check, verification: Verification) -> None:
         if supersedes(verification, self._directory.open(job.name).verification):

@@ -179,7 +179,6 @@ MALFORMED = [
     (plan("save: yes"), 4, 11, "YAML takes a bare yes for true"),
     (plan("format: tf"), 4, 13, "keras"),
     (plan("format: weights.h5"), 4, 13, "model is saved as h5"),
-    (plan("verify: predict"), 4, 13, "the deepest is load"),
     (plan("verify: full"), 4, 13, "bytes or structure or load"),
     (plan("when_busy: drop"), 4, 16, "replace or wait"),
     (plan("on: 3"), 4, 5, "takes a bare on for true or false"),

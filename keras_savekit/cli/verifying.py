@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import click
 
 from keras_savekit.cli.output import echo_json, finding_json, key_of, open_run
 from keras_savekit.errors import CheckpointError, DirectoryError, shown
 from keras_savekit.store.directory import CHECKPOINTS, Checkpoint, RunDirectory, followed
-from keras_savekit.store.manifest import MANIFEST, Finding, Verification, supersedes
+from keras_savekit.store.manifest import MANIFEST, Depth, Finding, Verification, supersedes
 from keras_savekit.store.naming import CheckpointName
 from keras_savekit.store.reading import held_for_reading
 
-AskedDepth = Literal["bytes", "structure", "load"]
 Check = Callable[[Path, float], Verification]
 
 
@@ -48,17 +47,17 @@ class _Outcome:
     recorded: bool
 
 
-def as_depth(text: str) -> AskedDepth:
+def as_depth(text: str) -> Depth:
     """The depth called `text`."""
-    return cast("AskedDepth", text)
+    return cast("Depth", text)
 
 
-def run(directory: Path, depth: AskedDepth, *, as_json: bool) -> int:
+def run(directory: Path, depth: Depth, *, as_json: bool) -> int:
     """Verifies what is in `directory`, prints the outcome and returns the exit code."""
     targets = _targets(directory)
     outcomes: list[_Outcome] = []
-    key = key_of(targets[0].home) if targets else None
-    with _checker(depth, _policy_of(targets), key) as check:
+    home = targets[0].home if targets else None
+    with _checker(depth, home, key_of(home)) as check:
         for target in _with_progress(targets, shown_at_all=not as_json):
             verification = _verify(target, check)
             # Removed by its own run since it was listed: nothing to tell.
@@ -107,24 +106,17 @@ def _single(path: Path) -> _Target:
         return _Target(path, home, error=error)
 
 
-def _policy_of(targets: Sequence[_Target]) -> Mapping[str, Any]:
-    """The policy of the run that is checked, as it was resolved; empty if there is none."""
-    info = targets[0].home.run_info() if targets and targets[0].home is not None else None
-    return info.policy if info is not None else {}
-
-
 @contextmanager
-def _checker(depth: AskedDepth, policy: Mapping[str, Any], key: bytes | None) -> Iterator[Check]:
-    if depth == "load":
-        from keras_savekit.verify.load import LoadChecker
-        from keras_savekit.verify.process import Budget
+def _checker(depth: Depth, home: RunDirectory | None, key: bytes | None) -> Iterator[Check]:
+    """The limits of the run, and its probe, are for the process that loads."""
+    from keras_savekit.verify.load import LoadChecker
+    from keras_savekit.verify.probe import PROBE
+    from keras_savekit.verify.process import Budget
 
-        with LoadChecker(Budget.within(policy), key) as checker:
-            yield checker.verify
-    else:
-        from keras_savekit.verify.checks import verify_shallow
-
-        yield lambda path, now: verify_shallow(path, depth, now, key)
+    info = home.run_info() if home is not None and depth in ("load", "predict") else None
+    budget = Budget.within(info.policy if info is not None else {})
+    with LoadChecker(budget, home.path / PROBE if home is not None else None, key) as checker:
+        yield lambda path, now: checker.verify(path, now, depth)
 
 
 def _verify(target: _Target, check: Check) -> Verification:
@@ -178,7 +170,7 @@ def _outcome_json(outcome: _Outcome) -> dict[str, Any]:
     }
 
 
-def _print(outcomes: list[_Outcome], depth: AskedDepth) -> None:
+def _print(outcomes: list[_Outcome], depth: Depth) -> None:
     for each in outcomes:
         verification = each.verification
         verdict = ("good", "green") if verification.good else ("bad", "red")

@@ -52,7 +52,7 @@ class SavePlan(Value):
     )
     when: Triggers = Field(description='when to save, such as "every 2 epochs"')
     keep: Rules = (All(),)
-    verify: Literal["bytes", "structure", "load"] = "structure"
+    verify: Literal["bytes", "structure", "load", "predict"] = "structure"
     when_busy: Literal["replace", "wait"] = "replace"
     not_finite: Literal["skip", "save"] = "skip"
 
@@ -72,13 +72,6 @@ class SavePlan(Value):
                 f" got {show(name)}"
             )
         return name
-
-    @field_validator("verify", mode="before")
-    @classmethod
-    def _no_predict_yet(cls, value: object) -> object:
-        if value == "predict":
-            raise wrong("predict is not there yet; the deepest is load")
-        return value
 
     @field_validator("when")
     @classmethod

@@ -21,7 +21,15 @@ from keras_savekit.policy.value import Text, number_text, read_each, show, sugge
 # Those that a process can catch, and that ask it for something.
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGXCPU", "SIGCONT")
 _FILE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
-_TAKEN = ("checkpoints", "quarantine", "latest", "best", "savekit.json", "events.jsonl")
+_TAKEN = (
+    "checkpoints",
+    "quarantine",
+    "latest",
+    "best",
+    "savekit.json",
+    "events.jsonl",
+    "probe.npz",
+)
 
 
 def _read_signals(value: object) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The process that loads checkpoints with stock Keras and compares every tensor.
+"""The process that loads checkpoints with stock Keras, compares every tensor, and asks the model.
 
 Started by `verify.load` as `python -m keras_savekit.verify.child IN OUT`, two
 inherited pipes: a line of JSON comes in for each checkpoint, one goes back. It
@@ -15,17 +15,16 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from keras_savekit.convert.trust import trust
 from keras_savekit.formats.architecture import digest
-from keras_savekit.store.manifest import Finding, Manifest, read_manifest
+from keras_savekit.store.manifest import Depth, Finding, Manifest, read_manifest
+from keras_savekit.verify.said import words_of
 
 NICENESS = 10
-# How libraries say that the system gave them no memory.
-_NO_MEMORY = ("out of memory", "allocate memory", "memory allocation", "bad_alloc", "oom when")
 
 
 def main(arguments: list[str]) -> None:
@@ -37,12 +36,12 @@ def main(arguments: list[str]) -> None:
     with os.fdopen(incoming, "rb") as questions, os.fdopen(outgoing, "wb") as answers:
         for line in questions:
             question = json.loads(line)
-            for digest in question["trusted"]:
-                trust(digest)
-            answer: dict[str, Any] = {"findings": [], "note": "", "undone": ""}
+            for each in question["trusted"]:
+                trust(each)
+            answer: dict[str, Any] = {"undone": ""}
             try:
-                findings, answer["note"] = check(Path(question["path"]))
-                answer["findings"] = [asdict(each) for each in findings]
+                checked = check(Path(question["path"]), question["depth"], question["probe"])
+                answer |= asdict(checked)
             except MemoryError as error:
                 answer["undone"] = f"the verifying process has too little memory: {error}"
             answer["computed"] = time.process_time()
@@ -50,23 +49,49 @@ def main(arguments: list[str]) -> None:
             answers.flush()
 
 
-def check(path: Path) -> tuple[list[Finding], str]:
-    """Load the checkpoint with stock Keras; return what is wrong, and what could not be done."""
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What was found, down to which depth, and why not deeper."""
+
+    reached: Depth
+    findings: tuple[Finding, ...] = ()
+    note: str = ""
+
+
+def check(path: Path, depth: Depth, probe: str | None) -> Checked:
+    """Load the checkpoint with stock Keras, and ask the model if the depth is `predict`.
+
+    probe: a file with a batch to ask it with, if it exists.
+    """
     manifest = read_manifest(path)
     code = sorted(set(_code_of_its_own(path, manifest)))
     try:
         model = _load(path, manifest)
     except Exception as error:  # noqa: BLE001 - whatever Keras says is the outcome, and is told
-        _require_memory(error)
-        said = f"{type(error).__name__}: {_first_line(error)}"
+        said = words_of(error)
         if code:
             names = ", ".join(code[:3])
-            return [], f"stock Keras alone cannot load it: it needs {names} ({said})"
-        return [Finding("load", manifest.model_file, f"stock Keras cannot load it: {said}")], ""
-    findings = [*_compare(model, manifest), *_compare_architecture(model, path, manifest)]
-    del model
-    _forget()
-    return findings, ""
+            note = f"stock Keras alone cannot load it: it needs {names} ({said})"
+            return Checked("structure", note=note)
+        what = f"stock Keras cannot load it: {said}"
+        return Checked("load", (Finding("load", manifest.model_file, what),))
+    try:
+        findings = (*_compare(model, manifest), *_compare_architecture(model, path, manifest))
+        if findings or depth == "load":
+            return Checked("load", findings)
+        return _predict(model, path, manifest, Path(probe) if probe else None)
+    finally:
+        del model
+        _forget()
+
+
+def _predict(model: Any, path: Path, manifest: Manifest, probe: Path | None) -> Checked:
+    from keras_savekit.verify.predict import UnansweredError, compare
+
+    try:
+        return Checked("predict", tuple(compare(model, path, manifest, probe)))
+    except UnansweredError as error:
+        return Checked("load", note=f"not asked for outputs: {error}")
 
 
 def _load(path: Path, manifest: Manifest) -> Any:
@@ -172,16 +197,6 @@ def _is_of_keras(function: str) -> bool:
     rooms = (keras.losses, keras.metrics, keras.activations, keras.initializers, keras.ops)
     resolved_by_compile = {"accuracy", "acc", "crossentropy", "ce"}
     return function in resolved_by_compile or any(hasattr(room, function) for room in rooms)
-
-
-def _require_memory(error: Exception) -> None:
-    """Raise MemoryError if that is what was lacking."""
-    if isinstance(error, MemoryError) or any(each in str(error).lower() for each in _NO_MEMORY):
-        raise MemoryError(_first_line(error) or "none is left") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:300]
 
 
 def _forget() -> None:

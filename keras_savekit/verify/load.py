@@ -1,4 +1,4 @@
-"""Depth `load`: a process of its own loads the checkpoint with stock Keras.
+"""Depths `load` and `predict`: a process of its own loads the checkpoint with stock Keras.
 
 The child is started once, kept between checkpoints, started again when it is gone, and
 never imports what trains here. It is never the reason that training fails or hangs:
@@ -9,24 +9,33 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from keras_savekit.convert.trust import trusted
-from keras_savekit.store.manifest import Finding, Verification
-from keras_savekit.verify.checks import verify_shallow
+from keras_savekit.store.manifest import Depth, Finding, Verification
+from keras_savekit.verify.checks import ShallowDepth, verify_shallow
 from keras_savekit.verify.process import Budget, Child, ChildError
 
 CHILD = "keras_savekit.verify.child"
 
 
 class LoadChecker:
-    """Verifies checkpoints at depth `load`, one after another. A context manager.
+    """Verifies checkpoints at any depth, one after another. A context manager.
 
     budget: what one checkpoint may cost.
+    probe: where a batch lies that models are asked with, if one does; else it is drawn.
     key: that manifests must be signed with.
     """
 
-    def __init__(self, budget: Budget = Budget(), key: bytes | None = None) -> None:  # noqa: B008 - frozen
-        self._budget, self._key = budget, key
+    def __init__(
+        self,
+        budget: Budget = Budget(),  # noqa: B008 - frozen
+        probe: Path | None = None,
+        key: bytes | None = None,
+    ) -> None:
+        self._budget = budget
+        self._probe = probe
+        self._key = key
         self._child: Child | None = None
         self._ended = ""
         self._before = 0.0  # processor seconds of children that are gone
@@ -37,37 +46,42 @@ class LoadChecker:
         """Processor seconds that children have spent, as far as they have told."""
         return self._before + self._now
 
-    def verify(self, path: Path, now: float) -> Verification:
-        """Check `path` at every depth up to `load`.
+    def verify(self, path: Path, now: float, depth: Depth = "load") -> Verification:
+        """Check `path` at every depth up to `depth`.
 
         When the files are good and stock Keras cannot load code of the user's, the
-        outcome has depth `structure` and a note that says so; when the child gave no
-        answer, it is besides not done.
+        outcome has depth `structure` and a note that says so; when the model cannot be
+        asked, depth `load` and a note; when the child gave no answer, it is not done.
         """
-        shallow = verify_shallow(path, "structure", now, self._key)
-        if not shallow.good:
+        files: ShallowDepth = "bytes" if depth == "bytes" else "structure"
+        shallow = verify_shallow(path, files, now, self._key)
+        if depth in ("bytes", "structure") or not shallow.good:
             return shallow
         try:
-            findings, note = self._ask(path)
+            answer = self._ask(path, depth)
         except ChildError as error:
             self.close()
             note = f"not loaded: {self._ended or error}"
             return Verification("structure", now, note=note, done=False)
-        if note and not findings:
-            return Verification("structure", now, note=note)
-        return Verification("load", now, findings, note)
+        findings = tuple(Finding(**each) for each in answer["findings"])
+        return Verification(answer["reached"], now, findings, answer["note"])
 
-    def _ask(self, path: Path) -> tuple[tuple[Finding, ...], str]:
+    def _ask(self, path: Path, depth: Depth) -> dict[str, Any]:
         if self._child is None and not self._ended:
             self._child = Child(CHILD)
         if self._child is None or self._ended:  # just now, maybe
             raise ChildError(self._ended)
-        question = {"path": str(path.absolute()), "trusted": trusted()}
+        question = {
+            "path": str(path.absolute()),
+            "trusted": trusted(),
+            "depth": depth,
+            "probe": None if self._probe is None else str(self._probe.absolute()),
+        }
         answer = self._child.ask(question, self._budget)
         self._now = answer["computed"]
         if answer["undone"]:
             raise ChildError(answer["undone"])
-        return tuple(Finding(**each) for each in answer["findings"]), answer["note"]
+        return answer
 
     @property
     def pid(self) -> int | None:
