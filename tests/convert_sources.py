@@ -135,6 +135,21 @@ class Tree(tf.Module):
         return self.second(tf.nn.elu(self.first(x)))
 
 
+class Named(tf.Module):
+    """One function that says what goes in, and knows no mode."""
+
+    def __init__(self) -> None:
+        super().__init__(name="named")
+        random = np.random.default_rng(11)
+        self.layers = [{"w": tf.Variable(_normal(random, 4, 4), name="w")} for _ in range(2)]
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32)])
+    def __call__(self, x):
+        for layer in self.layers:
+            x = tf.tanh(x @ layer["w"])
+        return x
+
+
 def closure() -> Any:
     """A function over variables that belong to nothing."""
     weight = tf.Variable(_normal(np.random.default_rng(5), 4, 2), name="weight")
@@ -158,31 +173,51 @@ def concrete() -> Any:
 
 
 def tf1_saved_model(directory: Path) -> Path:
-    """A TF 1 graph with batch normalization, saved by `simple_save`."""
+    """A TF 1 graph with batch normalization and what trained it, saved by `simple_save`."""
     random = np.random.default_rng(6)
-    with tf.Graph().as_default(), v1.Session() as session:
+
+    def variable(name: str, value: Any, *, trainable: bool = True) -> Any:
+        return v1.get_variable(name, initializer=value, trainable=trainable, use_resource=False)
+
+    with tf.Graph().as_default() as graph, v1.Session() as session:
         x = v1.placeholder(tf.float32, [None, 4], name="x")
-        kernel = v1.get_variable("dense/kernel", initializer=_normal(random, 4, 3))
-        gamma = v1.get_variable("norm/gamma", initializer=tf.ones(3))
-        beta = v1.get_variable("norm/beta", initializer=tf.zeros(3))
-        mean = v1.get_variable("norm/mean", initializer=_normal(random, 3), trainable=False)
-        variance = v1.get_variable("norm/variance", initializer=tf.ones(3), trainable=False)
-        y = tf.nn.batch_normalization(x @ kernel, mean, variance, beta, gamma, 1e-3)
+        training = v1.placeholder_with_default(False, [], name="is_training")
+        hidden = x @ variable("dense/kernel", _normal(random, 4, 3))
+        gamma, beta = variable("norm/gamma", tf.ones(3)), variable("norm/beta", tf.zeros(3))
+        mean = variable("norm/mean", _normal(random, 3), trainable=False)
+        variance = variable("norm/variance", tf.ones(3), trainable=False)
+        seen = tf.nn.moments(hidden, [0])
+        used = tf.cond(training, lambda: seen, lambda: (tf.identity(mean), tf.identity(variance)))
+        y = tf.nn.batch_normalization(hidden, *used, beta, gamma, 1e-3)
+        for each, now in zip((mean, variance), seen, strict=True):
+            graph.add_to_collection(
+                v1.GraphKeys.UPDATE_OPS, v1.assign(each, 0.9 * each + 0.1 * now)
+            )
+        with tf.control_dependencies(graph.get_collection(v1.GraphKeys.UPDATE_OPS)):
+            v1.train.AdamOptimizer().minimize(tf.reduce_mean(y**2))
+        v1.summary.scalar("loss", tf.reduce_mean(y**2))
         session.run(v1.global_variables_initializer())
         v1.saved_model.simple_save(session, str(directory), {"x": x}, {"y": y})
+        v1.train.Saver().save(session, str(directory.with_suffix(".ckpt")))
     return directory
 
 
-def keras2_saved_model(directory: Path) -> Path:
-    """A Keras 2 model with dropout and batch normalization, exported by `tf_keras`."""
+def keras2_model() -> Any:
+    """A Keras 2 model with batch normalization."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its own affair
         import tf_keras
 
         tf_keras.utils.set_random_seed(7)
         stack = [tf_keras.layers.Dense(5, "relu"), tf_keras.layers.BatchNormalization()]
-        model = tf_keras.Sequential([tf_keras.Input((4,)), *stack, tf_keras.layers.Dense(2)])
-        tf.saved_model.save(model, str(directory))
+        return tf_keras.Sequential([tf_keras.Input((4,)), *stack, tf_keras.layers.Dense(2)])
+
+
+def keras2_saved_model(directory: Path, model: Any = None) -> Path:
+    """The same, exported by `tf_keras`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tf.saved_model.save(model or keras2_model(), str(directory))
     return directory
 
 

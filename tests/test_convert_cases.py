@@ -302,6 +302,11 @@ def test_what_cannot_be_converted_is_named(name):
         sk.to_keras(source, **options)
 
 
+def test_a_conversion_within_a_graph_is_refused():
+    with tf.Graph().as_default(), pytest.raises(sk.ConversionError, match="outside of graphs"):
+        sk.to_keras(Scaled(), inputs=(None, 3))
+
+
 def test_a_resource_that_nothing_leads_to_is_named_by_its_use(monkeypatch):
     monkeypatch.setattr(sources, "HIDDEN", _constant_table(), raising=False)  # in another module
 
@@ -351,44 +356,6 @@ def test_signatures_that_a_saved_model_lacks_are_named_with_those_it_has(tmp_pat
     path = sources.tf1_saved_model(tmp_path / "tf1")
     with pytest.raises(sk.ConversionError, match=r"'train'.*\n.*it has serving_default"):
         sk.to_keras(path, call="train")
-
-
-# Checkpoints.
-
-
-def test_a_checkpoint_fills_the_model_whatever_stood_above_it(tmp_path):
-    trained, fresh = sources.Tree(), sources.Tree()
-    for each in (trained, fresh):
-        each(ROWS, is_training=False)
-    for variable in trained.trainable_variables:
-        variable.assign_add(tf.ones_like(variable))
-    above = tf.train.Checkpoint(model=trained, step=tf.Variable(7))
-    path = above.save(str(tmp_path / "ckpt"))
-    for given in (path, tmp_path):
-        model = sk.to_keras(fresh, inputs=(None, 4), checkpoint=given)
-        assert np.array_equal(model(ROWS), tf.function(trained)(ROWS, False))
-
-
-def test_a_checkpoint_of_names_fills_the_model(tmp_path):
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        values = sources.batch(4, 2)
-        tf.compat.v1.get_variable("weight", initializer=values)
-        tf.compat.v1.get_variable("bias", initializer=tf.ones(2))
-        tf.compat.v1.get_variable("scale", initializer=1.0)
-        session.run(tf.compat.v1.global_variables_initializer())
-        path = tf.compat.v1.train.Saver().save(session, str(tmp_path / "old.ckpt"))
-    model = sk.to_keras(sources.closure(), inputs=(None, 4), checkpoint=path)
-    assert np.array_equal(model(ROWS), tf.function(lambda x: x @ values + 1)(ROWS))
-
-
-def test_a_checkpoint_that_does_not_fit_is_refused_weight_by_weight(tmp_path):
-    other = tf.train.Checkpoint(weight=tf.Variable(tf.zeros([3, 2])), scale=tf.Variable(1.0))
-    path = other.save(str(tmp_path / "ckpt"))
-    said = r"bias is missing.*|weight is float32\[3, 2\] in the checkpoint.*float32\[4, 2\]"
-    with pytest.raises(sk.ConversionError, match=said):
-        sk.to_keras(sources.closure(), inputs=(None, 4), checkpoint=path)
-    with pytest.raises(sk.ConversionError, match="cannot be read as a checkpoint"):
-        sk.to_keras(sources.closure(), inputs=(None, 4), checkpoint=tmp_path / "none")
 
 
 # Code from registered functions.

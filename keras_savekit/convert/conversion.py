@@ -94,6 +94,10 @@ def convert(
     embed: bool = True,
 ) -> Conversion:
     """As `to_keras`, with what it went by."""
+    if not tf.executing_eagerly():
+        what = "a Keras model is made where TensorFlow executes eagerly, and here it does not"
+        remedy = "call it outside of graphs and of tf.function, with the behaviour of TensorFlow 2"
+        raise ConversionError(what, "", remedy)
     found = traced(source if embed else _made(source), wanted)
     weights = captured(found)
     values = values_of(weights, found.source, checkpoint)

@@ -13,7 +13,8 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
-from keras_savekit.convert.structure import is_mode, named, shaped
+from keras_savekit.convert.ops import LOOPS
+from keras_savekit.convert.structure import is_mode, named, shaped, specifications
 from keras_savekit.convert.tracing import Called, Wanted
 from keras_savekit.errors import ConversionError
 
@@ -61,7 +62,7 @@ def as_function(
 
     Also what goes in, which placeholder tells the mode, and what holds its weights:
     with `constants="weights"` every constant of floating point with at least one
-    axis becomes a variable of the name of its node.
+    axis, outside of loops, becomes a variable of the name of its node.
     """
     nodes = {node.name: node for node in graph.node}
     left = [node.name for node in graph.node if node.op in _VARIABLES]
@@ -69,20 +70,28 @@ def as_function(
         what = f"the graph is not frozen: {', '.join(left[:3])} are variables without values"
         raise ConversionError(what, where, "freeze it, or give the SavedModel it comes from")
     mode = next((name for name in nodes if _is_mode(nodes, name)), None)
-    inputs = _inputs(wanted.inputs, nodes, mode, where)
+    inputs = specifications(_inputs(wanted.inputs, nodes, mode, where))
     outputs = _outputs(wanted.outputs, nodes, where)
     holder = tf.Module()
     holder.weights = _weights(graph) if wanted.constants == "weights" else {}
+    told = {mode: tf.TensorSpec([], tf.bool)} if mode else {}
+    fed = {_tensor(name): spec for name, spec in {**holder.weights, **inputs, **told}.items()}
 
-    def function(given: Any, modes: Mapping[Any, Any]) -> Any:
-        tensors = dict(given) if isinstance(given, Mapping) else {next(iter(inputs)): given}
-        values = {name: variable.read_value() for name, variable in holder.weights.items()}
-        told = {name: tf.constant(trains) for name, trains in modes.items()}
-        fed = {_tensor(name): value for name, value in (values | tensors | told).items()}
-        names = [_tensor(name) for name in outputs]
-        read = tf.graph_util.import_graph_def(graph, input_map=fed, return_elements=names, name="")
+    def imported(*tensors: Any) -> Any:
+        given, names = dict(zip(fed, tensors, strict=True)), [_tensor(name) for name in outputs]
+        read = tf.graph_util.import_graph_def(graph, given, return_elements=names, name="")
         made = [shaped(*each) for each in zip(read, outputs.values(), strict=True)]
         return made[0] if len(made) == 1 else dict(zip(outputs, made, strict=True))
+
+    # A loop of TF 1 does not bear what `tf.function` makes wait for one another.
+    specs = [tf.TensorSpec(each.shape, each.dtype) for each in fed.values()]
+    run = tf.compat.v1.wrap_function(imported, specs)
+
+    def function(given: Any, modes: Mapping[Any, Any]) -> Any:
+        tensors = given if len(inputs) > 1 else {next(iter(inputs)): given}
+        values = [variable.read_value() for variable in holder.weights.values()]
+        told = [tf.constant(trains) for trains in modes.values()]
+        return run(*values, *(tensors[name] for name in inputs), *told)
 
     single = next(iter(inputs.values())) if len(inputs) == 1 else inputs
     return function, single, mode, holder
@@ -155,8 +164,11 @@ def _outputs(wanted: Any, nodes: Mapping[str, Any], where: str) -> dict[str, Any
 
 def _weights(graph: Any) -> dict[str, tf.Variable]:
     found = {}
+    loops = any(node.op in LOOPS for node in graph.node)
     for node in graph.node:
-        if node.op == "Const" and tf.as_dtype(node.attr["dtype"].type).is_floating:
+        if node.op != "Const" or (loops and node.input):  # made anew in each round
+            continue
+        if tf.as_dtype(node.attr["dtype"].type).is_floating:
             value = tf.make_ndarray(node.attr["value"].tensor)
             if value.ndim:
                 found[node.name] = tf.Variable(value, name=node.name)

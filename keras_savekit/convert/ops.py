@@ -120,11 +120,8 @@ def require_gradients(operations: Iterable[tuple[str, str]]) -> None:
     """Raise ConversionError if a training would find no gradients."""
     loops = {kind: name for kind, name in operations if _matches(kind, LOOPS)}
     if loops:
-        raise ConversionError(
-            f"the graph has a loop of TF 1, which TensorFlow 2 cannot train: {_listed(loops)}",
-            "",
-            "convert it with trainable=False",
-        )
+        what = "the graph has a loop of TF 1, which TensorFlow 2 cannot train"
+        raise ConversionError(f"{what}: {_listed(loops)}", "", "convert it with trainable=False")
 
 
 def _matches(kind: str, patterns: Iterable[str]) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_savekit.convert import frozen, structure, tf1
+from keras_savekit.convert import frozen, tf1
 from keras_savekit.convert.attributes import reach
 from keras_savekit.convert.ops import require_allowed
 from keras_savekit.convert.tracing import (
@@ -118,6 +118,5 @@ def _graph(graph: Any, where: str, wanted: Wanted) -> Traced:
     require_allowed(frozen.operations(graph), where)
     with translated(where):
         function, inputs, mode, holder = frozen.as_function(graph, wanted, where)
-        layout = structure.specifications(inputs)
-        inference, training = in_modes(function, layout, None, mode)
-    return Traced(inference, training, layout, reach(holder), holder)
+        inference, training = in_modes(function, inputs, None, mode)
+    return Traced(inference, training, inputs, reach(holder), holder)
