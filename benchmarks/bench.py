@@ -54,7 +54,8 @@ def main() -> int:
     if given.page:
         results = json.loads((docs / "benchmarks.json").read_text())
     else:
-        results = everything(given.only or list(figures.GROUPS), given.place, small=given.small)
+        names, place = given.only or list(figures.GROUPS), given.place.resolve()
+        results = everything(names, place, small=given.small)
     import page
 
     text = page.text(results, docs)
