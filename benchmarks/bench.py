@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -53,7 +54,8 @@ def main() -> int:
     if given.page:
         results = json.loads((docs / "benchmarks.json").read_text())
     else:
-        results = everything(given.only or list(figures.GROUPS), given.place, small=given.small)
+        names, place = given.only or list(figures.GROUPS), given.place.resolve()
+        results = everything(names, place, small=given.small)
     import page
 
     text = page.text(results, docs)
@@ -61,7 +63,7 @@ def main() -> int:
         print(text)
         return 0
     docs.mkdir(parents=True, exist_ok=True)
-    (docs / "benchmarks.json").write_text(json.dumps(rounded(results), indent=1) + "\n")
+    (docs / "benchmarks.json").write_text(written(results))
     (docs / "benchmarks.md").write_text(text)
     print(f"written: {docs / 'benchmarks.md'}, {docs / 'benchmarks.json'}")
     return 0
@@ -139,6 +141,13 @@ def one(name: str, side: str, place: str, answer: str, *, small: bool) -> int:
         group.prepare(Path(place), scale)
     Path(answer).write_text(json.dumps(found))
     return 0
+
+
+def written(results: dict[str, Any]) -> str:
+    """Results as JSON that can be read: a list of numbers is one line."""
+    text = json.dumps(rounded(results), indent=1)
+    lists = re.compile(r"\[[^][{}]*\]")
+    return lists.sub(lambda found: re.sub(r"\s+", " ", found[0]), text) + "\n"
 
 
 def rounded(value: Any) -> Any:

@@ -167,6 +167,7 @@ def run(
         callback = _peer(side, place, every)
         after = getattr(callback, "finish", None)
     found = train(model, callback, every=every, saves=saves, batch_size=batch_size, after=after)
+    del found["hooks"]  # those of the saves are there
     if side in SAVEKIT:
         found |= logged(place)
     if side in FLOORS:
@@ -187,7 +188,7 @@ def _peer(side: str, place: Path, every: int) -> Any:
 
 
 def logged(directory: Path) -> dict[str, Any]:
-    """What a run's events say of its saves, but for the one that the end of `fit` may bring.
+    """What a run's events say of its saves.
 
     durable: seconds from the hook to the rename being synced.
     lag: from there until it was verified.

@@ -91,7 +91,8 @@ def _lines(counts: Counts, stalls: list[float]) -> list[list[Any]]:
     writing, written, writes = called("writer", "pwrite", "write")
     syncing, _, syncs = called("writer", "fsync")
     reading, read, reads = called("verifier", "readv", "preadv", "pread")
-    laid_out = took("layouts", "form")
+    laid_out, copied = took("layouts", "form"), counts.copied / saves
+    rest = took("write") - laid_out - writing
     writer, verifier = "writing thread", "verifying thread"
     return [
         [TRAINING, "hooks of the batch", median(stalls), None, None],
@@ -104,7 +105,7 @@ def _lines(counts: Counts, stalls: list[float]) -> list[list[Any]]:
             writer,
             "copying out, and in front of the file",
             took("stage"),
-            counts.copied / saves,
+            copied,
             None,
         ],
         [writer, "whether all numbers are finite", took("finite"), None, None],
@@ -115,7 +116,7 @@ def _lines(counts: Counts, stalls: list[float]) -> list[list[Any]]:
         [
             writer,
             "· digests, the manifest, the rest",
-            took("write") - laid_out - writing,
+            rest,
             None,
             None,
         ],
