@@ -8,8 +8,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 # The oldest TensorFlow and Keras that are declared run on Python 3.10 to 3.12.
 OLDEST_PYTHON ?= $(firstword $(foreach version,3.10 3.11 3.12,$(shell command -v python$(version))) $(PYTHON))
 OLDEST_VENV := .venv-oldest
+BENCH_VENV := .venv-bench
 
-.PHONY: demo test lint sweep test-oldest clean exact torture
+.PHONY: demo test lint sweep bench test-oldest clean exact torture
 
 demo: $(VENV)/demo-installed
 	$(BIN)/python examples/demo.py
@@ -28,6 +29,11 @@ lint: $(VENV)/dev-installed
 sweep: $(VENV)/dev-installed
 	$(BIN)/python benchmarks/sweep.py
 
+# Stalls, overhead and the rest beside every peer, half an hour: writes docs/benchmarks.md.
+# One group alone, printed: ONLY=stalls
+bench: $(BENCH_VENV)/installed
+	$(BENCH_VENV)/bin/python benchmarks/bench.py $(addprefix --only ,$(ONLY))
+
 # Every model, data and kill point: most of an hour. `make test` has a small dose.
 exact: $(VENV)/dev-installed
 	$(BIN)/python tests/exactness.py
@@ -40,7 +46,7 @@ test-oldest: $(OLDEST_VENV)/installed
 	$(OLDEST_VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 clean:
-	rm -rf $(VENV) $(OLDEST_VENV) build *.egg-info
+	rm -rf $(VENV) $(OLDEST_VENV) $(BENCH_VENV) build *.egg-info
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -58,4 +64,10 @@ $(VENV)/dev-installed: $(BIN)/python setup.cfg setup.py pyproject.toml
 $(OLDEST_VENV)/installed: setup.cfg setup.py pyproject.toml tests/oldest.txt
 	$(OLDEST_PYTHON) -m venv $(OLDEST_VENV)
 	$(OLDEST_VENV)/bin/python -m pip --disable-pip-version-check install --quiet -c tests/oldest.txt -e '.[test]'
+	@touch $@
+
+# Of its own: what peers bring changes versions.
+$(BENCH_VENV)/installed: setup.cfg setup.py pyproject.toml
+	$(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip --disable-pip-version-check install --quiet -e '.[bench]'
 	@touch $@

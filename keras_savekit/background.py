@@ -8,6 +8,7 @@ checkpoint is.
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -61,12 +62,36 @@ class Worker(Generic[J]):
     def pending(self) -> int:
         """Jobs waiting or being done."""
         with self._changed:
-            return len(self._waiting) + self._busy
+            return self._count()
 
-    def join(self) -> None:
-        """Return when every job submitted so far is done."""
+    def _count(self) -> int:
+        return len(self._waiting) + self._busy
+
+    def join(
+        self, patience: float | None = None, left: Callable[[int], None] = lambda count: None
+    ) -> bool:
+        """Wait until every job is done, for `patience` seconds at most; return whether it is so.
+
+        left: is told how many are waiting or being done each time that there are others.
+        """
+        until = None if patience is None else time.monotonic() + patience
+        count = self.pending()
+        while count:
+            with self._changed:
+                now = None if until is None else until - time.monotonic()
+                if not self._changed.wait_for(lambda: self._count() != count, now):  # noqa: B023
+                    return False
+                count = self._count()
+            left(count)
+        return True
+
+    def drop(self) -> list[J]:
+        """Take back the jobs that are waiting; the one being done goes on."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._waiting and not self._busy)
+            dropped = [job for _, job in self._waiting.values()]
+            self._waiting.clear()
+            self._changed.notify_all()
+        return dropped
 
     def close(self, patience: float | None = None) -> bool:
         """Finish every job, then end the thread. A closed worker takes no more.

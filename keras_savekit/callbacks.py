@@ -16,11 +16,13 @@ from keras_savekit.policy.plan import Policy
 from keras_savekit.policy.yaml_file import load_policy, policy_from
 from keras_savekit.resume import Restored
 from keras_savekit.session import Session
+from keras_savekit.store.commit import write_bytes_durably
 from keras_savekit.store.directory import RunDirectory
 from keras_savekit.surroundings import Surroundings
 from keras_savekit.training.callback_state import open_for_appending
 from keras_savekit.training.data import source_of
 from keras_savekit.training.fit import callbacks_of_fit
+from keras_savekit.verify.probe import PROBE, to_bytes
 
 _open: weakref.WeakValueDictionary[Path, SaveKit] = weakref.WeakValueDictionary()
 
@@ -32,10 +34,14 @@ class SaveKit(keras.callbacks.Callback):  # type: ignore[misc]
     directory: of this run; goes before what the policy says.
     data: what `keras_savekit.resumable` returned and `fit` trains on. With it a
         training resumes in mid-epoch, without it at an epoch's start.
+    probe: a batch that `verify: predict` asks the model with: what it is called
+        with, an array or a list or a dict of arrays. It is kept in the directory.
+        Without it a batch is drawn that fits the model's inputs.
 
-    Raises PolicyError, DirectoryError (cannot be written, or another process
-    uses it) or DataError at once; ModelError, MismatchError and ResumeError
-    when `fit` begins, before the first step. Nothing was then changed.
+    Raises PolicyError, SavekitError (there is no key to sign with), DirectoryError
+    (cannot be written, or another process uses it) or DataError at once; ModelError,
+    MismatchError and ResumeError when `fit` begins, before the first step. Nothing was
+    then changed.
 
     A save that fails is told by a SavekitWarning at the next hook, or under
     `on_failure: raise` by a SaveError at the next step; the checkpoints before
@@ -51,6 +57,7 @@ class SaveKit(keras.callbacks.Callback):  # type: ignore[misc]
         *,
         directory: str | os.PathLike[str] | None = None,
         data: Any = None,
+        probe: Any = None,
     ) -> None:
         super().__init__()
         self.policy = _policy(policy)
@@ -60,7 +67,10 @@ class SaveKit(keras.callbacks.Callback):  # type: ignore[misc]
                 "no directory to save into", "", "give directory=, or `directory:` in the policy"
             )
         self._source = source_of(data) if data is not None else None
-        self.directory = RunDirectory(Path(chosen).absolute())
+        self._probe = to_bytes(probe) if probe is not None else None
+        signing = self.policy.signing
+        key = None if signing is None else signing.secret(os.environ)
+        self.directory = RunDirectory(Path(chosen).absolute(), key)
         self._session: Session | None = None
         self._given: dict[str, Any] = {"memory": {}}
         self.resumed: Restored | None = None
@@ -81,6 +91,8 @@ class SaveKit(keras.callbacks.Callback):  # type: ignore[misc]
             lines = "".join(f"\n  {each}" for each in lost)
             what = f"the file system of {self.directory.path} has no{lines}"
             warnings.warn(what, SavekitWarning, stacklevel=3)
+        if self._probe is not None:
+            write_bytes_durably(self.directory.path / PROBE, self._probe)
         self._run = self.directory.write_run_info(self.policy.model_dump(mode="json")).run
 
     def set_model(self, model: Any) -> None:
@@ -169,7 +181,7 @@ class FullModelSaver(SaveKit):
         when: Any,
         keep: Any = "all",
         *,
-        verify: Literal["bytes", "structure", "load"] = "structure",
+        verify: Literal["bytes", "structure", "load", "predict"] = "structure",
         data: Any = None,
     ) -> None:
         plan = {"name": self._save, "save": self._save, "when": when, "keep": keep}

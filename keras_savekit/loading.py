@@ -62,6 +62,7 @@ def load_model(
     custom_objects: Mapping[str, Any] | None = None,
     compile: bool = True,  # noqa: A002 - Keras's own name for it
     safe_mode: bool = True,
+    key: bytes | None = None,
 ) -> Any:
     """The model in a `.h5`, `.keras` or `.weights.h5` file or in a checkpoint's directory.
 
@@ -76,12 +77,13 @@ def load_model(
     compile: whether to compile the model as it was, if it was.
     safe_mode: False lets code run that lies in the file: lambdas, and graphs that
         `to_keras` embedded. Graphs that this process made itself run without.
+    key: that the checkpoint must be signed with (`signing` in the policy).
 
     Raises CheckpointError if the file is damaged, harmful, or no model;
     ModelError if the model needs code that is not given.
     """
     path = Path(path)
-    stored = _stored(path)
+    stored = _stored(path, key)
     with keras.saving.custom_object_scope(dict(custom_objects or {})):
         if stored is None:
             with _building(path):
@@ -89,11 +91,13 @@ def load_model(
         return _rebuild(stored, compile=compile, safe_mode=safe_mode)
 
 
-def load_weights(model: Any, path: str | os.PathLike[str]) -> None:
+def load_weights(model: Any, path: str | os.PathLike[str], *, key: bytes | None = None) -> None:
     """Set the model's weights from a file or a checkpoint's directory: all or none.
 
     The optimizer is left alone, but by a `.keras` file of stock Keras, whose reader
     restores it too. Files may be of this package or of stock Keras.
+
+    key: that the checkpoint must be signed with (`signing` in the policy).
 
     Raises MismatchError, naming every difference (missing, extra, other shape,
     other dtype), or CheckpointError; the model is then unchanged. ModelError if
@@ -101,7 +105,7 @@ def load_weights(model: Any, path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     require_built(model)
-    stored = _stored(path)
+    stored = _stored(path, key)
     if stored is not None:
         tensors = read_tensors(stored.directory, stored.manifest)
         require_same(model, stored.manifest, ("weight",), str(path))
@@ -120,11 +124,14 @@ def load_weights(model: Any, path: str | os.PathLike[str]) -> None:
             model.load_weights(path)
 
 
-def _stored(path: Path) -> _Stored | None:
+def _stored(path: Path, key: bytes | None) -> _Stored | None:
     """What this package wrote at `path`, checked; None for what others wrote."""
+    if key is not None and not path.is_dir():
+        remedy = "give the directory of a checkpoint, or no key"
+        raise CheckpointError("only checkpoints of a run are signed", str(path), remedy)
     if path.is_dir():
         path = followed(path)
-        manifest = read_manifest(path)
+        manifest = read_manifest(path, key)
         stored = _Stored(path, manifest, path / ARCHITECTURE_FILE)
         promised = {entry.name for entry in manifest.files}
         # A damaged HDF5 file must not even be opened: the library may never return.

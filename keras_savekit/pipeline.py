@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -30,11 +29,12 @@ from keras_savekit.policy.value import Mode
 from keras_savekit.staging import KeptMemory
 from keras_savekit.store.commit import discard, disk_errors
 from keras_savekit.store.directory import Checkpoint, RunDirectory
-from keras_savekit.store.manifest import DEPTHS, Verification
+from keras_savekit.store.manifest import DEPTHS, Verification, supersedes
 from keras_savekit.store.naming import CheckpointName
 from keras_savekit.store.remembered import Remembered
-from keras_savekit.verify.checks import verify_shallow
 from keras_savekit.verify.load import LoadChecker
+from keras_savekit.verify.probe import PROBE
+from keras_savekit.verify.process import Budget
 
 ALREADY_SAVED = "this step is already saved"
 UNVERIFIED = 8  # checkpoints that may wait for their verification before writing waits too
@@ -79,11 +79,15 @@ class Pipeline:
         self._notes: SimpleQueue[tuple[str, dict[str, Any]]] = SimpleQueue()
         self._noticed: set[str] = set()
         self._checking: set[str] = set()
+        self._retries: SimpleQueue[Due] = SimpleQueue()
+        self._retried: set[str] = set()  # plans that have had no good checkpoint since
         self._removing = threading.Lock()
         self._shrunk: dict[str, float] = {}  # what compression left of each plan's last save
         self._lasted: dict[str, float] = {}  # seconds of each plan's last save
         self._computed = [0.0, 0.0]  # by the writer, by the verifier: each adds to its own
-        self._checker = LoadChecker()
+        limits = policy.limits
+        budget = Budget(limits.verify_time, limits.verify_memory)
+        self._checker = LoadChecker(budget, directory.path / PROBE, directory.key)
         self._forms = Forms()
         self._bases: dict[str, Files | None] = {}  # of each plan, what is known to be good
         self._memory = KeptMemory(low=policy.memory == "low")
@@ -154,8 +158,18 @@ class Pipeline:
         self._notes.put((kind, fields))
 
     def quiet(self) -> bool:
-        """Whether there is nothing to tell."""
-        return self._problems.empty() and self._notices.empty()
+        """Whether there is nothing to tell and nothing to save again."""
+        return self._problems.empty() and self._notices.empty() and self._retries.empty()
+
+    def retries(self) -> list[Due]:
+        """What failed since this was last asked and is to be saved again.
+
+        A plan whose second try fails too is not tried again until it has a good checkpoint.
+        """
+        found = []
+        while not self._retries.empty():
+            found.append(self._retries.get())
+        return found
 
     def problems(self) -> list[SavekitError]:
         """What went wrong since this was last asked."""
@@ -180,8 +194,30 @@ class Pipeline:
         """Checkpoints not yet written or not yet verified."""
         return self._writer.pending() + self._verifier.pending()
 
-    def close(self, until: float | None = None) -> bool:
-        """Finish everything that was asked for.
+    def join(self, left: Callable[[int], None] = lambda count: None) -> None:
+        """Wait until everything is written, and verified as far as `limits.final_wait` allows.
+
+        left: is told how many checkpoints are still to be verified.
+        """
+        self._writer.join()
+        if self._verifier.join(self._policy.limits.final_wait, left):
+            return
+        why = "training has ended and does not wait longer (limits.final_wait)"
+        dropped = self._verifier.drop()
+        self._checker.end(why)
+        for job in dropped:
+            self._checking.discard(job.name)
+            self._directory.events.append("unverified", name=job.name, why=why)
+        self._verifier.join()
+        self._notices.put(
+            f"checkpoints stay unverified: {why};"
+            f" `savekit verify {self._directory.path}` looks at them"
+        )
+
+    def close(
+        self, until: float | None = None, left: Callable[[int], None] = lambda count: None
+    ) -> bool:
+        """Finish everything that was asked for, as `join` does.
 
         until: by the monotonic clock, when to stop waiting. What is then under way
             goes on as long as the process lives: it is published whole or not at
@@ -189,6 +225,8 @@ class Pipeline:
         Returns whether everything is done.
         """
         self._log_notes()
+        if until is None:
+            self.join(left)
         # The writer hands over to the verifier, which is closed when nothing more can come.
         for worker in (self._writer, self._verifier):
             if not worker.close(None if until is None else max(0.0, until - time.monotonic())):
@@ -220,7 +258,9 @@ class Pipeline:
         try:
             with disk_errors("write the checkpoint", scratch):
                 base = self._bases.get(plan.name)
-                manifest = checkpoint_files.write(scratch, job.snapshot, purpose, self._forms, base)
+                manifest = checkpoint_files.write(
+                    scratch, job.snapshot, purpose, self._forms, base, directory.key
+                )
             published = directory.publish(scratch, job.name)
         except BaseException:
             discard(scratch)
@@ -281,25 +321,30 @@ class Pipeline:
         self._directory.events.append("skipped", name=name, reasons=due.reasons, why=why)
 
     def _notice(self, text: str) -> None:
-        plan = text.partition(" ")[0]
-        if plan not in self._noticed:  # once: the event log has them all
-            self._noticed.add(plan)
+        kind = text.partition(":")[0]
+        if kind not in self._noticed:  # once: the event log has them all
+            self._noticed.add(kind)
             self._notices.put(text)
 
     def _save_failed(self, job: _Save, error: Exception) -> None:
         self._names.discard(job.name)
         self._report("failed", job.name, f"{job.name} could not be saved", error)
+        self._retry(job.due.plan, f"{job.name} could not be saved")
 
     # On the verifying thread.
 
     def _check(self, job: _Check) -> None:
         directory = self._directory
         began, computed = time.monotonic(), time.thread_time()
-        verification = self._verify(directory.checkpoints_path / job.name, job.plan)
+        path = directory.checkpoints_path / job.name
+        verification = self._checker.verify(path, self._clock(), job.plan.verify)
         seconds = round(time.monotonic() - began, 3)
         # Nothing is shared with what is bad, or the next one would be so too.
         self._bases[job.plan.name] = job.files if verification.good else None
-        if verification.good:
+        if verification.good and not verification.done:
+            self._leave_unverified(job, verification)
+        elif verification.good:
+            self._retried.discard(job.plan.name)
             directory.record(job.name, verification)
             directory.events.append(
                 "verified",
@@ -310,14 +355,16 @@ class Pipeline:
             )
         else:
             self._quarantine(job.name, verification)
+            self._retry(job.plan, f"{job.name} failed its verification")
         self._checking.discard(job.name)
         self._settle()
         self._computed[1] += time.thread_time() - computed
 
-    def _verify(self, path: Path, plan: SavePlan) -> Verification:
-        if plan.verify == "load":
-            return self._checker.verify(path, self._clock())
-        return verify_shallow(path, plan.verify, self._clock())
+    def _leave_unverified(self, job: _Check, verification: Verification) -> None:
+        if supersedes(verification, self._directory.open(job.name).verification):
+            self._directory.record(job.name, verification)
+        self._directory.events.append("unverified", name=job.name, why=verification.note)
+        self._notice(f"{job.plan.name} is saved and stays unverified: {verification.note}")
 
     def _quarantine(self, name: str, verification: Verification) -> None:
         findings = [str(finding) for finding in verification.findings]
@@ -331,6 +378,12 @@ class Pipeline:
                 "it was set aside and will not be used; the checkpoints before it still stand",
             )
         )
+
+    def _retry(self, plan: SavePlan, why: str) -> None:
+        """Have a plan saved again, once, where the policy says so."""
+        if self._policy.on_failure == "resave" and plan.name not in self._retried:
+            self._retried.add(plan.name)
+            self._retries.put(Due(plan, (why,)))
 
     def _settle(self) -> None:
         """Bring links and retention up to date with what is verified now."""
@@ -410,7 +463,7 @@ class Pipeline:
 
 def _owes_verification(checkpoint: Checkpoint, plan: SavePlan) -> bool:
     reached = checkpoint.verification
-    if reached is None:
+    if reached is None or not reached.done:
         return True
     shallower = DEPTHS.index(reached.depth) < DEPTHS.index(plan.verify)
     return reached.good and shallower and not reached.note

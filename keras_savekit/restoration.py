@@ -21,9 +21,10 @@ from keras_savekit.formats.training_state import STATE_FILE
 from keras_savekit.mismatch import Taken, taken
 from keras_savekit.policy.moment import Moment
 from keras_savekit.policy.resuming import OnMismatch
+from keras_savekit.policy.signing import secret_of
 from keras_savekit.resume import Found, Level, Restored, read
 from keras_savekit.store.directory import RunDirectory
-from keras_savekit.store.manifest import Role
+from keras_savekit.store.manifest import Role, read_manifest
 from keras_savekit.training import callback_state, randomness
 from keras_savekit.training.blueprint import Configuration, build_optimizer, require_built
 from keras_savekit.training.callback_state import Memory
@@ -104,7 +105,8 @@ def restore(
 
     model: built; its weights and seed generators are set, and if it is compiled the
         optimizer too, together with the process's random generators.
-    directory: of a run; it is only read.
+    directory: of a run; it is only read. If it signs its checkpoints, the variable that
+        its policy names must hold the key.
     which: "latest", the newest checkpoint that is whole; "best", what the link
         `best` leads to; or the name of a checkpoint.
     on_mismatch: when model or optimizer are not those of the checkpoint: "error",
@@ -120,7 +122,7 @@ def restore(
     unchanged.
     """
     require_built(model)
-    found, passed = _chosen(RunDirectory(Path(directory)), which)
+    found, passed = _chosen(_run(Path(directory)), which)
     compiled = getattr(model, "optimizer", None) is not None
     roles: tuple[Role, ...] = RESTORED if compiled else ("weight", "seed")
     build_optimizer(model)
@@ -133,10 +135,16 @@ def restore(
     return Restored(found.checkpoint.name, manifest.moment, level, what.reasons + reasons, passed)
 
 
+def _run(path: Path) -> RunDirectory:
+    run = RunDirectory(path)
+    if not run.exists:
+        raise DirectoryError("not the directory of a run", str(path))
+    info = run.run_info()
+    return RunDirectory(path, secret_of(info.policy, os.environ) if info else None)
+
+
 def _chosen(run: RunDirectory, which: str) -> tuple[Found, tuple[str, ...]]:
     where = str(run.path)
-    if not run.exists:
-        raise DirectoryError("not the directory of a run", where)
     passed: list[str] = []
     if which == "latest":
         for each in candidates(run, time.time()):
@@ -152,5 +160,6 @@ def _chosen(run: RunDirectory, which: str) -> tuple[Found, tuple[str, ...]]:
     name = run.linked("best") if which == "best" else which
     if name is None:
         raise ResumeError("no checkpoint is the best yet", where, "name one: see `savekit list`")
-    with run.reading(name):
+    with run.reading(name) as path:
+        read_manifest(path, run.key)
         return read(run.open(name)), ()

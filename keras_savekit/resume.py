@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from keras_savekit.errors import CheckpointError
+from keras_savekit.errors import CheckpointError, ResumeError
 from keras_savekit.formats import training_state
 from keras_savekit.formats.training_state import STATE_FILE
 from keras_savekit.policy.moment import Moment
@@ -71,20 +71,34 @@ class Restored:
 def find(directory: RunDirectory, now: float) -> tuple[Found | None, tuple[str, ...]]:
     """The newest checkpoint that is whole, and what was passed over on the way to it.
 
-    For the holder of the directory's lock: damaged ones are moved to quarantine.
+    For the holder of the directory's lock: damaged ones are moved to quarantine, those
+    that are not signed with the directory's key once one is found that is. Raises
+    ResumeError if there are none but such: the key may be a wrong one.
     """
     passed: list[str] = []
+    unsigned: list[Candidate] = []
     for each in candidates(directory, now):
         verification = each.verification
+        if each.unsigned:
+            unsigned.append(each)
+            continue
         if each.usable and each.checkpoint is not None:
             if each.fresh:
                 _record(directory, each.name, verification)
             try:
-                return _read(each.checkpoint), tuple(passed)
+                found = _read(each.checkpoint)
+                passed += [_set_aside(directory, other) for other in unsigned]
+                return found, tuple(passed)
             except CheckpointError as error:
                 finding = Finding("tensor", error.where, error.what)
                 verification = Verification("structure", now, (finding,))
         passed.append(_set_aside(directory, replace(each, verification=verification)))
+    if unsigned:
+        raise ResumeError(
+            f"no checkpoint is signed with this key; the newest {unsigned[0].why_not()}",
+            str(unsigned[0].checkpoint and unsigned[0].checkpoint.path),
+            "give the key of this run, or choose another directory; none was changed",
+        )
     return None, tuple(passed)
 
 

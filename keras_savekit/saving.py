@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from keras_savekit.errors import ModelError, SaveError, SavekitWarning
 from keras_savekit.formats import one_file
@@ -22,13 +22,10 @@ from keras_savekit.formats.snapshot import Blueprint
 from keras_savekit.policy.moment import Moment
 from keras_savekit.store import disk
 from keras_savekit.store.commit import discard, disk_errors, publish_file, scratch_for
-from keras_savekit.store.manifest import MANIFEST, to_json
+from keras_savekit.store.manifest import MANIFEST, Depth, to_json
 from keras_savekit.training.blueprint import LiveModel
 from keras_savekit.training.capture import Capture
-from keras_savekit.verify.checks import verify_shallow
 from keras_savekit.verify.load import LoadChecker
-
-Depth = Literal["bytes", "structure", "load"]
 
 
 def save_model(model: Any, path: str | os.PathLike[str], *, verify: Depth = "load") -> None:
@@ -40,7 +37,8 @@ def save_model(model: Any, path: str | os.PathLike[str], *, verify: Depth = "loa
     path: ends in `.h5` or `.keras`. What stood there is replaced by one rename,
         once the new file has been verified.
     verify: `load` has a process of its own load the file with stock Keras and
-        compare every weight; `structure` reads every tensor back; `bytes` the file.
+        compare every weight, `predict` outputs too; `structure` reads every tensor
+        back; `bytes` the file.
 
     Raises ModelError if the model cannot be saved, SaveError if the file is not
     good, DirectoryError if the disk refuses; what stood at `path` then still does.
@@ -145,11 +143,8 @@ def _written(model: Any, target: Path, verify: Depth) -> Iterator[Path]:
 
 
 def _require_good(scratch: Path, target: Path, verify: Depth) -> None:
-    if verify == "load":
-        with LoadChecker() as checker:
-            found = checker.verify(scratch, time.time())
-    else:
-        found = verify_shallow(scratch, verify, time.time())
+    with LoadChecker() as checker:
+        found = checker.verify(scratch, time.time(), verify)
     if not found.good:
         raise SaveError(
             f"what was written is not good: {found.findings[0]}",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from keras_savekit.beginning import Beginning, begin
@@ -228,6 +229,11 @@ class Session:
         """
         self._fit.restore_history(self._history)
         self._observe("train_end", self._now)
+        if self._around.policy.on_failure == "resave" and self._capture is not None:
+            self._pipeline.join(self._tell_left)  # there is no next step to save again at
+            again = Decision(tuple(self._pipeline.retries()), self._memory)
+            if again.due:
+                self._save(again, self._capture, self._now, consistent=True, ended=True)
         self._finish(stop=True)
         if self._watch.exit_status is not None:
             raise SystemExit(self._watch.exit_status)
@@ -273,7 +279,7 @@ class Session:
         outside = self._watch.look()
         before = now if event == "validation" else self._seen
         tick = Tick(before, now, event, self._memory, outside, self._costs.stretch)
-        decision = decide(self._around.policy, tick)
+        decision = self._with_retries(decide(self._around.policy, tick))
         capture = self._capture
         if event == "train_begin" and decision.due:
             capture = Capture(LiveModel(self._model, self._configuration))
@@ -284,7 +290,8 @@ class Session:
             self._seen = now
             self._horizon = horizon(self._around.policy, now, self._costs.stretch)
         if decision.due and capture is not None:
-            self._save(decision, capture, now, consistent, ended=event == "train_end")
+            ended = event == "train_end"
+            self._save(decision, capture, now, consistent=consistent, ended=ended)
             if self._watch.serve(decision.due, tick):
                 self._stop(event)
             self._tell_watched()
@@ -292,6 +299,11 @@ class Session:
             self._tell_stretch()
         if event in ("step", "validation", "epoch_end"):  # else told when all is finished
             self._tell_problems(stop=True)
+
+    def _with_retries(self, decision: Decision) -> Decision:
+        planned = {each.plan for each in decision.due}
+        again = [each for each in self._pipeline.retries() if each.plan not in planned]
+        return replace(decision, due=(*decision.due, *again)) if again else decision
 
     def _prepare(self, now: Moment) -> None:
         """Get ready to take snapshots, once everything has its variables."""
@@ -304,7 +316,7 @@ class Session:
         self._capture = Capture(live)
 
     def _save(
-        self, decision: Decision, capture: Capture, now: Moment, consistent: bool, *, ended: bool
+        self, decision: Decision, capture: Capture, now: Moment, *, consistent: bool, ended: bool
     ) -> None:
         began = self._around.clock()
         remembered = self._at_cut or callback_state.remember(self._fit.others())
@@ -401,7 +413,7 @@ class Session:
             pending = self._pipeline.pending()
             if pending:
                 around.tell(f"finishing {pending} checkpoint{'s' if pending > 1 else ''}")
-            done = self._pipeline.close(self._watch.killed_at)
+            done = self._pipeline.close(self._watch.killed_at, self._tell_left)
             if not done:
                 around.tell("not finished within the grace period; the newest checkpoint stands")
         finally:
@@ -411,6 +423,10 @@ class Session:
             if done:  # else this process still writes
                 around.directory.lock.release()
         self._tell_problems(stop=stop)
+
+    def _tell_left(self, count: int) -> None:
+        if count:
+            self._around.tell(f"{count} checkpoint{'s' if count > 1 else ''} left to verify")
 
 
 def _warn(message: str) -> None:

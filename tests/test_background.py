@@ -100,3 +100,24 @@ def test_closing_finishes_every_job_and_takes_no_more(held):
     assert held.worker.pending() == 0
     with pytest.raises(RuntimeError, match="tested is closed"):
         held.worker.submit(3, key="", capacity=9, wait=False)
+
+
+def test_who_waits_is_told_what_is_left_and_waits_no_longer_than_asked(held):
+    held.busy_with(1)
+    held.worker.submit(2, key="", capacity=9, wait=False)
+    assert not held.worker.join(patience=0)
+    left = []
+    held.go.set()
+    assert held.worker.join(TIMEOUT, left.append)
+    assert left in ([0], [1, 0])  # it may have been quicker than we look
+    assert held.worker.join(patience=0)
+
+
+def test_what_is_dropped_is_not_done(held):
+    held.busy_with(1)
+    for job in (2, 3):
+        held.worker.submit(job, key="", capacity=9, wait=False)
+    assert held.worker.drop() == [2, 3]
+    held.go.set()
+    held.worker.join()
+    assert held.done == [1]

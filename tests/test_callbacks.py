@@ -14,6 +14,7 @@ from training_builders import (
     BatchLogs,
     Interrupt,
     arrays,
+    damage_steps,
     data,
     digest,
     events,
@@ -298,6 +299,38 @@ def test_a_failure_at_the_last_save_is_told_before_fit_returns(tmp_path):
     asked = policy(plan("train_end"), on_failure="raise")
     with pytest.raises(sk.SaveError, match="could not be saved"):
         fit(model(), sk.SaveKit(asked, directory=tmp_path), BreakDisk(tmp_path, breaks=11))
+
+
+class WaitForTheBackground(keras.callbacks.Callback):
+    """After each step, until everything that was saved is looked at."""
+
+    def __init__(self, kit):
+        super().__init__()
+        self.kit = kit
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.kit.session._pipeline.join()
+
+
+def test_what_fails_its_verification_is_saved_again_at_the_next_step(tmp_path, monkeypatch):
+    damage_steps(monkeypatch, 4)
+    asked = policy(plan("every 4 steps", when_busy="wait"), on_failure="resave")
+    kit = sk.SaveKit(asked, directory=tmp_path)
+    with pytest.warns(sk.SavekitWarning, match="000000004-p failed its verification"):
+        fit(model(), kit, WaitForTheBackground(kit))
+    assert names(tmp_path) == ["000000005-p", "000000008-p", "000000012-p"]
+    (again,) = (each for each in events(tmp_path, "saved") if each["name"] == "000000005-p")
+    assert again["reasons"] == ["000000004-p failed its verification"]
+    assert [name for name, _ in RunDirectory(tmp_path).quarantined()] == ["000000004-p"]
+
+
+def test_what_fails_after_the_last_step_is_saved_again_before_fit_returns(tmp_path, monkeypatch):
+    damage_steps(monkeypatch, 12)
+    kit = sk.SaveKit(policy(plan("train_end"), on_failure="resave"), directory=tmp_path)
+    with pytest.warns(sk.SavekitWarning, match="000000012-p failed its verification"):
+        fit(model(), kit)
+    assert [each.status for each in RunDirectory(tmp_path).checkpoints()] == ["verified"]
+    assert [name for name, _ in RunDirectory(tmp_path).quarantined()] == ["000000012-p"]
 
 
 # Exceptions.

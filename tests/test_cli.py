@@ -14,9 +14,9 @@ from test_store_builders import add, fake_checkpoint, prepared, write_manifest
 from keras_savekit._version import __version__
 from keras_savekit.cli import main as cli
 from keras_savekit.cli.output import size_shown
-from keras_savekit.cli.verifying import supersedes
 from keras_savekit.errors import shown
-from keras_savekit.store.manifest import Finding, Verification
+from keras_savekit.policy.plan import Limits
+from keras_savekit.store.manifest import Finding, Verification, supersedes
 
 POLICY = """\
 version: 1
@@ -230,6 +230,27 @@ def test_a_shallow_good_outcome_does_not_replace_a_deep_one():
     assert not supersedes(shallow, deep)
     assert supersedes(Verification("bytes", 2.0, finding), deep)
     assert not supersedes(shallow, Verification("load", 1.0, finding))
+
+
+def test_what_could_not_be_done_replaces_nothing_that_was():
+    undone = Verification("structure", 2.0, note="no time", done=False)
+    assert supersedes(undone, None)
+    assert supersedes(undone, undone)
+    assert not supersedes(undone, Verification("bytes", 1.0))
+    assert supersedes(Verification("bytes", 1.0), undone)
+
+
+@pytest.mark.slow
+def test_verify_keeps_to_the_limits_of_the_run_and_says_what_stays_unverified(run, savekit):
+    limits = Limits(verify_memory="20MB", verify_time="50s").model_dump(mode="json")
+    run.write_run_info({"limits": limits})
+    code, out, _ = savekit("verify", run.path / "latest", "--depth", "load")
+    assert code == 1
+    assert out.startswith("open  000000010-latest  structure\n      not loaded: ")
+    assert "more than the 20MB it may (limits.verify_memory)" in out
+    assert out.endswith("1 checked at depth load, 0 bad, 1 still unverified\n")
+    assert run.open("000000010-latest").status == "unverified"
+    assert "unverified" in savekit("list", run.path)[1]
 
 
 def test_check_says_what_a_policy_does(tmp_path, savekit):

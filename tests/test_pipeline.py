@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from torture.worlds import STATE
-from training_builders import events, names
+from training_builders import damage_steps, events, names
 
 from keras_savekit.errors import SaveError
 from keras_savekit.formats import checkpoint as checkpoint_files
@@ -221,18 +221,7 @@ def test_a_write_that_fails_leaves_nothing_and_the_next_one_is_written(tmp_path,
 
 
 def test_a_checkpoint_that_fails_its_verification_is_set_aside_and_told(tmp_path, monkeypatch):
-    write = checkpoint_files.write
-
-    def damaging(directory, snapshot, purpose, *rest):
-        manifest = write(directory, snapshot, purpose, *rest)
-        if snapshot.moment.step == 2:
-            path = directory / "model.h5"
-            found = bytearray(path.read_bytes())
-            found[-1] ^= 1
-            path.write_bytes(found)
-        return manifest
-
-    monkeypatch.setattr(checkpoint_files, "write", damaging)
+    damage_steps(monkeypatch, 2)
     running = Running(tmp_path, plan(when_busy="wait", keep="last 1"))
     running.save(1, 2)
     directory = running.finished()
@@ -243,6 +232,44 @@ def test_a_checkpoint_that_fails_its_verification_is_set_aside_and_told(tmp_path
     assert directory.linked("latest") == "000000001-p"
     (problem,) = running.pipeline.problems()
     assert "000000002-p failed its verification" in str(problem)
+
+
+def test_what_fails_is_saved_again_once_until_something_good_stands(tmp_path, monkeypatch):
+    damage_steps(monkeypatch, 2, 3, 5)
+    running = Running(tmp_path, plan(when_busy="wait"), on_failure="resave")
+    asked = []
+    for step in (1, 2, 3, 4, 5):
+        running.save(step)
+        running.pipeline.join()
+        asked.append([each.reasons for each in running.pipeline.retries()])
+        assert running.pipeline.retries() == []
+    running.finished()
+    assert asked == [[], [("000000002-p failed its verification",)], [], [],
+                     [("000000005-p failed its verification",)]]  # fmt: skip
+
+
+def test_nothing_is_saved_again_where_the_policy_does_not_say_so(tmp_path, monkeypatch):
+    damage_steps(monkeypatch, 1)
+    running = Running(tmp_path)
+    running.save(1)
+    running.finished()
+    assert running.pipeline.retries() == []
+    assert len(running.pipeline.problems()) == 1
+
+
+@pytest.mark.slow
+def test_the_end_waits_as_long_as_the_policy_says_and_the_next_session_goes_on(tmp_path):
+    running = Running(tmp_path, plan(verify="load", when_busy="wait"), limits={"final_wait": 0})
+    running.save(1, 2)
+    directory = running.finished()
+    assert [each.status for each in directory.checkpoints()] == ["unverified", "unverified"]
+    assert {each["name"] for each in events(tmp_path, "unverified")} == set(names(tmp_path))
+    told = [each for each in running.pipeline.notices() if "(limits.final_wait)" in each]
+    assert f"`savekit verify {tmp_path}` looks at them" in "".join(told)
+    assert running.pipeline.pending() == 0
+    assert running.pipeline._checker.pid is None
+    Running(tmp_path, plan()).finished()
+    assert [each.status for each in directory.checkpoints()] == ["verified", "verified"]
 
 
 def test_retention_is_applied_to_what_is_verified_and_planned_in_the_log_first(tmp_path):
@@ -290,3 +317,19 @@ def test_a_depth_that_could_not_be_reached_is_not_tried_in_every_session(tmp_pat
     directory.record("000000001-p", Verification("bytes", 1.0, note="it needs your layers"))
     Running(tmp_path, plan(verify="structure")).finished()
     assert directory.open("000000001-p").verification.depth == "bytes"
+
+
+def test_what_could_not_be_verified_stays_unverified_is_told_and_is_tried_by_the_next(tmp_path):
+    asked = plan(verify="load", when_busy="wait", keep="last 1")
+    running = Running(tmp_path, asked, limits={"verify_time": 0.001})
+    running.save(1, 2)
+    directory = running.finished()
+    assert names(tmp_path) == ["000000001-p", "000000002-p"]  # what is unverified stays
+    first = directory.open("000000001-p")
+    assert first.status == "unverified"
+    assert first.verification.note in events(tmp_path, "unverified")[0]["why"]
+    (told,) = running.pipeline.notices()
+    assert told.startswith("p is saved and stays unverified: not loaded: no answer ")
+    assert directory.linked("latest") is None
+    Running(tmp_path).finished()
+    assert directory.open("000000002-p").status == "verified"

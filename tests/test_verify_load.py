@@ -1,9 +1,14 @@
 """Depth `load`: stock Keras in a process of its own, whatever becomes of that process."""
 
+import json
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import h5py
 import keras
@@ -11,10 +16,13 @@ import numpy as np
 import pytest
 import xxhash
 from formats_models import layers, small, train, write
+from training_builders import wait_until
 
-from keras_savekit.formats import h5_file
+from keras_savekit.formats import architecture, h5_file
 from keras_savekit.store.manifest import MANIFEST, FileEntry, read_manifest, to_json
+from keras_savekit.verify import child
 from keras_savekit.verify.load import LoadChecker
+from keras_savekit.verify.process import Budget
 
 pytestmark = pytest.mark.slow
 
@@ -56,14 +64,14 @@ def test_one_child_serves_every_checkpoint_and_is_gone_after_close(model, tmp_pa
         assert checker.pid is None
         first, _ = write(tmp_path, model)
         checker.verify(first, 0.0)
-        child = checker.pid
+        pid = checker.pid
         second, _ = write(tmp_path, model, "weights")
         checker.verify(second, 0.0)
-        assert checker.pid == child
-        os.kill(child, 0)
+        assert checker.pid == pid
+        os.kill(pid, 0)
     assert checker.pid is None
     with pytest.raises(ProcessLookupError):
-        os.kill(child, 0)
+        os.kill(pid, 0)
 
 
 @pytest.mark.parametrize("save", ["model", "weights"])
@@ -101,6 +109,22 @@ def test_a_tensor_in_the_wrong_place_is_found_by_loading(checker, tmp_path):
     assert found.depth == "load"
     assert [finding.kind for finding in found.findings] == ["load", "load"]
     assert all("differs after loading" in finding.what for finding in found.findings)
+
+
+def test_an_architecture_that_loads_as_another_is_found(checker, model, tmp_path):
+    """As if the writer had put another one into the file, and digested what it wrote."""
+    directory, manifest = write(tmp_path, model)
+    with h5py.File(directory / "model.h5", "r+") as file:
+        text = file.attrs["model_config"].replace('"relu"', '"tanh"')
+        file.attrs["model_config"] = text
+    seal_again(directory, manifest)
+    (finding,) = checker.verify(directory, 0.0).findings
+    assert finding.what == "is not the architecture that was saved"
+    (differs,) = child._compare_architecture(small(), directory, manifest)
+    assert differs.what == "its architecture differs after loading"
+    assert not list(child._compare_architecture(model, directory, manifest))
+    seal_again(directory, manifest, architecture=architecture.digest(json.loads(text)))
+    assert checker.verify(directory, 0.0).good
 
 
 def _fields(value):
@@ -158,7 +182,7 @@ def test_a_child_that_was_killed_is_told_and_another_serves(model, tmp_path):
         os.kill(first, signal.SIGKILL)
         outcome = checker.verify(directory, 0.0)
         assert outcome.good
-        assert outcome.depth == "structure"
+        assert (outcome.depth, outcome.done) == ("structure", False)
         assert outcome.note.startswith("not loaded: the verifying process ended: exit status -9")
         assert checker.pid is None
         assert checker.verify(directory, 0.0).depth == "load"
@@ -167,12 +191,71 @@ def test_a_child_that_was_killed_is_told_and_another_serves(model, tmp_path):
 
 def test_a_child_that_takes_too_long_is_ended_and_told(model, tmp_path):
     directory, _ = write(tmp_path, model)
-    with LoadChecker(timeout=0.01) as checker:
+    with LoadChecker(Budget(seconds=0.01)) as checker:
         outcome = checker.verify(directory, 0.0)
-        assert outcome.depth == "structure"
+        assert (outcome.depth, outcome.done) == ("structure", False)
         assert outcome.good
-        assert "no answer from the verifying process in 0 s" in outcome.note
+        assert "no answer from the verifying process in 0.01s (limits.verify_time)" in outcome.note
         assert checker.pid is None
+
+
+def test_a_child_that_takes_too_much_memory_is_ended_and_told_with_the_number(model, tmp_path):
+    directory, _ = write(tmp_path, model)
+    with LoadChecker(Budget(memory=100 * 10**6)) as checker:
+        outcome = checker.verify(directory, 0.0)
+        assert (outcome.depth, outcome.done) == ("structure", False)
+        assert outcome.good
+        assert checker.pid is None
+    said = re.fullmatch(
+        r"not loaded: the verifying process took (\d+) bytes of memory, more than the 100MB it may"
+        r" \(limits.verify_memory\)",
+        outcome.note,
+    )
+    assert 10**8 < int(said[1]) < 5 * 10**8
+
+
+def test_a_child_that_the_system_gives_no_memory_accuses_nothing(model, tmp_path):
+    """As under `ulimit -v`: whatever then fails in it, and however."""
+    directory, _ = write(tmp_path, model)
+    with LoadChecker() as checker:
+        assert checker.verify(directory, 0.0).depth == "load"
+        size = int(Path(f"/proc/{checker.pid}/statm").read_text().split()[0])
+        limit = size * os.sysconf("SC_PAGE_SIZE")
+        resource.prlimit(checker.pid, resource.RLIMIT_AS, (limit, limit))
+        large = keras.Sequential([keras.Input((3000,)), layers.Dense(20_000)])
+        outcome = checker.verify(write(tmp_path, large)[0], 0.0)
+    assert outcome.good
+    assert (outcome.depth, outcome.done) == ("structure", False)
+    assert outcome.note.startswith("not loaded: the verifying process ")
+
+
+def test_the_child_is_the_first_that_the_system_ends_and_the_last_that_it_serves(
+    checker, model, tmp_path
+):
+    directory, _ = write(tmp_path, model)
+    assert checker.verify(directory, 0.0).depth == "load"
+    assert Path(f"/proc/{checker.pid}/oom_score_adj").read_text().strip() == "1000"
+    assert os.getpriority(os.PRIO_PROCESS, checker.pid) >= 10
+    environment = Path(f"/proc/{checker.pid}/environ").read_bytes().split(b"\0")
+    assert b"CUDA_VISIBLE_DEVICES=-1" in environment
+
+
+def test_a_checker_that_was_ended_from_elsewhere_answers_at_once_and_says_why(model, tmp_path):
+    directory, _ = write(tmp_path, model)
+    with LoadChecker() as checker:
+        ending = threading.Thread(target=_end_when_it_runs, args=(checker,))
+        ending.start()
+        outcome = checker.verify(directory, 0.0)
+        ending.join()
+        assert outcome.note == "not loaded: the training has ended"
+        assert not outcome.done
+        assert not checker.verify(directory, 0.0).done
+        assert checker.pid is None
+
+
+def _end_when_it_runs(checker):
+    wait_until(lambda: checker.pid)
+    checker.end("the training has ended")
 
 
 def test_the_child_ends_when_its_pipe_does():

@@ -21,6 +21,7 @@ from test_store_builders import (
     write_manifest,
 )
 
+from keras_savekit.formats import architecture
 from keras_savekit.store.manifest import FileEntry, Manifest, Verification, read_manifest, to_json
 from keras_savekit.verify import bytes as depth_bytes
 from keras_savekit.verify.bytes import check_bytes
@@ -185,7 +186,8 @@ def test_a_changed_tensor_is_named_even_if_the_file_is_as_written(tmp_path):
     assert str(finding) == (
         f"weight dense/kernel is not what it was in memory [model.h5:{LAYER}/kernel]"
     )
-    assert check_structure(tmp_path, replace(manifest, tensors=(right,))) == ()
+    (extra,) = check_structure(tmp_path, replace(manifest, tensors=(right,)))
+    assert str(extra) == f"the manifest does not know it [model.h5:{LAYER}/kernel]"
 
 
 VALUES = np.array([[1.5, -0.0, np.nan], [np.inf, -np.inf, 1e-40]])
@@ -312,7 +314,8 @@ def external_link(file):
 
 @pytest.mark.parametrize("write", [external, virtual, soft, external_link])
 def test_tensors_kept_elsewhere_are_found_and_not_followed(tmp_path, write):
-    assert structure_found(tmp_path, write, tensor("x", KERNEL, "x")) == ["link"]
+    found = structure_found(tmp_path, write, tensor("x", KERNEL, "x"))
+    assert found == ["extra"] * (write in (virtual, soft)) + ["link"]
 
 
 def test_a_link_on_the_way_to_a_tensor_is_found(tmp_path):
@@ -320,7 +323,59 @@ def test_a_link_on_the_way_to_a_tensor_is_found(tmp_path):
         file["real/x"] = KERNEL
         file["soft"] = h5py.SoftLink("/real")
 
-    assert structure_found(tmp_path, write, tensor("x", KERNEL, "soft/x")) == ["link"]
+    found = structure_found(tmp_path, write, tensor("x", KERNEL, "soft/x"))
+    assert found == ["extra", "link"]  # real/x, and soft
+
+
+def test_whatever_the_manifest_does_not_know_is_found_but_for_empty_groups(tmp_path):
+    def write(file):
+        file["known"] = KERNEL
+        file.create_group("empty/too")
+        file["empty/loop"] = file["empty"]
+        file["empty/tensor"] = BIAS
+        file["again"] = file["known"]
+        file["soft"] = h5py.SoftLink("/nowhere")
+        file["typed"] = np.dtype("f4")
+        file["größe"] = 3
+
+    found = check_structure(tmp_path, stored(tmp_path, write, tensor("x", KERNEL, "known")))
+    assert kinds(found) == [
+        ("extra", f"model.h5:/{name}")
+        for name in ("again", "empty/tensor", "größe", "soft", "typed")
+    ]
+
+
+def test_a_hundred_datasets_too_many_are_named_and_no_more(tmp_path):
+    def write(file):
+        for number in range(500):
+            file[f"many/{number}"] = number
+
+    assert structure_found(tmp_path, write) == ["extra"] * 100
+
+
+ARCHITECTURE = {"class_name": "Sequential", "config": {"name": "a", "layers": [{"b": 1}]}}
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ({**ARCHITECTURE, "compile_config": {"optimizer": "adam"}}, None),
+        ({"class_name": "deserialize", "config": {"config": ARCHITECTURE}}, None),
+        ({**ARCHITECTURE, "class_name": "Functional"}, "config"),
+        ({**ARCHITECTURE, "config": {"name": "a", "layers": [{"b": 2}]}}, "config"),
+        ([ARCHITECTURE], "config"),
+        ({"class_name": "deserialize"}, "config"),
+        (None, "missing"),
+    ],
+)
+def test_an_architecture_other_than_the_one_that_was_saved_is_found(tmp_path, text, kind):
+    def write(file):
+        if text is not None:
+            file.attrs["model_config"] = json.dumps(text)
+
+    manifest = replace(stored(tmp_path, write), architecture=architecture.digest(ARCHITECTURE))
+    found = kinds(check_structure(tmp_path, manifest))
+    assert found == ([(kind, "model.h5:model_config")] if kind else [])
 
 
 def test_places_that_do_not_exist_are_found(tmp_path):

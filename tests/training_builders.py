@@ -11,10 +11,12 @@ from typing import Any
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 import xxhash
 
 import keras_savekit as sk
+from keras_savekit.formats import checkpoint as checkpoint_files
 
 SAMPLES, BATCH = 22, 4
 STEPS = 6  # batches in an epoch; the last one is partial
@@ -153,3 +155,20 @@ class Interrupt(keras.callbacks.Callback):
 
     def set_state(self, state):
         pass
+
+
+def damage_steps(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
+    """The first checkpoint of each of these steps has a wrong bit once it is written."""
+    write, left = checkpoint_files.write, set(steps)
+
+    def damaging(directory: Path, snapshot: Any, *rest: Any) -> Any:
+        manifest = write(directory, snapshot, *rest)
+        if snapshot.moment.step in left:
+            left.discard(snapshot.moment.step)
+            path = directory / manifest.model_file
+            found = bytearray(path.read_bytes())
+            found[-1] ^= 1
+            path.write_bytes(found)
+        return manifest
+
+    monkeypatch.setattr(checkpoint_files, "write", damaging)

@@ -162,6 +162,6 @@ def _cells(checkpoint: Checkpoint, links: dict[Any, str | None]) -> list[str]:
 
 def _status(checkpoint: Checkpoint) -> str:
     verification = checkpoint.verification
-    if verification is None or not verification.good:
+    if verification is None or checkpoint.status != "verified":
         return checkpoint.status
     return f"verified: {verification.depth}"

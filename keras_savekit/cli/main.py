@@ -82,17 +82,18 @@ def _list(directory: Path, as_json: bool) -> int:
 @click.argument("directory", type=_DIRECTORY)
 @click.option(
     "--depth",
-    type=click.Choice(["bytes", "structure", "load"]),
+    type=click.Choice(["bytes", "structure", "load", "predict"]),
     default="structure",
     show_default=True,
-    help="bytes: files and digests. structure: every tensor too. load: stock Keras loads it too.",
+    help="bytes: files and digests. structure: every tensor too. load: stock Keras loads it too."
+    " predict: and gives the same outputs.",
 )
 @click.option("--json", "as_json", is_flag=True, help="For programs instead of people.")
 def _verify(directory: Path, depth: str, as_json: bool) -> int:
     """Verify all checkpoints of the run in DIRECTORY, or the one checkpoint there.
 
     The outcome is recorded, unless a training is using the directory. Ends with
-    1 if anything wrong was found.
+    1 if anything wrong was found, or time or memory did not suffice to look.
     """
     from keras_savekit.cli import verifying
 

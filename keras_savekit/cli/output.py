@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import click
 
 from keras_savekit.errors import DirectoryError
+from keras_savekit.policy.signing import secret_of
 from keras_savekit.store.directory import RunDirectory
 from keras_savekit.store.manifest import Finding
 
@@ -27,6 +29,15 @@ def open_run(directory: Path) -> RunDirectory:
             "give the directory that the policy names; `checkpoints` is in it",
         )
     return run
+
+
+def key_of(run: RunDirectory | None) -> bytes | None:
+    """What the checkpoints of a run must be signed with, if its policy says so.
+
+    Raises SavekitError if the variable that holds the key is not set.
+    """
+    info = run.run_info() if run is not None else None
+    return secret_of(info.policy, os.environ) if info is not None else None
 
 
 def echo_json(value: Mapping[str, Any]) -> None:

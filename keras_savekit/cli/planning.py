@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from keras_savekit.cli.output import echo_json, open_run
+from keras_savekit.cli.output import echo_json, key_of, open_run
 from keras_savekit.errors import shown
 from keras_savekit.store.directory import Checkpoint
 from keras_savekit.verify.choice import Candidate, candidates
@@ -42,7 +42,9 @@ def run(directory: Path, *, as_json: bool) -> int:
 
 def _choose(directory: Path) -> tuple[Checkpoint | None, list[Candidate]]:
     passed: list[Candidate] = []
-    for each in candidates(open_run(directory), time.time()):
+    run = open_run(directory)
+    run.key = key_of(run)
+    for each in candidates(run, time.time()):
         if each.usable:
             return each.checkpoint, passed
         passed.append(each)

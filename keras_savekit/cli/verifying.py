@@ -12,18 +12,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import click
 
-from keras_savekit.cli.output import echo_json, finding_json, open_run
+from keras_savekit.cli.output import echo_json, finding_json, key_of, open_run
 from keras_savekit.errors import CheckpointError, DirectoryError, shown
 from keras_savekit.store.directory import CHECKPOINTS, Checkpoint, RunDirectory, followed
-from keras_savekit.store.manifest import DEPTHS, MANIFEST, Finding, Verification
+from keras_savekit.store.manifest import MANIFEST, Depth, Finding, Verification, supersedes
 from keras_savekit.store.naming import CheckpointName
 from keras_savekit.store.reading import held_for_reading
 
-AskedDepth = Literal["bytes", "structure", "load"]
 Check = Callable[[Path, float], Verification]
 
 
@@ -48,22 +47,23 @@ class _Outcome:
     recorded: bool
 
 
-def as_depth(text: str) -> AskedDepth:
+def as_depth(text: str) -> Depth:
     """The depth called `text`."""
-    return cast("AskedDepth", text)
+    return cast("Depth", text)
 
 
-def run(directory: Path, depth: AskedDepth, *, as_json: bool) -> int:
+def run(directory: Path, depth: Depth, *, as_json: bool) -> int:
     """Verifies what is in `directory`, prints the outcome and returns the exit code."""
     targets = _targets(directory)
     outcomes: list[_Outcome] = []
-    with _checker(depth) as check:
+    home = targets[0].home if targets else None
+    with _checker(depth, home, key_of(home)) as check:
         for target in _with_progress(targets, shown_at_all=not as_json):
             verification = _verify(target, check)
             # Removed by its own run since it was listed: nothing to tell.
             if verification.good or target.path.exists() or target.home is None:
                 outcomes.append(_Outcome(target, verification, _record(target, verification)))
-    good = all(each.verification.good for each in outcomes)
+    good = all(each.verification.good and each.verification.done for each in outcomes)
     if as_json:
         echo_json(
             {
@@ -76,11 +76,6 @@ def run(directory: Path, depth: AskedDepth, *, as_json: bool) -> int:
     else:
         _print(outcomes, depth)
     return 0 if good else 1
-
-
-def supersedes(new: Verification, old: Verification | None) -> bool:
-    """Whether `new` says more than `old`: a shallow good outcome does not replace a deep one."""
-    return old is None or not new.good or DEPTHS.index(new.depth) >= DEPTHS.index(old.depth)
 
 
 def _targets(directory: Path) -> list[_Target]:
@@ -112,16 +107,16 @@ def _single(path: Path) -> _Target:
 
 
 @contextmanager
-def _checker(depth: AskedDepth) -> Iterator[Check]:
-    if depth == "load":
-        from keras_savekit.verify.load import LoadChecker
+def _checker(depth: Depth, home: RunDirectory | None, key: bytes | None) -> Iterator[Check]:
+    """The limits of the run, and its probe, are for the process that loads."""
+    from keras_savekit.verify.load import LoadChecker
+    from keras_savekit.verify.probe import PROBE
+    from keras_savekit.verify.process import Budget
 
-        with LoadChecker() as checker:
-            yield checker.verify
-    else:
-        from keras_savekit.verify.checks import verify_shallow
-
-        yield lambda path, now: verify_shallow(path, depth, now)
+    info = home.run_info() if home is not None and depth in ("load", "predict") else None
+    budget = Budget.within(info.policy if info is not None else {})
+    with LoadChecker(budget, home.path / PROBE if home is not None else None, key) as checker:
+        yield lambda path, now: checker.verify(path, now, depth)
 
 
 def _verify(target: _Target, check: Check) -> Verification:
@@ -166,6 +161,7 @@ def _outcome_json(outcome: _Outcome) -> dict[str, Any]:
         "name": outcome.target.path.name,
         "path": str(outcome.target.path),
         "good": verification.good,
+        "done": verification.done,
         "depth": verification.depth,
         "when": verification.when,
         "note": verification.note,
@@ -174,10 +170,12 @@ def _outcome_json(outcome: _Outcome) -> dict[str, Any]:
     }
 
 
-def _print(outcomes: list[_Outcome], depth: AskedDepth) -> None:
+def _print(outcomes: list[_Outcome], depth: Depth) -> None:
     for each in outcomes:
         verification = each.verification
         verdict = ("good", "green") if verification.good else ("bad", "red")
+        if verification.good and not verification.done:
+            verdict = ("open", "yellow")
         word = click.style(f"{verdict[0]:<4}", fg=verdict[1])
         click.echo(f"{word}  {shown(each.target.path.name)}  {verification.depth}")
         for finding in verification.findings:
@@ -185,8 +183,10 @@ def _print(outcomes: list[_Outcome], depth: AskedDepth) -> None:
         if verification.note:
             click.echo(f"      {shown(verification.note)}")
     bad = sum(not each.verification.good for each in outcomes)
+    undone = sum(each.verification.good and not each.verification.done for each in outcomes)
     unrecorded = sum(not each.recorded and each.target.checkpoint is not None for each in outcomes)
-    click.echo(f"{len(outcomes)} checked at depth {depth}, {bad} bad")
+    left = f", {undone} still unverified" if undone else ""
+    click.echo(f"{len(outcomes)} checked at depth {depth}, {bad} bad{left}")
     if unrecorded:
         click.echo(
             f"{unrecorded} not recorded: the directory is in use or cannot be written", err=True

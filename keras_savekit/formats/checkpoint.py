@@ -6,6 +6,7 @@ that format has a place for it, else in `state.h5`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,14 @@ from typing import Literal
 
 import xxhash
 
-from keras_savekit.formats import full_h5, h5_file, keras_archive, training_state, weights_h5
+from keras_savekit.formats import (
+    architecture,
+    full_h5,
+    h5_file,
+    keras_archive,
+    training_state,
+    weights_h5,
+)
 from keras_savekit.formats.h5_file import Written
 from keras_savekit.formats.h5_form import Compression, Form, Layout
 from keras_savekit.formats.snapshot import Array, Blueprint, Snapshot, as_array
@@ -52,6 +60,7 @@ class Forms:
         self._blueprint: Blueprint | None = None
         self._layouts: dict[Format, Layouts] = {}
         self._forms: dict[str, Form] = {}
+        self.architecture = ""  # its digest
         self.written: Files = {}  # by the last `write`
 
     def layouts(self, snapshot: Snapshot, format: Format) -> Layouts:  # noqa: A002
@@ -60,6 +69,7 @@ class Forms:
         if blueprint != self._blueprint:
             self._blueprint = blueprint
             self._layouts.clear()
+            self.architecture = architecture.digest(json.loads(blueprint.model_config))
         if format not in self._layouts:
             model = _structure(blueprint, format)
             rest = positions_outside(model, blueprint)
@@ -86,10 +96,12 @@ def write(
     purpose: Purpose,
     forms: Forms | None = None,
     base: Files | None = None,
+    key: bytes | None = None,
 ) -> Manifest:
     """Write all files of a checkpoint into an existing, empty directory.
 
     forms: of the checkpoints before it.
+    key: to sign the manifest with.
     base: the files of one of them, to share blocks with.
 
     Nothing is synced or published here. The manifest is written last.
@@ -124,10 +136,12 @@ def write(
         created=purpose.created,
         model_file=MODEL_FILES[purpose.format],
         files=tuple(files),
-        tensors=tensor_entries(snapshot, layouts, values, digests),
+        tensors=tensor_entries(snapshot, layouts, values, digests)
+        + training_state.asset_entries(blueprint, file=training_state.STATE_FILE),
         versions=blueprint.versions,
+        architecture=forms.architecture,
     )
-    disk.write_new(directory / MANIFEST, to_json(manifest))
+    disk.write_new(directory / MANIFEST, to_json(manifest, key))
     return manifest
 
 

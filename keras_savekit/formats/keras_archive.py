@@ -14,6 +14,7 @@ import lzma
 import struct
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -30,6 +31,7 @@ from keras_savekit.store.manifest import FileEntry
 WEIGHTS_MEMBER = "model.weights.h5"
 CONFIG_MEMBER = "config.json"
 ASSETS = "assets"
+MEMBERS = ("metadata.json", CONFIG_MEMBER, WEIGHTS_MEMBER)
 _DESCRIPTOR_FOLLOWS = 0x08
 # What `zipfile` and its decompressors raise over damage: the second is for encrypted members.
 NO_ARCHIVE = (
@@ -104,6 +106,15 @@ def _aligned(name: str, offset: int) -> zipfile.ZipInfo:
     gap = -(offset + bare) % PAGE
     member.extra = struct.pack("<HH", _PADDING, gap) + bytes(gap)
     return member
+
+
+def members(path: Path) -> Counter[str]:
+    """How often each name stands in an archive. ValueError or OSError if it is none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return Counter(archive.namelist())
+    except NO_ARCHIVE as error:
+        raise ValueError(str(error)) from error
 
 
 def read_config(path: Path) -> bytes:

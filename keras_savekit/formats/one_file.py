@@ -8,6 +8,7 @@ damaged is known before anything is made of it.
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import h5py
 import numpy as np
 
 from keras_savekit.errors import CheckpointError, ModelError
-from keras_savekit.formats import checkpoint, h5_file, keras_archive, training_state
+from keras_savekit.formats import architecture, checkpoint, h5_file, keras_archive, training_state
 from keras_savekit.formats.checkpoint import Format
 from keras_savekit.formats.h5_form import Dataset, Form, Layout
 from keras_savekit.formats.snapshot import Snapshot, as_array
@@ -59,6 +60,7 @@ def write(path: Path, snapshot: Snapshot, created: float) -> Manifest:
         tensors=checkpoint.tensor_entries(snapshot, {"": Layout({}, datasets)}, values, {})
         + training_state.asset_entries(blueprint, prefix=f"{STATE_GROUP}/"),
         versions=blueprint.versions,
+        architecture=architecture.digest(json.loads(blueprint.model_config)),
     )
     values += training_state.asset_values(blueprint)
     values.append(np.frombuffer(to_json(manifest), np.uint8))

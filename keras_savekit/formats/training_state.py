@@ -62,8 +62,10 @@ def asset_values(blueprint: Blueprint) -> list[Array]:
     return [np.frombuffer(content, np.uint8) for content in blueprint.assets.values()]
 
 
-def asset_entries(blueprint: Blueprint, prefix: str = "") -> tuple[TensorEntry, ...]:
-    """What a manifest promises of the assets in a file, which is named by whoever places them."""
+def asset_entries(
+    blueprint: Blueprint, prefix: str = "", file: str = ""
+) -> tuple[TensorEntry, ...]:
+    """What a manifest promises of the assets in a file."""
     return tuple(
         TensorEntry(
             role="asset",
@@ -72,7 +74,7 @@ def asset_entries(blueprint: Blueprint, prefix: str = "") -> tuple[TensorEntry, 
             shape=(len(content),),
             dtype="uint8",
             digest=xxhash.xxh3_128_hexdigest(content),
-            places=(f":/{prefix}{ASSETS}/{name}",),
+            places=(f"{file}:/{prefix}{ASSETS}/{name}",),
         )
         for number, (name, content) in enumerate(blueprint.assets.items())
     )

@@ -19,9 +19,18 @@ from keras_savekit.policy.moment import Horizon, Moment, Tick, nearest
 from keras_savekit.policy.resuming import Resume, Resuming
 from keras_savekit.policy.retention import All, Best
 from keras_savekit.policy.rules import Rules
+from keras_savekit.policy.signing import Signing
 from keras_savekit.policy.trigger import Trigger
 from keras_savekit.policy.triggers import Triggers, leaves
-from keras_savekit.policy.units import Share, Size, share_text, size_text
+from keras_savekit.policy.units import (
+    Duration,
+    Share,
+    Size,
+    Wait,
+    duration_text,
+    share_text,
+    size_text,
+)
 from keras_savekit.policy.value import Text, Value, Whole, WrongValueError, plural, show, wrong
 
 FORMATS = {"model": ("h5", "keras"), "weights": ("weights.h5",)}
@@ -43,7 +52,7 @@ class SavePlan(Value):
     )
     when: Triggers = Field(description='when to save, such as "every 2 epochs"')
     keep: Rules = (All(),)
-    verify: Literal["bytes", "structure", "load"] = "structure"
+    verify: Literal["bytes", "structure", "load", "predict"] = "structure"
     when_busy: Literal["replace", "wait"] = "replace"
     not_finite: Literal["skip", "save"] = "skip"
 
@@ -63,13 +72,6 @@ class SavePlan(Value):
                 f" got {show(name)}"
             )
         return name
-
-    @field_validator("verify", mode="before")
-    @classmethod
-    def _no_predict_yet(cls, value: object) -> object:
-        if value == "predict":
-            raise wrong("predict is not there yet; the deepest is load")
-        return value
 
     @field_validator("when")
     @classmethod
@@ -137,18 +139,28 @@ class Limits(Value):
         intervals in steps and time are made longer.
     disk: bytes that all checkpoints of the run may take.
     free_space: bytes that must stay free on the disk.
+    verify_time, verify_memory: what the process that loads a checkpoint may take for
+        one; seconds, and bytes of its own.
+    final_wait: seconds that `fit` waits at its end for checkpoints to be verified.
     """
 
     queue: Whole = Field(1, description="how many saves may wait for the writer")
     overhead: Share | None = Field(None, description="a share of the time trained, such as 5%")
     disk: Size | None = Field(None, description="a size such as 100GB")
     free_space: Size | None = Field(None, description="a size such as 2GB")
+    verify_time: Duration = Field(600.0, description="a duration such as 10m")
+    verify_memory: Size | None = Field(None, description="a size such as 8GB")
+    final_wait: Wait | None = Field(None, description="a duration such as 5m, or 0")
 
     @field_serializer("overhead")
     def _overhead_text(self, value: float | None) -> str | None:
         return None if value is None else share_text(value)
 
-    @field_serializer("disk", "free_space")
+    @field_serializer("verify_time", "final_wait")
+    def _duration_text(self, value: float | None) -> str | None:
+        return None if value is None else duration_text(value)
+
+    @field_serializer("disk", "free_space", "verify_memory")
     def _size_text(self, value: int | None) -> str | None:
         return None if value is None else size_text(value)
 
@@ -161,6 +173,10 @@ class Limits(Value):
             words.append(f"checkpoints may take {size_text(self.disk)}")
         if self.free_space is not None:
             words.append(f"{size_text(self.free_space)} stay free")
+        if self.verify_memory is not None:
+            words.append(f"loading one to verify it may take {size_text(self.verify_memory)}")
+        if self.final_wait is not None:
+            words.append(f"the end waits {duration_text(self.final_wait)} for verifications")
         return "; ".join(words)
 
 
@@ -172,7 +188,8 @@ class Policy(Value):
     resume: Resuming = Resume(mode="auto", on_mismatch="error")
     plans: tuple[SavePlan, ...] = Field(description="a list of what to save and when")
     limits: Limits = Limits()
-    on_failure: Literal["warn", "raise"] = "warn"
+    on_failure: Literal["warn", "raise", "resave"] = "warn"
+    signing: Signing | None = None
     memory: Literal["kept", "low"] = Field(
         "kept", description="memory for a copy of the state, kept from save to save; or none"
     )
@@ -221,9 +238,14 @@ class Policy(Value):
     def describe(self) -> str:
         """The policy in a few lines of English, one for each plan."""
         place = self.directory or "a directory given elsewhere"
-        failure = {"warn": "a failed save is told", "raise": "a failed save stops training"}
+        failure = {
+            "warn": "a failed save is told",
+            "raise": "a failed save stops training",
+            "resave": "a failed save is told and made again",
+        }
         limits = self.limits.describe()
-        head = f"in {place}: {self.resume.describe()}; {failure[self.on_failure]}; {limits}"
+        signs = "" if self.signing is None else f"; signs checkpoints with {self.signing.key}"
+        head = f"in {place}: {self.resume.describe()}; {failure[self.on_failure]}; {limits}{signs}"
         return "\n".join((head, *(each.describe() for each in self.plans)))
 
 

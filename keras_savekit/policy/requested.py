@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, field_validator
 
 from keras_savekit.policy.moment import NEVER, Horizon, Moment, Tick
+from keras_savekit.policy.signing import VARIABLE
 from keras_savekit.policy.trigger import Trigger
 from keras_savekit.policy.units import Duration, duration_text
 from keras_savekit.policy.value import Text, number_text, read_each, show, suggest, wrong
@@ -20,8 +21,15 @@ from keras_savekit.policy.value import Text, number_text, read_each, show, sugge
 # Those that a process can catch, and that ask it for something.
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGXCPU", "SIGCONT")
 _FILE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
-_TAKEN = ("checkpoints", "quarantine", "latest", "best", "savekit.json", "events.jsonl")
-_VARIABLE = re.compile(r"env\s+([A-Za-z_][A-Za-z0-9_]*)")
+_TAKEN = (
+    "checkpoints",
+    "quarantine",
+    "latest",
+    "best",
+    "savekit.json",
+    "events.jsonl",
+    "probe.npz",
+)
 
 
 def _read_signals(value: object) -> tuple[str, ...]:
@@ -143,7 +151,7 @@ class FileAsked(Trigger):
 def _read_at(value: object) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = number_text(value)
-    if not isinstance(value, str) or not (_VARIABLE.fullmatch(value) or _instant(value)):
+    if not isinstance(value, str) or not (VARIABLE.fullmatch(value) or _instant(value)):
         raise wrong(
             "must be a time such as 2030-01-31T18:00:00+01:00, seconds since 1970, or"
             f" env NAME for a variable that holds one; got {show(value)}"
@@ -183,7 +191,7 @@ class BeforeDeadline(Trigger):
 
     def deadline(self, environ: Mapping[str, str]) -> float | None:
         """Seconds since 1970; None if the variable is not set or holds no time."""
-        variable = _VARIABLE.fullmatch(self.at)
+        variable = VARIABLE.fullmatch(self.at)
         return _instant(environ.get(variable[1], "") if variable else self.at)
 
     def reason(self, tick: Tick) -> str | None:

@@ -97,5 +97,6 @@ def share_text(share: float) -> str:
 
 
 Duration = Annotated[float, BeforeValidator(as_duration), Field(gt=0)]
+Wait = Annotated[float, BeforeValidator(as_duration), Field(ge=0)]
 Size = Annotated[int, BeforeValidator(as_size), Field(gt=0)]
 Share = Annotated[float, BeforeValidator(as_share)]

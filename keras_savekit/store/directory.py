@@ -77,9 +77,10 @@ class Checkpoint:
     @property
     def status(self) -> Status:
         """What its last verification says."""
-        if self.verification is None:
+        found = self.verification
+        if found is None or (found.good and not found.done):
             return "unverified"
-        return "verified" if self.verification.good else "failed"
+        return "verified" if found.good else "failed"
 
 
 def by_age(checkpoint: Checkpoint) -> tuple[int, str]:
@@ -99,10 +100,14 @@ class Scan(NamedTuple):
 
 
 class RunDirectory:
-    """The directory of one run. Making this object touches nothing on disk."""
+    """The directory of one run. Making this object touches nothing on disk.
 
-    def __init__(self, path: Path) -> None:
+    key: that its manifests are signed with, and must be.
+    """
+
+    def __init__(self, path: Path, key: bytes | None = None) -> None:
         self.path = path
+        self.key = key
         self.checkpoints_path = path / CHECKPOINTS
         self.quarantine_path = path / QUARANTINE
         self.events = EventLog(path / "events.jsonl")

@@ -23,6 +23,7 @@ from pydantic_core import to_json as pydantic_to_json
 
 from keras_savekit.errors import CheckpointError
 from keras_savekit.policy.moment import Count, Few, Moment
+from keras_savekit.store import signing
 from keras_savekit.store.plain import as_text, content
 
 MANIFEST = "manifest.json"
@@ -87,6 +88,7 @@ class Manifest:
 
     created: seconds since 1970, for people; order is by step, never by time.
     model_file: the file stock Keras reads.
+    architecture: digest of it, as `formats.architecture` takes it; empty in older ones.
     tensors: of a manifest that `read_outline` read, on the disk until they are asked for.
     """
 
@@ -101,6 +103,7 @@ class Manifest:
     files: Annotated[tuple[FileEntry, ...], FailFast()]
     tensors: Annotated[Sequence[TensorEntry], GetPydanticSchema(_read_as_a_tuple)]
     versions: Annotated[Mapping[str, str], Few] = field(default_factory=dict)
+    architecture: str = ""
     format: int = FORMAT_VERSION
 
     @property
@@ -138,17 +141,27 @@ class Verification:
 
     depth: the depth that was reached.
     note: why the depth asked for was not reached, if it was not.
+    done: False if that was for a lack of time or memory: the checkpoint is then
+        as unverified as before.
     """
 
     depth: Depth
     when: float
     findings: Annotated[tuple[Finding, ...], FailFast()] = ()
     note: str = ""
+    done: bool = True
 
     @property
     def good(self) -> bool:
         """Whether nothing wrong was found."""
         return not self.findings
+
+
+def supersedes(new: Verification, old: Verification | None) -> bool:
+    """Whether `new` says more than `old`: neither a shallow good outcome nor none says more."""
+    if old is None or not old.done:
+        return True
+    return new.done and (not new.good or DEPTHS.index(new.depth) >= DEPTHS.index(old.depth))
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,25 +180,40 @@ _SEAL_LENGTH = len(_SEAL % bytes(32))
 _TENSORS, _TENSORS_END = b'\n  "tensors": [', b"\n  ]"
 
 
-def to_json(value: Manifest | Verification) -> bytes:
+class SignatureError(CheckpointError):
+    """A manifest that is not signed with the key that was asked for."""
+
+
+def to_json(value: Manifest | Verification, key: bytes | None = None) -> bytes:
     """`value` as sealed JSON, indented by two spaces, for people to read.
+
+    key: to sign it with.
 
     Standard JSON: metrics that are not finite become the strings "NaN",
     "Infinity" and "-Infinity", and are read back as the numbers they were.
     """
     text = pydantic_to_json(value, indent=2, inf_nan_mode="strings", fallback=list)
     body = text.removesuffix(b"\n}")
+    if key is not None:
+        body = signing.signed(body, key)
     return body + _SEAL % _digest(body)
 
 
-def read_manifest(directory: Path) -> Manifest:
+def read_manifest(directory: Path, key: bytes | None = None) -> Manifest:
     """The manifest of the checkpoint in `directory`.
+
+    key: that it must be signed with, SignatureError if it is not.
 
     Raises CheckpointError if it is missing, too large, malformed, changed
     since it was written, or of a format this version does not know.
     """
     path = f"{directory}/{MANIFEST}"
-    return manifest_from_json(_content(path), path)
+    text = _content(path)
+    manifest = manifest_from_json(text, path)
+    wrong = signing.wrong_with(text[:-_SEAL_LENGTH], key) if key is not None else ""
+    if wrong:
+        raise SignatureError(wrong, path)
+    return manifest
 
 
 def read_outline(directory: Path) -> Manifest:

@@ -9,6 +9,7 @@ from keras_savekit.errors import CheckpointError
 from keras_savekit.store.manifest import (
     MANIFEST,
     Finding,
+    SignatureError,
     Verification,
     read_manifest,
 )
@@ -17,19 +18,25 @@ from keras_savekit.verify.bytes import check_bytes
 ShallowDepth = Literal["bytes", "structure"]
 
 
-def verify_shallow(directory: Path, depth: ShallowDepth, now: float) -> Verification:
+def verify_shallow(
+    directory: Path, depth: ShallowDepth, now: float, key: bytes | None = None
+) -> Verification:
     """Checks the checkpoint in `directory` and returns what was found.
 
     Arguments:
         directory: of one checkpoint.
         depth: `bytes`: files and digests; `structure`: every tensor as well.
         now: seconds since 1970, to be recorded.
+        key: that its manifest must be signed with.
 
     The depth returned is `bytes` where damage there kept `structure` from
     looking at everything.
     """
     try:
-        manifest = read_manifest(directory)
+        manifest = read_manifest(directory, key)
+    except SignatureError as error:
+        finding = Finding("signature", MANIFEST, error.what)
+        return Verification("bytes", now, (finding,), "what is not signed is not looked at")
     except CheckpointError as error:
         finding = Finding("manifest", MANIFEST, error.what)
         return Verification("bytes", now, (finding,), "without a manifest nothing can be compared")

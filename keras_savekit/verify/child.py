@@ -1,9 +1,9 @@
-"""The process that loads checkpoints with stock Keras and compares every tensor.
+"""The process that loads checkpoints with stock Keras, compares every tensor, and asks the model.
 
 Started by `verify.load` as `python -m keras_savekit.verify.child IN OUT`, two
 inherited pipes: a line of JSON comes in for each checkpoint, one goes back. It
 ends when the pipe does, so it never outlives the training by more than the
-checkpoint in hand.
+checkpoint in hand. Having too little memory accuses no checkpoint.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from keras_savekit.convert.trust import trust
-from keras_savekit.store.manifest import Finding, Manifest, read_manifest
+from keras_savekit.formats.architecture import digest
+from keras_savekit.store.manifest import Depth, Finding, Manifest, read_manifest
+from keras_savekit.verify.said import words_of
 
 NICENESS = 10
 
@@ -27,38 +30,68 @@ NICENESS = 10
 def main(arguments: list[str]) -> None:
     """Answer until the pipe closes."""
     os.nice(NICENESS)
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")  # it goes before any training does
     incoming, outgoing = (int(each) for each in arguments)
     with os.fdopen(incoming, "rb") as questions, os.fdopen(outgoing, "wb") as answers:
         for line in questions:
             question = json.loads(line)
-            for digest in question["trusted"]:
-                trust(digest)
-            findings, note = check(Path(question["path"]))
-            answer = {
-                "findings": [asdict(each) for each in findings],
-                "note": note,
-                "computed": time.process_time(),
-            }
+            for each in question["trusted"]:
+                trust(each)
+            answer: dict[str, Any] = {"undone": ""}
+            try:
+                checked = check(Path(question["path"]), question["depth"], question["probe"])
+                answer |= asdict(checked)
+            except MemoryError as error:
+                answer["undone"] = f"the verifying process has too little memory: {error}"
+            answer["computed"] = time.process_time()
             answers.write(json.dumps(answer).encode() + b"\n")
             answers.flush()
 
 
-def check(path: Path) -> tuple[list[Finding], str]:
-    """Load the checkpoint with stock Keras; return what is wrong, and what could not be done."""
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What was found, down to which depth, and why not deeper."""
+
+    reached: Depth
+    findings: tuple[Finding, ...] = ()
+    note: str = ""
+
+
+def check(path: Path, depth: Depth, probe: str | None) -> Checked:
+    """Load the checkpoint with stock Keras, and ask the model if the depth is `predict`.
+
+    probe: a file with a batch to ask it with, if it exists.
+    """
     manifest = read_manifest(path)
     code = sorted(set(_code_of_its_own(path, manifest)))
     try:
         model = _load(path, manifest)
     except Exception as error:  # noqa: BLE001 - whatever Keras says is the outcome, and is told
-        said = f"{type(error).__name__}: {_first_line(error)}"
+        said = words_of(error)
         if code:
             names = ", ".join(code[:3])
-            return [], f"stock Keras alone cannot load it: it needs {names} ({said})"
-        return [Finding("load", manifest.model_file, f"stock Keras cannot load it: {said}")], ""
-    findings = list(_compare(model, manifest))
-    del model
-    _forget()
-    return findings, ""
+            note = f"stock Keras alone cannot load it: it needs {names} ({said})"
+            return Checked("structure", note=note)
+        what = f"stock Keras cannot load it: {said}"
+        return Checked("load", (Finding("load", manifest.model_file, what),))
+    try:
+        findings = (*_compare(model, manifest), *_compare_architecture(model, path, manifest))
+        if findings or depth == "load":
+            return Checked("load", findings)
+        return _predict(model, path, manifest, Path(probe) if probe else None)
+    finally:
+        del model
+        _forget()
+
+
+def _predict(model: Any, path: Path, manifest: Manifest, probe: Path | None) -> Checked:
+    from keras_savekit.verify.predict import UnansweredError, compare
+
+    try:
+        return Checked("predict", tuple(compare(model, path, manifest, probe)))
+    except UnansweredError as error:
+        return Checked("load", note=f"not asked for outputs: {error}")
 
 
 def _load(path: Path, manifest: Manifest) -> Any:
@@ -91,22 +124,43 @@ def _compare(model: Any, manifest: Manifest) -> Iterator[Finding]:
             yield Finding("load", entry.places[0], f"{entry.name} differs after loading")
 
 
-def _code_of_its_own(path: Path, manifest: Manifest) -> Iterator[str]:
-    """Classes and functions in the configuration that Keras does not bring along."""
-    if manifest.save == "weights":
-        from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE
+def _compare_architecture(model: Any, path: Path, manifest: Manifest) -> Iterator[Finding]:
+    """Described again, it is what was saved, or what Keras makes of that on any way."""
+    from keras_savekit.training.keras_walk import deserialized, serialized
 
-        yield from _foreign(json.loads((path / ARCHITECTURE_FILE).read_text()))
+    config = _architecture(path, manifest)
+    loaded = digest(json.loads(json.dumps(serialized(model))))
+    if not manifest.architecture or loaded == manifest.architecture:
         return
+    again = serialized(deserialized(config))
+    if loaded != digest(json.loads(json.dumps(again))):
+        yield Finding("load", manifest.model_file, "its architecture differs after loading")
+
+
+def _architecture(path: Path, manifest: Manifest) -> Any:
+    from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE
+
+    if manifest.save == "weights":
+        return json.loads((path / ARCHITECTURE_FILE).read_text())
     if manifest.model_file.endswith(".keras"):
         from keras_savekit.formats.keras_archive import read_config
 
-        yield from _foreign(json.loads(read_config(path / manifest.model_file)))
+        return json.loads(read_config(path / manifest.model_file))
+    import h5py
+
+    with h5py.File(path / manifest.model_file, "r") as file:
+        config = json.loads(file.attrs["model_config"])
+    return config["config"]["config"] if config["class_name"] == "deserialize" else config
+
+
+def _code_of_its_own(path: Path, manifest: Manifest) -> Iterator[str]:
+    """Classes and functions in the configuration that Keras does not bring along."""
+    yield from _foreign(_architecture(path, manifest))
+    if manifest.save == "weights" or manifest.model_file.endswith(".keras"):
         return
     import h5py
 
     with h5py.File(path / manifest.model_file, "r") as file:
-        yield from _foreign(json.loads(file.attrs["model_config"]))
         training = json.loads(file.attrs.get("training_config", "{}"))
     yield from _foreign(training)
     for key in ("loss", "metrics", "weighted_metrics"):
@@ -143,10 +197,6 @@ def _is_of_keras(function: str) -> bool:
     rooms = (keras.losses, keras.metrics, keras.activations, keras.initializers, keras.ops)
     resolved_by_compile = {"accuracy", "acc", "crossentropy", "ce"}
     return function in resolved_by_compile or any(hasattr(room, function) for room in rooms)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:300]
 
 
 def _forget() -> None:

@@ -37,6 +37,11 @@ class Candidate:
         """Whether the verification is not on the disk yet."""
         return self.checkpoint is None or self.checkpoint.verification is not self.verification
 
+    @property
+    def unsigned(self) -> bool:
+        """Whether all that is wrong with it is that its signature is not ours."""
+        return [each.kind for each in self.verification.findings] == ["signature"]
+
     def why_not(self) -> str:
         """What is wrong with it, on one line."""
         first, *more = self.verification.findings
@@ -53,13 +58,15 @@ def candidates(directory: RunDirectory, now: float) -> Iterator[Candidate]:
         finding = Finding("manifest", name, error.what)
         yield Candidate(name, None, Verification("bytes", now, (finding,)))
     for checkpoint in reversed(scan.checkpoints):
-        yield Candidate(checkpoint.name, checkpoint, _verification(checkpoint, now))
+        yield Candidate(checkpoint.name, checkpoint, _verification(checkpoint, now, directory.key))
 
 
-def _verification(checkpoint: Checkpoint, now: float) -> Verification:
+def _verification(checkpoint: Checkpoint, now: float, key: bytes | None) -> Verification:
     known = checkpoint.verification
     # What only a process of its own could find cannot be looked at again here.
     if known is not None and not known.good and known.depth in ("load", "predict"):
         return known
-    now_found = verify_shallow(checkpoint.path, "structure", now)
-    return known if known is not None and known.good and now_found.good else now_found
+    now_found = verify_shallow(checkpoint.path, "structure", now, key)
+    if known is not None and known.good and known.done and now_found.good:
+        return known
+    return now_found

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import h5py
@@ -27,9 +27,12 @@ import xxhash
 
 from keras_savekit.errors import CheckpointError
 from keras_savekit.formats import guard, h5_file, keras_archive
+from keras_savekit.formats.architecture import digest
+from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE
 from keras_savekit.formats.dtypes import by_name, narrowed
+from keras_savekit.formats.one_file import MANIFEST_DATASET
 from keras_savekit.formats.own import NotOwnError, own_dataset
-from keras_savekit.formats.training_state import STATE_DATASET, STATE_FILE
+from keras_savekit.formats.training_state import ASSETS, STATE_DATASET, STATE_FILE
 from keras_savekit.store.manifest import (
     MANIFEST,
     FileEntry,
@@ -38,7 +41,8 @@ from keras_savekit.store.manifest import (
     TensorEntry,
     split_place,
 )
-from keras_savekit.verify.bytes import PIECE, plain_path
+from keras_savekit.store.plain import as_text
+from keras_savekit.verify.bytes import MOST_EXTRA, PIECE, plain_path
 
 CONFIGURATIONS = ("model_config", "training_config")
 _SLACK = 2**20  # of a compressed dataset's chunk over the tensor it holds
@@ -71,7 +75,8 @@ def check_structure(
 
     Each tensor is looked at in each of its places: a plain dataset of that
     shape, of the variable's dtype or a wider one, with the variable's content.
-    Configurations must be JSON. Damaged files give findings.
+    Nothing else may be there. Configurations must be JSON, the architecture the
+    one that was saved. Damaged files give findings.
 
     Arguments:
         directory: of one checkpoint.
@@ -81,6 +86,7 @@ def check_structure(
             lock held, which would take every other thread's HDF5 with it.
     """
     findings: list[Finding] = []
+    known = _known(manifest)
     with ExitStack() as stack:
         files: dict[str, _File | None] = {}
         for entry in manifest.files:
@@ -89,7 +95,9 @@ def check_structure(
                 continue
             files[entry.name] = None
             with _damage(entry.name, findings):
-                files[entry.name] = _check_file(directory, entry, stack, findings)
+                files[entry.name] = file = _check_file(directory, entry, manifest, stack, findings)
+                if file is not None:
+                    findings += _extra_datasets(file.hdf5, entry.name, manifest, known[entry.name])
         findings += _said_twice(manifest)
         if manifest.model_file not in files:
             what = "is said to be the model's, and the manifest does not know it"
@@ -111,8 +119,51 @@ def _said_twice(manifest: Manifest) -> Iterator[Finding]:
             yield Finding("twice", place, f"is the place of {count} tensors")
 
 
+def _known(manifest: Manifest) -> dict[str, set[str]]:
+    """The datasets that each file may have."""
+    ours = {STATE_FILE: STATE_DATASET}  # else it has its manifest inside
+    known = {each.name: {ours.get(each.name, MANIFEST_DATASET)} for each in manifest.files}
+    for tensor in manifest.tensors:
+        for name, path in map(split_place, tensor.places):
+            known.setdefault(name, set()).add(path.strip("/"))
+    return known
+
+
+def _extra_datasets(hdf5: Any, name: str, manifest: Manifest, known: set[str]) -> list[Finding]:
+    folders = {str(each) for path in known for each in PurePosixPath(path).parents}
+    # Older manifests do not name the assets.
+    unnamed = f"{ASSETS}/" if name == STATE_FILE and not manifest.architecture else "/"
+    found: list[Finding] = []
+
+    def visit(path: bytes, link: Any) -> bool | None:
+        text = as_text(path.decode("utf-8", "surrogateescape"))
+        if text in known or text in folders or text.startswith(unnamed):
+            return None
+        hard = link.type == h5py.h5l.TYPE_HARD  # others are not followed
+        if hard and h5py.h5o.get_info(hdf5.id, path).type == h5py.h5o.TYPE_GROUP:
+            return None  # Keras makes empty ones
+        found.append(Finding("extra", f"{name}:/{text}", "the manifest does not know it"))
+        return True if len(found) == MOST_EXTRA else None
+
+    hdf5.id.links.visit(visit, info=True)
+    return found
+
+
+def _check_members(path: Path, name: str) -> Iterator[Finding]:
+    """An archive has nothing but what Keras reads, once each."""
+    for member, count in keras_archive.members(path).items():
+        if member not in keras_archive.MEMBERS and not member.startswith(f"{ASSETS}/"):
+            yield Finding("extra", f"{name}:{member}", "no such archive has it")
+        if count > 1:
+            yield Finding("twice", f"{name}:{member}", f"stands there {count} times")
+
+
 def _check_file(
-    directory: Path, entry: FileEntry, stack: ExitStack, findings: list[Finding]
+    directory: Path,
+    entry: FileEntry,
+    manifest: Manifest,
+    stack: ExitStack,
+    findings: list[Finding],
 ) -> _File | None:
     path = plain_path(directory, entry.name)
     if isinstance(path, Finding):
@@ -122,16 +173,19 @@ def _check_file(
         what = f"the file has {path.stat().st_size} bytes, {entry.size} were written"
         findings.append(Finding("size", entry.name, what))
         return None
+    has_it = ARCHITECTURE_FILE if manifest.save == "weights" else manifest.model_file
+    architecture = manifest.architecture if entry.name == has_it else ""
     if path.suffix == ".json":
-        _parse(path.read_bytes())
+        _parse(path.read_bytes(), architecture)
     if path.suffix not in (".h5", ".keras"):
         return None
     base = 0
     if path.suffix == ".keras":
         guard.require_harmless_zip(path)
         base = keras_archive.locate_weights(path)
+        findings += _check_members(path, entry.name)
         with _damage(f"{entry.name}:{keras_archive.CONFIG_MEMBER}", findings):
-            _parse(keras_archive.read_config(path))
+            _parse(keras_archive.read_config(path), architecture)
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     stack.callback(os.close, descriptor)
     source = h5_file.Window(descriptor, base) if base else path
@@ -142,23 +196,30 @@ def _check_file(
             _parse(bytes(own_dataset(file.hdf5, STATE_DATASET)[()]))
     for name in CONFIGURATIONS:
         with _damage(f"{entry.name}:{name}", findings):
+            wanted = architecture if name == "model_config" and not base else ""
             if name in file.hdf5.attrs:
-                _check_configuration(file.hdf5, name, entry.size)
+                _check_configuration(file.hdf5, name, entry.size, wanted)
+            elif wanted:
+                raise _WrongError("missing", "is missing")
     return file
 
 
-def _check_configuration(hdf5: Any, name: str, limit: int) -> None:
+def _check_configuration(hdf5: Any, name: str, limit: int, architecture: str) -> None:
     attribute = h5py.h5a.open(hdf5.id, name.encode())
     if attribute.shape != () or attribute.get_storage_size() > limit:
         raise _WrongError("config", "is not one text")
-    _parse(hdf5.attrs[name])
+    _parse(hdf5.attrs[name], architecture)
 
 
-def _parse(text: Any) -> None:
+def _parse(text: Any, architecture: str = "") -> None:
+    """Raise unless it is JSON and, if a digest is given, the architecture that it is of."""
     try:
-        json.loads(text)
-    except (ValueError, TypeError, RecursionError) as error:
+        value = json.loads(text)
+        found = digest(value) if architecture else ""
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
         raise _WrongError("config", f"is not JSON: {error}") from error
+    if found != architecture:
+        raise _WrongError("config", "is not the architecture that was saved")
 
 
 def _check_tensor(tensor: TensorEntry, files: dict[str, _File | None]) -> Iterator[Finding]:
@@ -249,14 +310,14 @@ def _chunked(dataset: Any, stored: np.dtype[Any], size: int) -> Iterator[Array]:
 
 def _compare(tensor: TensorEntry, pieces: Iterator[Array]) -> None:
     own = _dtype(tensor.dtype)
-    digest = xxhash.xxh3_128()
+    found = xxhash.xxh3_128()
     for piece in pieces:
         try:
             value = np.ascontiguousarray(narrowed(piece, own))
         except ValueError as error:
             raise _WrongError("tensor", str(error)) from error
-        digest.update(value.view(np.uint8).data)
-    if digest.hexdigest() != tensor.digest:
+        found.update(value.view(np.uint8).data)
+    if found.hexdigest() != tensor.digest:
         raise _WrongError("tensor", "is not what it was in memory")
 
 

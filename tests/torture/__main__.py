@@ -1,4 +1,4 @@
-"""Runs rungs and keeps the scoreboard: figures in docs/scoreboard.json, the page made of them."""
+"""Runs rungs and keeps the scoreboard: docs/scoreboard.json, and the pages made of it."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from pathlib import Path
 import conftest  # noqa: F401 - quiet, and on the CPU
 
 RUNGS = ("faults", "crashes", "kills", "full_disk", "corruption", "hostile", "load", "time_jumps")
-DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
-FIGURES, PAGE = DOCS / "scoreboard.json", DOCS / "scoreboard.md"
-HEAD = """\
+ROOT = Path(__file__).resolve().parent.parent.parent
+FIGURES, PAGE = ROOT / "docs" / "scoreboard.json", ROOT / "docs" / "scoreboard.md"
+README = ROOT / "README.md"
+INTRODUCTION = """\
 # Faults survived
 
 Every promise of durability, and how often it was tried to be broken. Made by `make torture`; a
-rung alone by `cd tests && python -m torture RUNG --seed SEED`. `make test` has small doses.
+rung alone by `make torture RUNG=kills`. The failures, if there are any, and the seconds each rung
+took are in `scoreboard.json`. `make test` has small doses.
 
-| rung | promise | tries | survived | seed |
-|---|---|---|---|---|
 """
+HEAD = "| rung | promise | tries | survived | seed |\n|---|---|---|---|---|\n"
+BEGIN, END = "<!-- the score, made by `make torture` -->\n", "<!-- its end -->\n"
 
 
 def run(name: str, seed: int, count: int | None, record: bool) -> bool:
@@ -45,14 +47,17 @@ def run(name: str, seed: int, count: int | None, record: bool) -> bool:
             "count": count,
             "seconds": round(seconds),
             "machine": f"Python {platform.python_version()}, {platform.system()}",
+            "failures": [failure for each in scores for failure in each.failures],
             "scores": [[each.promise, each.tries, each.survived] for each in scores],
         }
         FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
-        PAGE.write_text(page(figures))
+        PAGE.write_text(INTRODUCTION + table(figures))
+        before, _, rest = README.read_text().partition(BEGIN)
+        README.write_text(before + BEGIN + table(figures) + END + rest.partition(END)[2])
     return not any(score.failures for score in scores)
 
 
-def page(figures: dict) -> str:
+def table(figures: dict) -> str:
     rows = [
         f"| {name} | {promise} | {tries:,} | {survived:,} | {figures[name]['seed']} |"
         for name in RUNGS

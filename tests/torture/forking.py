@@ -37,6 +37,7 @@ def forked(work: Callable[[], None], error: Path) -> int:
             error.write_text(traceback.format_exc())
         finally:
             os._exit(status)
+    _waited.pop(pid, None)  # of a child long gone: numbers come again
     return pid
 
 

@@ -1,0 +1,155 @@
+"""Where each millisecond and each byte of one save goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from counting import Counts, counted
+from sides import kit
+from workloads import Scale, median, standard, train
+
+import keras_savekit.pipeline
+import keras_savekit.session
+from figures import Found, Row, mb, table
+from keras_savekit import admission
+from keras_savekit.formats import checkpoint
+from keras_savekit.formats.checkpoint import Forms
+from keras_savekit.staging import KeptMemory
+from keras_savekit.store.directory import RunDirectory
+from keras_savekit.training import callback_state
+from keras_savekit.training.capture import Capture
+
+TITLE = "Profile of a save"
+ABOUT = (
+    "Of the standard model, beside a training, means of all saves but the first (in which files are"
+    " laid out and memory is fetched). What is indented is a part of the line above it."
+)
+TRAINING = "training thread"
+FUNCTIONS = {
+    "decide": (keras_savekit.session, "decide"),
+    "remember": (callback_state, "remember"),
+    "state": (keras_savekit.session.Session, "_state"),
+    "capture": (Capture, "__call__"),
+    "hand over": (keras_savekit.pipeline.Pipeline, "save"),
+    "stage": (KeptMemory, "stage"),
+    "finite": (admission, "not_finite"),
+    "room": (admission, "room"),
+    "layouts": (Forms, "layouts"),
+    "form": (Forms, "form"),
+    "write": (checkpoint, "write"),
+    "publish": (RunDirectory, "publish"),
+    "verify": (keras_savekit.pipeline, "verify_shallow"),
+    "record": (RunDirectory, "record"),
+    "settle": (keras_savekit.pipeline.Pipeline, "_settle"),
+}
+
+
+def sides(scale: Scale) -> list[str]:
+    """Both ways of memory."""
+    return ["memory: kept", "memory: low"]
+
+
+def measure(side: str, place: Path, scale: Scale) -> dict[str, Any]:
+    """Save a few times, everything counted."""
+    every, saves = scale(12, 3), scale(5, 3)
+    callback = kit(place / "run", every, side.split()[1])
+    asked: list[float] = []
+    with counted(FUNCTIONS) as counts:
+        save = keras_savekit.session.Session._save
+
+        def first_left_out(*given: Any, **named: Any) -> None:
+            if len(asked) == 1:
+                callback.session._pipeline._verifier.join()
+                counts.clear()
+            asked.append(0.0)
+            save(*given, **named)
+
+        keras_savekit.session.Session._save = first_left_out
+        try:
+            found = train(standard(scale), callback, every=every, saves=saves, batch_size=64)
+        finally:
+            keras_savekit.session.Session._save = save
+    return {"stall": median(found["stalls"]), "lines": _lines(counts, found["stalls"][1:])}
+
+
+def _lines(counts: Counts, stalls: list[float]) -> list[list[Any]]:
+    """Thread, what, seconds of a save, bytes of a save, calls of a save."""
+    saves = max(1, counts.timed["publish"].calls)
+
+    def took(*names: str) -> float:
+        return sum(counts.timed[name].seconds for name in names) / saves
+
+    def called(thread: str, *names: str) -> tuple[float, float, float]:
+        sums = [counts.of_disk(name, thread) for name in names]
+        fields = (
+            [getattr(each, field) for each in sums] for field in ("seconds", "bytes", "calls")
+        )
+        seconds, size, calls = (sum(values) / saves for values in fields)
+        return seconds, size, calls
+
+    writing, written, writes = called("writer", "pwrite", "write")
+    syncing, _, syncs = called("writer", "fsync")
+    reading, read, reads = called("verifier", "readv", "preadv", "pread")
+    laid_out, copied = took("layouts", "form"), counts.copied / saves
+    rest = took("write") - laid_out - writing
+    writer, verifier = "writing thread", "verifying thread"
+    return [
+        [TRAINING, "hooks of the batch", median(stalls), None, None],
+        [TRAINING, "· references to all variables", took("capture"), None, None],
+        [TRAINING, "· position, generators of random numbers", took("state"), None, None],
+        [TRAINING, "· what other callbacks remember", took("remember"), None, None],
+        [TRAINING, "· the policy decides", took("decide"), None, None],
+        [TRAINING, "· handing over", took("hand over"), None, None],
+        [
+            writer,
+            "copying out, and in front of the file",
+            took("stage"),
+            copied,
+            None,
+        ],
+        [writer, "whether all numbers are finite", took("finite"), None, None],
+        [writer, "whether there is room", took("room"), None, None],
+        [writer, "files", took("write"), None, None],
+        [writer, "· layout", laid_out, None, None],
+        [writer, "· writing", writing, written, writes],
+        [
+            writer,
+            "· digests, the manifest, the rest",
+            rest,
+            None,
+            None,
+        ],
+        [writer, "publishing", took("publish"), None, None],
+        [writer, "· syncing", syncing, None, syncs],
+        [verifier, "verification", took("verify"), None, None],
+        [verifier, "· reading", reading, read, reads],
+        [verifier, "· digests, the rest", took("verify") - reading, None, None],
+        [verifier, "recording, links, retention, removing", took("record", "settle"), None, None],
+    ]
+
+
+def rows(found: Found) -> list[Row]:
+    """None: the profile explains the others."""
+    return []
+
+
+def told(found: Found) -> list[str]:
+    """Both ways, one after the other."""
+    made: list[str] = []
+    for side, (measured, *_) in found.items():
+        made += ["", f"`{side}`", ""]
+        made += table(
+            ["thread", "what", "ms", "bytes", "calls"],
+            [
+                [
+                    thread,
+                    what,
+                    f"{seconds * 1000:.2f}",
+                    mb(size) if size else "",
+                    f"{calls:.0f}" if calls else "",
+                ]
+                for thread, what, seconds, size, calls in measured["lines"]
+            ],
+        )
+    return made[1:]

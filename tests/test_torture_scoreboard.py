@@ -1,0 +1,17 @@
+"""The pages say what was counted, failures too."""
+
+import json
+
+from torture import __main__ as scoreboard
+
+
+def test_the_readme_and_the_page_show_the_figures():
+    figures = json.loads(scoreboard.FIGURES.read_text())
+    shown = scoreboard.table(figures)
+    assert shown in scoreboard.README.read_text()
+    assert scoreboard.PAGE.read_text() == scoreboard.INTRODUCTION + shown
+
+
+def test_a_failure_is_shown():
+    figures = {"kills": {"seed": 3, "scores": [["nothing is lost", 1000, 999]]}}
+    assert "| kills | nothing is lost | 1,000 | 999 | 3 |" in scoreboard.table(figures)
