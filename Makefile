@@ -5,8 +5,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-# The oldest TensorFlow and Keras that are declared run on Python 3.10 to 3.12.
-OLDEST_PYTHON ?= $(firstword $(foreach version,3.10 3.11 3.12,$(shell command -v python$(version))) $(PYTHON))
+# The oldest TensorFlow and Keras that are declared run on Python 3.10 to 3.12. A name that is there may not run (pyenv).
+OLDEST_PYTHON ?= $(firstword $(foreach version,3.10 3.11 3.12,$(shell \
+	python$(version) -c 'import sys; print(sys.executable)' 2>/dev/null)) $(PYTHON))
 OLDEST_VENV := .venv-oldest
 BENCH_VENV := .venv-bench
 
