@@ -36,7 +36,7 @@ class Worker(Generic[J]):
         self._waiting: OrderedDict[int, tuple[str, J]] = OrderedDict()
         self._number = 0
         self._busy = False
-        self._closing = False
+        self._closing = self._lifted = False
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
@@ -50,14 +50,21 @@ class Worker(Generic[J]):
             if self._closing:
                 raise RuntimeError(f"{self._name} is closed")
             if wait:
-                self._changed.wait_for(lambda: len(self._of(key)) < capacity)
+                self._changed.wait_for(lambda: self._lifted or len(self._of(key)) < capacity)
             ours = self._of(key)
-            replaced = self._waiting.pop(ours[0])[1] if len(ours) >= capacity else None
+            full = len(ours) >= capacity and not (wait and self._lifted)
+            replaced = self._waiting.pop(ours[0])[1] if full else None
             self._number += 1
             self._waiting[self._number] = (key, job)
             self._start()
             self._changed.notify_all()
             return replaced
+
+    def lift(self) -> None:
+        """Let nobody wait for room from now on: what comes is taken all the same."""
+        with self._changed:
+            self._lifted = True
+            self._changed.notify_all()
 
     def pending(self) -> int:
         """Jobs waiting or being done."""

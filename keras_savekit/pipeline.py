@@ -199,6 +199,8 @@ class Pipeline:
 
         left: is told how many checkpoints are still to be verified.
         """
+        if self._policy.limits.final_wait is not None:
+            self._verifier.lift()  # what is left to write is bounded, and waits for no verification
         self._writer.join()
         if self._verifier.join(self._policy.limits.final_wait, left):
             return

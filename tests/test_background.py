@@ -121,3 +121,18 @@ def test_what_is_dropped_is_not_done(held):
     held.go.set()
     held.worker.join()
     assert held.done == [1]
+
+
+def test_when_the_limit_is_lifted_who_waits_for_room_is_let_in(held):
+    held.busy_with(1)
+    held.worker.submit(2, key="", capacity=1, wait=True)
+    submits = threading.Thread(
+        target=held.worker.submit, args=(3, "", 1), kwargs={"wait": True}, daemon=True
+    )
+    submits.start()
+    held.worker.lift()
+    submits.join(TIMEOUT)
+    assert not submits.is_alive()
+    held.go.set()
+    held.worker.join()
+    assert held.done == [1, 2, 3]  # and none took another's place

@@ -11,6 +11,7 @@ from workloads import Scale, median, standard, train
 
 import keras_savekit.pipeline
 import keras_savekit.session
+import keras_savekit.verify.load
 from figures import Found, Row, mb, table
 from keras_savekit import admission
 from keras_savekit.formats import checkpoint
@@ -39,7 +40,7 @@ FUNCTIONS = {
     "form": (Forms, "form"),
     "write": (checkpoint, "write"),
     "publish": (RunDirectory, "publish"),
-    "verify": (keras_savekit.pipeline, "verify_shallow"),
+    "verify": (keras_savekit.verify.load.LoadChecker, "verify"),
     "record": (RunDirectory, "record"),
     "settle": (keras_savekit.pipeline.Pipeline, "_settle"),
 }
