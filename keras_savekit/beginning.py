@@ -23,6 +23,7 @@ from keras_savekit.surroundings import Kit, Surroundings
 from keras_savekit.training import callback_state, metrics, randomness
 from keras_savekit.training.fit import Fit
 from keras_savekit.training.restore import differing
+from keras_savekit.verify.checks import require_signed
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +166,7 @@ def _not_ended(directory: RunDirectory, found: Found, epochs: int) -> Found:
     for each in reversed(directory.checkpoints()):
         if each.manifest.moment.step == _step(found) and each.status == "verified":
             with suppress(CheckpointError):  # it was whole; what was found stands in for it
+                require_signed(each.path, directory.key)
                 other = resume.read(each)
                 if not other.state.get("ended"):
                     return other

@@ -24,12 +24,13 @@ from keras_savekit.policy.resuming import OnMismatch
 from keras_savekit.policy.signing import secret_of
 from keras_savekit.resume import Found, Level, Restored, read
 from keras_savekit.store.directory import RunDirectory
-from keras_savekit.store.manifest import Role, read_manifest
+from keras_savekit.store.manifest import Role
 from keras_savekit.training import callback_state, randomness
 from keras_savekit.training.blueprint import Configuration, build_optimizer, require_built
 from keras_savekit.training.callback_state import Memory
 from keras_savekit.training.keras_walk import assets, put_assets
 from keras_savekit.training.restore import assign
+from keras_savekit.verify.checks import require_signed
 from keras_savekit.verify.choice import candidates
 
 RESTORED: tuple[Role, ...] = ("weight", "optimizer", "seed")
@@ -161,5 +162,5 @@ def _chosen(run: RunDirectory, which: str) -> tuple[Found, tuple[str, ...]]:
     if name is None:
         raise ResumeError("no checkpoint is the best yet", where, "name one: see `savekit list`")
     with run.reading(name) as path:
-        read_manifest(path, run.key)
+        require_signed(path, run.key)
         return read(run.open(name)), ()

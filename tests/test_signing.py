@@ -107,6 +107,21 @@ def test_with_another_key_nothing_is_changed_and_one_error_says_so(run, monkeypa
     assert RunDirectory(run).quarantined() == []
 
 
+def test_a_verification_with_a_mistyped_key_accuses_nothing_for_good(run, monkeypatch):
+    monkeypatch.setenv("RUN_KEY", "mistyped")
+    assert cli.run(["verify", str(run)]) == 1
+    assert {each.status for each in RunDirectory(run).checkpoints()} == {"verified"}
+
+
+def test_files_behind_a_good_signature_are_compared_before_a_named_one_is_restored(run):
+    damaged = newest(run)
+    content = bytearray((damaged / "model.h5").read_bytes())
+    content[8] ^= 1  # of HDF5's own, which no tensor's digest covers
+    (damaged / "model.h5").write_bytes(content)
+    with pytest.raises(sk.CheckpointError, match="is damaged"):
+        sk.restore(model(), run, damaged.name)
+
+
 @pytest.mark.parametrize("value", [None, ""])
 def test_without_the_key_the_variable_is_named_before_anything_begins(
     run, tmp_path, monkeypatch, value, capsys

@@ -44,7 +44,12 @@ class Value(BaseModel):
     Raises WrongValueError, with all problems, if it cannot be built.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        populate_by_name=True,
+        hide_input_in_errors=True,  # which may be a key in a wrong place
+    )
 
     def __init__(self, /, **data: Any) -> None:
         try:

@@ -53,3 +53,16 @@ def verify_shallow(
         note = f"damaged files are not opened: {', '.join(closed)}"
         return Verification("bytes", now, findings, note)
     return Verification(depth, now, findings)
+
+
+def require_signed(directory: Path, key: bytes | None) -> None:
+    """Raise CheckpointError unless the checkpoint is signed with the key, its files too.
+
+    Without a key nothing is asked.
+    """
+    if key is None:
+        return
+    read_manifest(directory, key)
+    found = verify_shallow(directory, "bytes", 0.0, key)
+    if not found.good:
+        raise CheckpointError(f"is damaged: {found.findings[0]}", str(directory))
