@@ -152,3 +152,21 @@ def test_a_save_that_does_more_than_its_budget_is_told(bench):
     assert over({"calls of link": 1}, {}) == ["calls of link: 1, at most 0 before"]
     assert over({"bytes written": 1009}, {"bytes written": 1000}) == []
     assert over({"bytes written": 1011}, {"bytes written": 1000}) != []
+
+
+def test_the_readme_shows_the_stalls_that_were_measured():
+    found = json.loads((ROOT / "docs" / "benchmarks.json").read_text())["groups"]["stalls"]
+    readme = (ROOT / "README.md").read_text()
+    shown = {
+        "SaveKit": "`SaveKit`, `verify: bytes`",
+        "ModelCheckpoint .h5": "`ModelCheckpoint` `.h5`",
+        "ModelCheckpoint .keras": "`ModelCheckpoint` `.keras`",
+        "BackupAndRestore": "`BackupAndRestore`",
+        "OrbaxCheckpoint": "`OrbaxCheckpoint`",
+        "tf.train.Checkpoint, async": "`tf.train.Checkpoint`, asynchronous",
+    }
+    for side, name in shown.items():
+        stalls = sorted(1000 * each for run in found[side] for each in run["stalls"])
+        median = (stalls[(len(stalls) - 1) // 2] + stalls[len(stalls) // 2]) / 2
+        cells = [f"{each:,.2f}" if each < 10 else f"{each:,.0f}" for each in (median, stalls[-1])]
+        assert f"| {name} | {cells[0]} ms | {cells[1]} ms |" in readme
