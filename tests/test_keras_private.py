@@ -199,11 +199,33 @@ def test_variables_copy_on_write_so_that_a_reference_keeps_what_it_saw():
     np.testing.assert_array_equal(seen.numpy(), np.arange(1000))
 
 
-def test_the_executor_that_is_asked_for_runs_the_function_that_reads_variables(monkeypatch):
-    variables = model().weights
-    for expected, read in zip(variables, reading.reader(variables)(), strict=True):
-        np.testing.assert_array_equal(read, expected)
-    named = reading.context.function_executor_type
-    monkeypatch.setattr(reading.context, "function_executor_type", lambda _: named("NO_SUCH"))
-    with pytest.raises(tf.errors.NotFoundError, match="NO_SUCH"):
-        reading.reader(variables)
+def test_all_variables_are_read_at_once_and_stay_what_they_were():
+    variables = [*model().weights, keras.Variable(3, dtype="int64"), keras.Variable([True, False])]
+    before = [variable.numpy() for variable in variables]
+    read = reading.reader(variables)
+    seen = read()
+    for variable in variables:
+        variable.assign(
+            keras.ops.logical_not(variable) if variable.dtype == "bool" else variable + 1
+        )
+    for tensor, expected in zip(seen, before, strict=True):
+        np.testing.assert_array_equal(tensor.numpy(), expected)
+    for tensor, variable in zip(read(), variables, strict=True):
+        np.testing.assert_array_equal(tensor.numpy(), variable.numpy())
+
+
+def test_a_variable_that_is_updated_sparsely_is_read_as_it_was():
+    table = keras.Variable(np.zeros((50, 4), "float32"))
+    read = reading.reader([table])
+    for number in range(3):
+        (seen,) = read()
+        before = seen.numpy().copy()
+        table.value.scatter_add(tf.IndexedSlices(tf.ones((2, 4)), [number, 7]))
+        np.testing.assert_array_equal(seen.numpy(), before)
+        np.testing.assert_array_equal(read()[0].numpy(), table.numpy())
+
+
+def test_the_operation_that_reads_variables_is_the_one_asked_for(monkeypatch):
+    monkeypatch.setattr(reading, "_READ", "_NoSuchOp")
+    with pytest.raises(tf.errors.NotFoundError, match="_NoSuchOp"):
+        reading.reader(model().weights)()
