@@ -127,7 +127,7 @@ class Settle(keras.callbacks.Callback):  # type: ignore[misc]
         """Wait for both threads."""
         pipeline = self._kit.session._pipeline
         pipeline._writer.join()
-        pipeline._verifier.join()
+        pipeline._checks.join()
         self._then(self._step)
         self._step += 1
 

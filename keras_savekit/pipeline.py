@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
@@ -18,10 +18,11 @@ from typing import Any
 
 from keras_savekit import admission
 from keras_savekit.background import Worker
+from keras_savekit.checking import NO_LONGER, OVERTAKEN, Check, Checks
 from keras_savekit.errors import CheckpointError, SaveError, SavekitError
 from keras_savekit.formats import checkpoint as checkpoint_files
 from keras_savekit.formats.checkpoint import Files, Forms, Purpose
-from keras_savekit.formats.snapshot import Snapshot
+from keras_savekit.formats.snapshot import Snapshot, Variable
 from keras_savekit.policy.measured import Improved
 from keras_savekit.policy.plan import Due, Policy, SavePlan
 from keras_savekit.policy.retention import Best, Pruning, Record, Ties, best_of, prune
@@ -32,12 +33,8 @@ from keras_savekit.store.directory import Checkpoint, RunDirectory
 from keras_savekit.store.manifest import DEPTHS, Verification, supersedes
 from keras_savekit.store.naming import CheckpointName
 from keras_savekit.store.remembered import Remembered
-from keras_savekit.verify.load import LoadChecker
-from keras_savekit.verify.probe import PROBE
-from keras_savekit.verify.process import Budget
 
 ALREADY_SAVED = "this step is already saved"
-UNVERIFIED = 8  # checkpoints that may wait for their verification before writing waits too
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +44,6 @@ class _Save:
     due: Due
     asked: float
     unless_as: str | None = None  # the checkpoint that makes it needless, if its weights are these
-
-
-@dataclass(frozen=True, slots=True)
-class _Check:
-    name: str
-    plan: SavePlan
-    files: Files | None = None  # as written in this session
 
 
 class Pipeline:
@@ -78,29 +68,29 @@ class Pipeline:
         self._notices: SimpleQueue[str] = SimpleQueue()
         self._notes: SimpleQueue[tuple[str, dict[str, Any]]] = SimpleQueue()
         self._noticed: set[str] = set()
-        self._checking: set[str] = set()
         self._retries: SimpleQueue[Due] = SimpleQueue()
         self._retried: set[str] = set()  # plans that have had no good checkpoint since
         self._removing = threading.Lock()
         self._shrunk: dict[str, float] = {}  # what compression left of each plan's last save
         self._lasted: dict[str, float] = {}  # seconds of each plan's last save
-        self._computed = [0.0, 0.0]  # by the writer, by the verifier: each adds to its own
-        limits = policy.limits
-        budget = Budget(limits.verify_time, limits.verify_memory)
-        self._checker = LoadChecker(budget, directory.path / PROBE, directory.key)
+        self._computed = 0.0  # processor seconds, by the writer
         self._forms = Forms()
         self._bases: dict[str, Files | None] = {}  # of each plan, what is known to be good
         self._memory = KeptMemory(low=policy.memory == "low")
         self._writer = Worker("savekit-writer", self._write, self._save_failed)
-        self._verifier = Worker("savekit-verifier", self._check, self._check_failed)
+        self._checks = Checks(directory, policy, clock, self._settled, self._check_failed)
         plans = {plan.name: plan for plan in policy.plans}
         for found in earlier:
             plan = plans.get(found.manifest.plan)
             if plan is not None and _owes_verification(found, plan):
                 # A session that was killed left it so.
-                job = _Check(found.name, plan)
-                self._checking.add(found.name)
-                self._verifier.submit(job, key="earlier", capacity=len(earlier), wait=False)
+                self._checks.submit(Check(found.name, plan), capacity=len(earlier), wait=False)
+
+    def expect(self, variables: Sequence[Variable]) -> None:
+        """Get ready, beside the training, for saves of these and what a first step adds."""
+        self._memory.reserve(variables)
+        if any(DEPTHS.index(plan.verify) >= DEPTHS.index("load") for plan in self._policy.plans):
+            self._checks.checker.start()
 
     def save(
         self,
@@ -188,11 +178,11 @@ class Pipeline:
 
     def computed(self) -> float:
         """Processor seconds that the background, the verifying process too, has spent so far."""
-        return sum(self._computed) + self._checker.computed
+        return self._computed + self._checks.computed()
 
     def pending(self) -> int:
         """Checkpoints not yet written or not yet verified."""
-        return self._writer.pending() + self._verifier.pending()
+        return self._writer.pending() + len(self._checks.names)
 
     def join(self, left: Callable[[int], None] = lambda count: None) -> None:
         """Wait until everything is written, and verified as far as `limits.final_wait` allows.
@@ -200,21 +190,13 @@ class Pipeline:
         left: is told how many checkpoints are still to be verified.
         """
         if self._policy.limits.final_wait is not None:
-            self._verifier.lift()  # what is left to write is bounded, and waits for no verification
+            self._checks.lift()  # what is left to write is bounded, and waits for no verification
         self._writer.join()
-        if self._verifier.join(self._policy.limits.final_wait, left):
-            return
-        why = "training has ended and does not wait longer (limits.final_wait)"
-        dropped = self._verifier.drop()
-        self._checker.end(why)
-        for job in dropped:
-            self._checking.discard(job.name)
-            self._directory.events.append("unverified", name=job.name, why=why)
-        self._verifier.join()
-        self._notices.put(
-            f"checkpoints stay unverified: {why};"
-            f" `savekit verify {self._directory.path}` looks at them"
-        )
+        if self._checks.finish(left):
+            self._notices.put(
+                f"checkpoints stay unverified: {NO_LONGER};"
+                f" `savekit verify {self._directory.path}` looks at them"
+            )
 
     def close(
         self, until: float | None = None, left: Callable[[int], None] = lambda count: None
@@ -229,11 +211,10 @@ class Pipeline:
         self._log_notes()
         if until is None:
             self.join(left)
-        # The writer hands over to the verifier, which is closed when nothing more can come.
-        for worker in (self._writer, self._verifier):
-            if not worker.close(None if until is None else max(0.0, until - time.monotonic())):
+        # The writer hands over to the checks, which are closed when nothing more can come.
+        for part in (self._writer, self._checks):
+            if not part.close(None if until is None else max(0.0, until - time.monotonic())):
                 return False
-        self._checker.close()
         return True
 
     # On the writing thread.
@@ -281,11 +262,10 @@ class Pipeline:
             waited=round(began - job.asked, 3),
             seconds=round(seconds, 3),
         )
-        self._computed[0] += time.thread_time() - computed
+        self._computed += time.thread_time() - computed
         # Waits when too many are unverified: what is on the disk stays bounded.
         files = checkpoint_files.moved(self._forms.written, published) if plan.reuse else None
-        check = _Check(job.name, plan, files)
-        self._verifier.submit(check, key="", capacity=UNVERIFIED, wait=True)
+        self._checks.submit(Check(job.name, plan, files))
 
     def _log_notes(self) -> None:
         with suppress(Empty):
@@ -335,12 +315,8 @@ class Pipeline:
 
     # On the verifying thread.
 
-    def _check(self, job: _Check) -> None:
+    def _settled(self, job: Check, verification: Verification) -> None:
         directory = self._directory
-        began, computed = time.monotonic(), time.thread_time()
-        path = directory.checkpoints_path / job.name
-        verification = self._checker.verify(path, self._clock(), job.plan.verify)
-        seconds = round(time.monotonic() - began, 3)
         # Nothing is shared with what is bad, or the next one would be so too.
         self._bases[job.plan.name] = job.files if verification.good else None
         if verification.good and not verification.done:
@@ -353,16 +329,16 @@ class Pipeline:
                 name=job.name,
                 depth=verification.depth,
                 note=verification.note,
-                seconds=seconds,
+                seconds=round(time.monotonic() - job.began, 3),
             )
+            if verification.note == OVERTAKEN:
+                self._notice(f"{job.plan.name} is saved, and not always loaded: {OVERTAKEN}")
         else:
             self._quarantine(job.name, verification)
             self._retry(job.plan, f"{job.name} failed its verification")
-        self._checking.discard(job.name)
         self._settle()
-        self._computed[1] += time.thread_time() - computed
 
-    def _leave_unverified(self, job: _Check, verification: Verification) -> None:
+    def _leave_unverified(self, job: Check, verification: Verification) -> None:
         if supersedes(verification, self._directory.open(job.name).verification):
             self._directory.record(job.name, verification)
         self._directory.events.append("unverified", name=job.name, why=verification.note)
@@ -430,7 +406,7 @@ class Pipeline:
 
     def _records(self) -> list[Record]:
         return [
-            admission.record(found, busy=found.name in self._checking)
+            admission.record(found, busy=found.name in self._checks.names)
             for found in self._remembered.checkpoints()
         ]
 
@@ -445,8 +421,7 @@ class Pipeline:
             self._names.discard(name)
             self._directory.events.append("removed", name=name, reason=reason)
 
-    def _check_failed(self, job: _Check, error: Exception) -> None:
-        self._checking.discard(job.name)
+    def _check_failed(self, job: Check, error: Exception) -> None:
         self._report("unverified", job.name, f"{job.name} could not be verified or filed", error)
 
     def _report(self, kind: str, name: str, what: str, error: Exception) -> None:

@@ -18,12 +18,12 @@ from keras_savekit.beginning import Beginning, begin
 from keras_savekit.errors import MetricError, SaveError, SavekitWarning
 from keras_savekit.pipeline import Pipeline
 from keras_savekit.policy.moment import AT_ONCE, Event, Moment, Tick
-from keras_savekit.policy.plan import Decision, decide, horizon
+from keras_savekit.policy.plan import Decision, decide, horizon, saves_unasked
 from keras_savekit.restoration import Restoration
 from keras_savekit.saving import told_beforehand
 from keras_savekit.surroundings import Surroundings, steady
 from keras_savekit.training import callback_state, randomness
-from keras_savekit.training.blueprint import Configuration, LiveModel, build_optimizer
+from keras_savekit.training.blueprint import Configuration, LiveModel, build_optimizer, described
 from keras_savekit.training.callback_state import Memory
 from keras_savekit.training.capture import Capture
 from keras_savekit.training.fit import (
@@ -84,6 +84,8 @@ class Session:
         self._since = around.clock() - self._now.seconds
         now = steady(around.wall, around.clock)
         self._pipeline = Pipeline(around.directory, around.policy, around.run, now)
+        if saves_unasked(around.policy):
+            self._pipeline.expect(described(model))
         self._costs = Costs(around.policy.limits.overhead, around.clock)
         self._watch = Watch(around.policy, around.directory.path, around.wall, around.clock)
         self._tell_watched()

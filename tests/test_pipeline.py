@@ -1,5 +1,7 @@
 """What becomes of a snapshot beside the training: written, published, verified, kept or not."""
 
+import os
+import signal
 import threading
 import time
 from dataclasses import replace
@@ -8,8 +10,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from torture.worlds import STATE
-from training_builders import damage_steps, events, names
+from training_builders import damage_steps, events, names, wait_until
 
+from keras_savekit.checking import OVERTAKEN, UNVERIFIED
 from keras_savekit.errors import SaveError
 from keras_savekit.formats import checkpoint as checkpoint_files
 from keras_savekit.formats.snapshot import Blueprint, Group, LayerWeights, Slot, Snapshot, Variable
@@ -267,9 +270,30 @@ def test_the_end_waits_as_long_as_the_policy_says_and_the_next_session_goes_on(t
     told = [each for each in running.pipeline.notices() if "(limits.final_wait)" in each]
     assert f"`savekit verify {tmp_path}` looks at them" in "".join(told)
     assert running.pipeline.pending() == 0
-    assert running.pipeline._checker.pid is None
+    assert running.pipeline._checks.checker.pid is None
     Running(tmp_path, plan()).finished()
     assert [each.status for each in directory.checkpoints()] == ["verified", "verified"]
+
+
+@pytest.mark.slow
+def test_writing_waits_for_no_loading_and_what_is_overtaken_is_told(tmp_path):
+    running = Running(tmp_path, plan(verify="load", when_busy="wait"))
+    running.pipeline.expect([])
+    pid = running.pipeline._checks.checker.pid
+    os.kill(pid, signal.SIGSTOP)
+    for step in range(1, UNVERIFIED + 4):  # one being loaded, two too many
+        running.save(step)
+    running.pipeline._writer.join()
+    wait_until(lambda: len(events(tmp_path, "verified")) == 2, TIMEOUT)
+    assert len(names(tmp_path)) == UNVERIFIED + 3
+    os.kill(pid, signal.SIGCONT)
+    directory = running.finished()
+    left = {each.name: each.verification for each in directory.checkpoints()}
+    assert list(left) == ["000000002-p", "000000003-p"]
+    assert {(each.depth, each.note) for each in left.values()} == {("structure", OVERTAKEN)}
+    # All others were loaded in the end: there is no model in them, which only that can tell.
+    assert len(directory.quarantined()) == UNVERIFIED + 1
+    assert [each for each in running.pipeline.notices() if OVERTAKEN in each]
 
 
 def test_retention_is_applied_to_what_is_verified_and_planned_in_the_log_first(tmp_path):

@@ -104,7 +104,7 @@ class Sessions(RuleBasedStateMachine):
     def settle(self):
         """Wait until the background has nothing left to do, or is dead."""
         deadline = time.monotonic() + PATIENCE
-        workers = self.pipeline._writer, self.pipeline._verifier
+        workers = self.pipeline._writer, *self.pipeline._checks.workers
         while any(each.pending() and each._thread.is_alive() for each in workers):
             assert time.monotonic() < deadline, "the background hangs"
             time.sleep(0.001)
@@ -140,7 +140,7 @@ class Sessions(RuleBasedStateMachine):
                     self.pipeline.close()
                 except Crash:
                     pass
-            for worker in (self.pipeline._writer, self.pipeline._verifier):
+            for worker in (self.pipeline._writer, *self.pipeline._checks.workers):
                 worker.close()
         self.note()
         self.start()

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from test_policy_include import POLICIES
 
 from keras_savekit.policy.moment import Moment, Tick
-from keras_savekit.policy.plan import decide, horizon
+from keras_savekit.policy.plan import decide, horizon, saves_unasked
 from keras_savekit.policy.yaml_file import policy_from
 
 NEVER = float("inf")
@@ -53,3 +53,19 @@ def test_the_horizon_is_the_next_time_that_something_may_be_due(when, step, seco
 
 def test_a_stretched_interval_is_due_later():
     assert horizon(policy("every 200 steps"), Moment(0, 210, 210, 1.0), 4).step == 800
+
+
+@pytest.mark.parametrize(
+    ("when", "unasked"),
+    [
+        (["every 200 steps"], True),
+        (["every epoch", "signal SIGTERM"], True),
+        (["every 1h"], True),
+        (["epoch_end 5"], True),
+        ([{"improved": {"metric": "val_loss", "mode": "min"}}], True),
+        (["signal SIGTERM", "file NOW", "train_end", "exception"], False),
+        (["train_begin"], False),
+    ],
+)
+def test_whether_saves_come_without_being_asked_for(when, unasked):
+    assert saves_unasked(policy(*when)) is unasked

@@ -74,6 +74,18 @@ def test_one_child_serves_every_checkpoint_and_is_gone_after_close(model, tmp_pa
         os.kill(pid, 0)
 
 
+def test_a_child_that_was_started_early_is_the_one_that_answers_and_hears_no_ctrl_c(
+    model, tmp_path
+):
+    directory, _ = write(tmp_path, model)
+    with LoadChecker() as checker:
+        checker.start()
+        pid = checker.pid
+        assert checker.verify(directory, 0.0).good
+        assert checker.pid == pid
+        assert os.getpgid(pid) != os.getpgid(0)
+
+
 @pytest.mark.parametrize("save", ["model", "weights"])
 def test_a_flipped_weight_is_found_though_every_digest_fits(checker, model, save, tmp_path):
     """As if a writer had put a wrong tensor into a file and digested what it wrote."""
@@ -235,7 +247,7 @@ def test_the_child_is_the_first_that_the_system_ends_and_the_last_that_it_serves
     directory, _ = write(tmp_path, model)
     assert checker.verify(directory, 0.0).depth == "load"
     assert Path(f"/proc/{checker.pid}/oom_score_adj").read_text().strip() == "1000"
-    assert os.getpriority(os.PRIO_PROCESS, checker.pid) >= 10
+    assert os.sched_getscheduler(checker.pid) == os.SCHED_IDLE
     environment = Path(f"/proc/{checker.pid}/environ").read_bytes().split(b"\0")
     assert b"CUDA_VISIBLE_DEVICES=-1" in environment
 

@@ -61,7 +61,7 @@ def measure(side: str, place: Path, scale: Scale) -> dict[str, Any]:
 
         def first_left_out(*given: Any, **named: Any) -> None:
             if len(asked) == 1:
-                callback.session._pipeline._verifier.join()
+                callback.session._pipeline._checks.join()
                 counts.clear()
             asked.append(0.0)
             save(*given, **named)

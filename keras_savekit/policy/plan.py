@@ -15,7 +15,7 @@ from pydantic import Field, field_serializer, field_validator, model_validator
 
 from keras_savekit.errors import Problem
 from keras_savekit.policy.measured import Improved
-from keras_savekit.policy.moment import Horizon, Moment, Tick, nearest
+from keras_savekit.policy.moment import NEVER, Horizon, Moment, Tick, nearest
 from keras_savekit.policy.resuming import Resume, Resuming
 from keras_savekit.policy.retention import All, Best
 from keras_savekit.policy.rules import Rules
@@ -291,3 +291,12 @@ def horizon(policy: Policy, now: Moment, stretch: int) -> Horizon:
     """Until when `decide` has nothing to say at a batch's end, while nothing comes from outside."""
     triggers = (trigger for plan in policy.plans for trigger in plan.when)
     return nearest(trigger.horizon(now, stretch) for trigger in triggers)
+
+
+def saves_unasked(policy: Policy) -> bool:
+    """Whether saves come while training goes on, and not only when it ends or somebody asks."""
+    triggers = [trigger for plan in policy.plans for trigger in plan.when]
+    with_epochs = any(
+        "epoch_end" in each.events() and "step" not in each.events() for each in triggers
+    )
+    return with_epochs or horizon(policy, Moment(), 1) != NEVER

@@ -152,11 +152,7 @@ def _blueprint(
     walked: Walk,
     position_of: Mapping[int, int],
 ) -> Blueprint:
-    variables = [
-        describe(role, index, variable)
-        for role, found in by_role.items()
-        for index, variable in enumerate(found)
-    ]
+    variables = _described(by_role)
     positions = {path: position_of.get(id(value)) for path, value in walked.values.items()}
     for index, path in enumerate([path for path, at in positions.items() if at is None]):
         value = np.asarray(walked.values[path])
@@ -183,6 +179,19 @@ def _blueprint(
         },
         assets=assets(model),
     )
+
+
+def described(model: Any) -> list[Variable]:
+    """Every variable that a model has by now, as values."""
+    return _described(variables_by_role(model))
+
+
+def _described(by_role: Mapping[Role, list[Any]]) -> list[Variable]:
+    return [
+        describe(role, index, variable)
+        for role, found in by_role.items()
+        for index, variable in enumerate(found)
+    ]
 
 
 def describe(role: Role, index: int, variable: Any) -> Variable:

@@ -24,14 +24,11 @@ from keras_savekit.formats.architecture import digest
 from keras_savekit.store.manifest import Depth, Finding, Manifest, read_manifest
 from keras_savekit.verify.said import words_of
 
-NICENESS = 10
-
 
 def main(arguments: list[str]) -> None:
     """Answer until the pipe closes."""
-    os.nice(NICENESS)
-    with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")  # it goes before any training does
+    _step_back()
+    _import_keras()
     incoming, outgoing = (int(each) for each in arguments)
     with os.fdopen(incoming, "rb") as questions, os.fdopen(outgoing, "wb") as answers:
         for line in questions:
@@ -47,6 +44,25 @@ def main(arguments: list[str]) -> None:
             answer["computed"] = time.process_time()
             answers.write(json.dumps(answer).encode() + b"\n")
             answers.flush()
+
+
+def _step_back() -> None:
+    """Take the processor only when nobody else wants it, and go first when memory runs out."""
+    with suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def _import_keras() -> None:
+    """Have everything loaded that stays, and leave it out of what collecting garbage looks at.
+
+    Else each collection, which gives a model's memory back, takes as long as loading it.
+    """
+    import keras  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ a checkpoint that it gave no answer to stays unverified, and the note says why.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -53,10 +54,18 @@ class LoadChecker:
         outcome has depth `structure` and a note that says so; when the model cannot be
         asked, depth `load` and a note; when the child gave no answer, it is not done.
         """
-        files: ShallowDepth = "bytes" if depth == "bytes" else "structure"
-        shallow = verify_shallow(path, files, now, self._key)
+        shallow = self.look(path, now, depth)
         if depth in ("bytes", "structure") or not shallow.good:
             return shallow
+        return self.load(path, now, depth)
+
+    def look(self, path: Path, now: float, depth: Depth) -> Verification:
+        """Check it at the depths, up to `depth`, that load nothing."""
+        files: ShallowDepth = "bytes" if depth == "bytes" else "structure"
+        return verify_shallow(path, files, now, self._key)
+
+    def load(self, path: Path, now: float, depth: Depth) -> Verification:
+        """Check one whose files are good at the depths that load it."""
         try:
             answer = self._ask(path, depth)
         except ChildError as error:
@@ -65,6 +74,12 @@ class LoadChecker:
             return Verification("structure", now, note=note, done=False)
         findings = tuple(Finding(**each) for each in answer["findings"])
         return Verification(answer["reached"], now, findings, answer["note"])
+
+    def start(self) -> None:
+        """Start the child, so that it is ready when it is asked. Not while another thread asks."""
+        if self._child is None and not self._ended:
+            with suppress(ChildError):  # it is told when there is something to ask
+                self._child = Child(CHILD)
 
     def _ask(self, path: Path, depth: Depth) -> dict[str, Any]:
         if self._child is None and not self._ended:

@@ -25,6 +25,11 @@ from keras_savekit.policy.units import as_duration, as_size, duration_text, size
 STDERR_SHOWN = 2000
 SECONDS = 600.0
 _LOOKS = 0.05  # seconds between two looks at its memory, which grows by 1 GB/s at most, about
+# Ctrl-C is for the training. A session of its own would make it one of its own for the
+# scheduler as well, which shares processors among sessions first (`man 7 sched`, autogroup).
+_GROUP: dict[str, Any] = (
+    {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
+)
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _GROUP_LIMITS = (
     "/sys/fs/cgroup/memory.max",
@@ -78,7 +83,7 @@ class Child:
                 stdout=self._stderr,
                 stderr=self._stderr,
                 env=_environment(),
-                start_new_session=True,  # Ctrl-C is for the training
+                **_GROUP,
             )
         except OSError as error:
             for descriptor in (self._out, self._in):

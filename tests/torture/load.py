@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from keras_savekit.pipeline import UNVERIFIED
+from keras_savekit.checking import UNVERIFIED
 from keras_savekit.store.directory import RunDirectory
 from keras_savekit.store.manifest import MANIFEST, VERIFICATION, to_json
 from keras_savekit.store.naming import CheckpointName
