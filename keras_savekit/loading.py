@@ -26,6 +26,7 @@ from keras_savekit.formats.dtypes import by_name, narrowed
 from keras_savekit.formats.full_h5 import COMPILE_ATTRIBUTE
 from keras_savekit.formats.one_file import WEIGHTS_SUFFIX, architecture_beside
 from keras_savekit.formats.snapshot import Array
+from keras_savekit.policy.key import Key
 from keras_savekit.store.directory import followed
 from keras_savekit.store.manifest import Finding, Manifest, Role, read_manifest
 from keras_savekit.store.plain import content
@@ -83,7 +84,7 @@ def load_model(
     ModelError if the model needs code that is not given.
     """
     path = Path(path)
-    stored = _stored(path, key)
+    stored = _stored(path, _as_key(key))
     with keras.saving.custom_object_scope(dict(custom_objects or {})):
         if stored is None:
             with _building(path):
@@ -105,7 +106,7 @@ def load_weights(model: Any, path: str | os.PathLike[str], *, key: bytes | None 
     """
     path = Path(path)
     require_built(model)
-    stored = _stored(path, key)
+    stored = _stored(path, _as_key(key))
     if stored is not None:
         tensors = read_tensors(stored.directory, stored.manifest)
         require_same(model, stored.manifest, ("weight",), str(path))
@@ -124,7 +125,11 @@ def load_weights(model: Any, path: str | os.PathLike[str], *, key: bytes | None 
             model.load_weights(path)
 
 
-def _stored(path: Path, key: bytes | None) -> _Stored | None:
+def _as_key(secret: bytes | None) -> Key | None:
+    return None if secret is None else Key(secret)
+
+
+def _stored(path: Path, key: Key | None) -> _Stored | None:
     """What this package wrote at `path`, checked; None for what others wrote."""
     if key is not None and not path.is_dir():
         remedy = "give the directory of a checkpoint, or no key"
@@ -135,9 +140,8 @@ def _stored(path: Path, key: bytes | None) -> _Stored | None:
         stored = _Stored(path, manifest, path / ARCHITECTURE_FILE)
         promised = {entry.name for entry in manifest.files}
         # A damaged HDF5 file must not even be opened: the library may never return.
-        _require_none(
-            path, [each for each in check_bytes(path, manifest) if each.where in promised]
-        )
+        findings = check_bytes(path, manifest, sha256=key is not None)
+        _require_none(path, [each for each in findings if each.where in promised])
     elif not path.is_file():
         raise CheckpointError("no such file or directory", str(path), "check the path")
     else:

@@ -54,6 +54,7 @@ class _Check:
     name: str
     plan: SavePlan
     files: Files | None = None  # as written in this session
+    earlier: bool = False  # a session that was killed left it
 
 
 class Pipeline:
@@ -97,8 +98,7 @@ class Pipeline:
         for found in earlier:
             plan = plans.get(found.manifest.plan)
             if plan is not None and _owes_verification(found, plan):
-                # A session that was killed left it so.
-                job = _Check(found.name, plan)
+                job = _Check(found.name, plan, earlier=True)
                 self._checking.add(found.name)
                 self._verifier.submit(job, key="earlier", capacity=len(earlier), wait=False)
 
@@ -345,6 +345,8 @@ class Pipeline:
         self._bases[job.plan.name] = job.files if verification.good else None
         if verification.good and not verification.done:
             self._leave_unverified(job, verification)
+        elif job.earlier and verification.only_unsigned:
+            self._pass_over(job, verification)
         elif verification.good:
             self._retried.discard(job.plan.name)
             directory.record(job.name, verification)
@@ -367,6 +369,12 @@ class Pipeline:
             self._directory.record(job.name, verification)
         self._directory.events.append("unverified", name=job.name, why=verification.note)
         self._notice(f"{job.plan.name} is saved and stays unverified: {verification.note}")
+
+    def _pass_over(self, job: _Check, verification: Verification) -> None:
+        """Leave what an earlier session saved as it is: there may have been no key then."""
+        why = str(verification.findings[0])
+        self._directory.events.append("unverified", name=job.name, why=why)
+        self._notice(f"earlier checkpoints stay, and are not used with a key: {job.name} {why}")
 
     def _quarantine(self, name: str, verification: Verification) -> None:
         findings = [str(finding) for finding in verification.findings]

@@ -7,11 +7,13 @@ a checkpoint that it gave no answer to stays unverified, and the note says why.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from keras_savekit.convert.trust import trusted
+from keras_savekit.policy.key import Key
 from keras_savekit.store.manifest import Depth, Finding, Verification
 from keras_savekit.verify.checks import ShallowDepth, verify_shallow
 from keras_savekit.verify.process import Budget, Child, ChildError
@@ -24,14 +26,15 @@ class LoadChecker:
 
     budget: what one checkpoint may cost.
     probe: where a batch lies that models are asked with, if one does; else it is drawn.
-    key: that manifests must be signed with.
+    key: that manifests must be signed with. What it vouches for is known before the child
+        is asked, which opens files of whomever and gets no key.
     """
 
     def __init__(
         self,
         budget: Budget = Budget(),  # noqa: B008 - frozen
         probe: Path | None = None,
-        key: bytes | None = None,
+        key: Key | None = None,
     ) -> None:
         self._budget = budget
         self._probe = probe
@@ -68,7 +71,8 @@ class LoadChecker:
 
     def _ask(self, path: Path, depth: Depth) -> dict[str, Any]:
         if self._child is None and not self._ended:
-            self._child = Child(CHILD)
+            hidden = os.environ if self._key is None else self._key.hidden_from(os.environ)
+            self._child = Child(CHILD, hidden)
         if self._child is None or self._ended:  # just now, maybe
             raise ChildError(self._ended)
         question = {
