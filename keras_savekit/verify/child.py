@@ -21,6 +21,7 @@ from typing import Any
 
 from keras_savekit.convert.trust import trust
 from keras_savekit.formats.architecture import digest
+from keras_savekit.formats.code_inside import code_in, code_of_compile
 from keras_savekit.store.manifest import Depth, Finding, Manifest, read_manifest
 from keras_savekit.verify.said import words_of
 
@@ -64,6 +65,10 @@ def check(path: Path, depth: Depth, probe: str | None) -> Checked:
     probe: a file with a batch to ask it with, if it exists.
     """
     manifest = read_manifest(path)
+    held = list(dict.fromkeys(f"{what} in {place}" for place, what in _code_inside(path, manifest)))
+    if held:  # not left to Keras, older versions of which run it
+        note = f"stock Keras alone cannot load it: it holds {', '.join(held[:3])}, which is not run"
+        return Checked("structure", note=note)
     code = sorted(set(_code_of_its_own(path, manifest)))
     try:
         model = _load(path, manifest)
@@ -156,15 +161,27 @@ def _architecture(path: Path, manifest: Manifest) -> Any:
 def _code_of_its_own(path: Path, manifest: Manifest) -> Iterator[str]:
     """Classes and functions in the configuration that Keras does not bring along."""
     yield from _foreign(_architecture(path, manifest))
-    if manifest.save == "weights" or manifest.model_file.endswith(".keras"):
-        return
-    import h5py
-
-    with h5py.File(path / manifest.model_file, "r") as file:
-        training = json.loads(file.attrs.get("training_config", "{}"))
+    training = _training(path, manifest)
     yield from _foreign(training)
     for key in ("loss", "metrics", "weighted_metrics"):
         yield from (name for name in _texts(training.get(key)) if not _is_of_keras(name))
+
+
+def _code_inside(path: Path, manifest: Manifest) -> Iterator[tuple[str, str]]:
+    config = _architecture(path, manifest)
+    yield from code_in(config, "the model")
+    yield from code_of_compile(config.get("compile_config"))
+    yield from code_of_compile(_training(path, manifest))
+
+
+def _training(path: Path, manifest: Manifest) -> Any:
+    """What a `.h5` file says to stock Keras of `compile`."""
+    if manifest.save == "weights" or manifest.model_file.endswith(".keras"):
+        return {}
+    import h5py
+
+    with h5py.File(path / manifest.model_file, "r") as file:
+        return json.loads(file.attrs.get("training_config", "{}"))
 
 
 def _foreign(config: Any) -> Iterator[str]:
