@@ -21,7 +21,7 @@ from typing import Any
 
 from keras_savekit.convert.trust import trust
 from keras_savekit.formats.architecture import digest
-from keras_savekit.formats.code_inside import code_in, code_of_compile
+from keras_savekit.formats.code_inside import code_in, code_of_compile, names_in
 from keras_savekit.store.manifest import Depth, Finding, Manifest, read_manifest
 from keras_savekit.verify.said import words_of
 
@@ -65,10 +65,9 @@ def check(path: Path, depth: Depth, probe: str | None) -> Checked:
     probe: a file with a batch to ask it with, if it exists.
     """
     manifest = read_manifest(path)
-    held = list(dict.fromkeys(f"{what} in {place}" for place, what in _code_inside(path, manifest)))
-    if held:  # not left to Keras, older versions of which run it
-        note = f"stock Keras alone cannot load it: it holds {', '.join(held[:3])}, which is not run"
-        return Checked("structure", note=note)
+    refused = _code_inside(path, manifest)
+    if refused:
+        return Checked("structure", note=f"stock Keras alone cannot load it: {refused}")
     code = sorted(set(_code_of_its_own(path, manifest)))
     try:
         model = _load(path, manifest)
@@ -167,11 +166,25 @@ def _code_of_its_own(path: Path, manifest: Manifest) -> Iterator[str]:
         yield from (name for name in _texts(training.get(key)) if not _is_of_keras(name))
 
 
-def _code_inside(path: Path, manifest: Manifest) -> Iterator[tuple[str, str]]:
-    config = _architecture(path, manifest)
-    yield from code_in(config, "the model")
-    yield from code_of_compile(config.get("compile_config"))
-    yield from code_of_compile(_training(path, manifest))
+def _code_inside(path: Path, manifest: Manifest) -> str:
+    """Why not even to try: older versions of Keras run what they find, and import what it names."""
+    config, training = _architecture(path, manifest), _training(path, manifest)
+    compiled = (config.get("compile_config") if isinstance(config, dict) else None, training)
+    code = [
+        *code_in(config, "the model"),
+        *(each for one in compiled for each in code_of_compile(one)),
+    ]
+    if code:
+        held = dict.fromkeys(f"{what} in {place}" for place, what in code)
+        return f"it holds {', '.join([*held][:3])}, which is not run"
+    names = dict.fromkeys(names_in([config, *compiled], _is_registered))
+    return f"it needs {', '.join([*names][:3])}, which stock Keras does not have" if names else ""
+
+
+def _is_registered(name: str) -> bool:
+    import keras
+
+    return keras.saving.get_registered_object(name) is not None
 
 
 def _training(path: Path, manifest: Manifest) -> Any:
