@@ -33,6 +33,7 @@ class Check:
     """A checkpoint to be verified.
 
     files: as written in this session, if they were.
+    earlier: whether a session that was killed left it.
     began: when its verification did, by the monotonic clock.
     found: what is known by now.
     """
@@ -40,6 +41,7 @@ class Check:
     name: str
     plan: SavePlan
     files: Files | None = None
+    earlier: bool = False
     began: float = 0.0
     found: Verification | None = None
 

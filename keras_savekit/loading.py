@@ -2,7 +2,7 @@
 
 What this package wrote is checked against the digests taken from memory before
 a model is made of it. What others wrote is looked through for traps and then
-left to stock Keras. No code from a file is ever run.
+left to stock Keras. No code from a file is run but with `safe_mode=False`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ import numpy as np
 from keras_savekit.errors import CheckpointError, MismatchError, ModelError, SavekitError
 from keras_savekit.formats import guard, keras_archive, one_file, training_state
 from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE
+from keras_savekit.formats.code_inside import code_in, code_of_compile, names_in
 from keras_savekit.formats.dtypes import by_name, narrowed
 from keras_savekit.formats.full_h5 import COMPILE_ATTRIBUTE
 from keras_savekit.formats.one_file import WEIGHTS_SUFFIX, architecture_beside
 from keras_savekit.formats.snapshot import Array
+from keras_savekit.policy.key import Key
 from keras_savekit.store.directory import followed
 from keras_savekit.store.manifest import Finding, Manifest, Role, read_manifest
 from keras_savekit.store.plain import content
@@ -41,6 +43,8 @@ from keras_savekit.training.restore import (
 from keras_savekit.verify.bytes import check_bytes
 from keras_savekit.verify.structure import check_structure
 
+_SHOWN = 5  # of what is wrong with one file
+_GIVE = "give the classes and functions it needs as custom_objects=, or register them"
 MAX_ARCHITECTURE = 2**31  # converted models hold their graphs there
 
 
@@ -83,9 +87,11 @@ def load_model(
     ModelError if the model needs code that is not given.
     """
     path = Path(path)
-    stored = _stored(path, key)
+    stored = _stored(path, _as_key(key))
     with keras.saving.custom_object_scope(dict(custom_objects or {})):
         if stored is None:
+            if safe_mode:
+                _require_no_code(path, *_foreign_configurations(path))
             with _building(path):
                 return keras.models.load_model(path, compile=compile, safe_mode=safe_mode)
         return _rebuild(stored, compile=compile, safe_mode=safe_mode)
@@ -105,7 +111,7 @@ def load_weights(model: Any, path: str | os.PathLike[str], *, key: bytes | None 
     """
     path = Path(path)
     require_built(model)
-    stored = _stored(path, key)
+    stored = _stored(path, _as_key(key))
     if stored is not None:
         tensors = read_tensors(stored.directory, stored.manifest)
         require_same(model, stored.manifest, ("weight",), str(path))
@@ -124,7 +130,11 @@ def load_weights(model: Any, path: str | os.PathLike[str], *, key: bytes | None 
             model.load_weights(path)
 
 
-def _stored(path: Path, key: bytes | None) -> _Stored | None:
+def _as_key(secret: bytes | None) -> Key | None:
+    return None if secret is None else Key(secret)
+
+
+def _stored(path: Path, key: Key | None) -> _Stored | None:
     """What this package wrote at `path`, checked; None for what others wrote."""
     if key is not None and not path.is_dir():
         remedy = "give the directory of a checkpoint, or no key"
@@ -135,9 +145,8 @@ def _stored(path: Path, key: bytes | None) -> _Stored | None:
         stored = _Stored(path, manifest, path / ARCHITECTURE_FILE)
         promised = {entry.name for entry in manifest.files}
         # A damaged HDF5 file must not even be opened: the library may never return.
-        _require_none(
-            path, [each for each in check_bytes(path, manifest) if each.where in promised]
-        )
+        findings = check_bytes(path, manifest, sha256=key is not None)
+        _require_none(path, [each for each in findings if each.where in promised])
     elif not path.is_file():
         raise CheckpointError("no such file or directory", str(path), "check the path")
     else:
@@ -162,6 +171,8 @@ def _require_none(path: Path, findings: Sequence[Finding]) -> None:
 
 def _rebuild(stored: _Stored, *, compile: bool, safe_mode: bool) -> Any:  # noqa: A002
     config, compiled = _configurations(stored)
+    if safe_mode:
+        _require_no_code(stored.file, config, compiled)
     tensors = read_tensors(stored.directory, stored.manifest)
     with _building(stored.file):
         model = deserialized(config, safe_mode=safe_mode)
@@ -206,6 +217,44 @@ def _configurations(stored: _Stored) -> tuple[dict[str, Any], dict[str, Any] | N
     except (OSError, LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
         what = f"its architecture cannot be read: {error}"
         raise CheckpointError(what, str(stored.file)) from error
+
+
+def _foreign_configurations(path: Path) -> tuple[Any, Any]:
+    """The same of what others wrote, None for what is not there: Keras tells of that."""
+    try:
+        if path.suffix == ".keras":
+            config = json.loads(keras_archive.read_config(path))
+            return config, config.get("compile_config") if isinstance(config, dict) else None
+        with h5py.File(path, "r") as file:
+            found = [file.attrs.get(name, "null") for name in ("model_config", "training_config")]
+        config, compiled = map(json.loads, found)
+        return config, compiled
+    except KeyError:
+        return None, None
+    except (OSError, ValueError, TypeError, RuntimeError, RecursionError) as error:
+        what = f"its architecture cannot be read: {error}"
+        raise CheckpointError(what, str(path)) from error
+
+
+def _require_no_code(path: Path, config: Any, compiled: Any) -> None:
+    """Raise ModelError, naming the layers, if loading would run code that is not Keras's.
+
+    Not left to Keras: older versions run the lambdas of a `.h5` file in safe mode too.
+    """
+    code = [*code_in(config, "the model"), *code_of_compile(compiled)]
+    if code:
+        held = ", ".join(dict.fromkeys(f"{what} in {place}" for place, what in code[:_SHOWN]))
+        remedy = "if you trust whoever made the file, load it with safe_mode=False"
+        raise ModelError(f"holds Python code, which is not run: {held}", str(path), remedy)
+    names = list(names_in([config, compiled], _is_registered))
+    if names:
+        needed = ", ".join(dict.fromkeys(names[:_SHOWN]))
+        what = f"Keras cannot build this model: it needs {needed}, which nobody registered"
+        raise ModelError(what, str(path), _GIVE)
+
+
+def _is_registered(name: str) -> bool:
+    return keras.saving.get_registered_object(name) is not None
 
 
 def _assets(stored: _Stored) -> dict[str, bytes]:
@@ -306,8 +355,7 @@ def _building(path: Path) -> Iterator[None]:
     except Exception as error:
         said = f"{type(error).__name__}: {error}".strip().splitlines()[0]
         if "unsafe" in str(error) or "lambda" in str(error).lower():
-            remedy = "if you trust it, load it with safe_mode=False"
+            remedy = "if you trust whoever made the file, load it with safe_mode=False"
             what = f"holds Python code, which is not run: {said}"
             raise ModelError(what, str(path), remedy) from error
-        remedy = "give the classes and functions it needs as custom_objects=, or register them"
-        raise ModelError(f"Keras cannot build this model: {said}", str(path), remedy) from error
+        raise ModelError(f"Keras cannot build this model: {said}", str(path), _GIVE) from error

@@ -83,8 +83,8 @@ class Pipeline:
         for found in earlier:
             plan = plans.get(found.manifest.plan)
             if plan is not None and _owes_verification(found, plan):
-                # A session that was killed left it so.
-                self._checks.submit(Check(found.name, plan), capacity=len(earlier), wait=False)
+                job = Check(found.name, plan, earlier=True)
+                self._checks.submit(job, capacity=len(earlier), wait=False)
 
     def expect(self, variables: Sequence[Variable]) -> None:
         """Get ready, beside the training, for saves of these and what a first step adds."""
@@ -321,6 +321,8 @@ class Pipeline:
         self._bases[job.plan.name] = job.files if verification.good else None
         if verification.good and not verification.done:
             self._leave_unverified(job, verification)
+        elif job.earlier and verification.only_unsigned:
+            self._pass_over(job, verification)
         elif verification.good:
             self._retried.discard(job.plan.name)
             directory.record(job.name, verification)
@@ -343,6 +345,12 @@ class Pipeline:
             self._directory.record(job.name, verification)
         self._directory.events.append("unverified", name=job.name, why=verification.note)
         self._notice(f"{job.plan.name} is saved and stays unverified: {verification.note}")
+
+    def _pass_over(self, job: Check, verification: Verification) -> None:
+        """Leave what an earlier session saved as it is: there may have been no key then."""
+        why = str(verification.findings[0])
+        self._directory.events.append("unverified", name=job.name, why=why)
+        self._notice(f"earlier checkpoints stay, and are not used with a key: {job.name} {why}")
 
     def _quarantine(self, name: str, verification: Verification) -> None:
         findings = [str(finding) for finding in verification.findings]

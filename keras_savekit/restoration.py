@@ -19,6 +19,7 @@ from keras_savekit.errors import CheckpointError, DirectoryError, ResumeError
 from keras_savekit.formats import training_state
 from keras_savekit.formats.training_state import STATE_FILE
 from keras_savekit.mismatch import Taken, taken
+from keras_savekit.policy.key import Key
 from keras_savekit.policy.moment import Moment
 from keras_savekit.policy.resuming import OnMismatch
 from keras_savekit.policy.signing import secret_of
@@ -101,17 +102,20 @@ def restore(
     which: str = "latest",
     *,
     on_mismatch: OnMismatch = "error",
+    key: bytes | None = None,
 ) -> Restored:
     """Put a checkpoint of a run into a model, outside `fit`.
 
     model: built; its weights and seed generators are set, and if it is compiled the
         optimizer too, together with the process's random generators.
-    directory: of a run; it is only read. If it signs its checkpoints, the variable that
-        its policy names must hold the key.
+    directory: of a run; it is only read. If it says that it signs its checkpoints, the
+        variable that its policy names must hold the key.
     which: "latest", the newest checkpoint that is whole; "best", what the link
         `best` leads to; or the name of a checkpoint.
     on_mismatch: when model or optimizer are not those of the checkpoint: "error",
         "weights" or "ignore", as in the policy's `resume.on_mismatch`.
+    key: that checkpoints must be signed with, whatever the directory says of itself:
+        whoever changes them can change that too.
 
     Returns which checkpoint it was, where its training stood, and how much was
     restored: metrics, data and callbacks are the business of the training that
@@ -123,7 +127,7 @@ def restore(
     unchanged.
     """
     require_built(model)
-    found, passed = _chosen(_run(Path(directory)), which)
+    found, passed = _chosen(_run(Path(directory), key), which)
     compiled = getattr(model, "optimizer", None) is not None
     roles: tuple[Role, ...] = RESTORED if compiled else ("weight", "seed")
     build_optimizer(model)
@@ -136,10 +140,12 @@ def restore(
     return Restored(found.checkpoint.name, manifest.moment, level, what.reasons + reasons, passed)
 
 
-def _run(path: Path) -> RunDirectory:
+def _run(path: Path, secret: bytes | None) -> RunDirectory:
     run = RunDirectory(path)
     if not run.exists:
         raise DirectoryError("not the directory of a run", str(path))
+    if secret is not None:
+        return RunDirectory(path, Key(secret))
     info = run.run_info()
     return RunDirectory(path, secret_of(info.policy, os.environ) if info else None)
 

@@ -24,7 +24,7 @@ from keras_savekit.store.manifest import Finding, Verification
 from keras_savekit.store.plain import NotPlainError, inside
 from keras_savekit.training.data import Source
 from keras_savekit.training.restore import Tensors, read_tensors
-from keras_savekit.verify.choice import Candidate, candidates
+from keras_savekit.verify.choice import NONE_TRUSTED, Candidate, candidates
 
 Level = Literal["exact", "exact from the epoch's start", "position", "weights only"]
 LEVELS: tuple[Level, ...] = get_args(Level)  # the best first
@@ -72,31 +72,31 @@ def find(directory: RunDirectory, now: float) -> tuple[Found | None, tuple[str, 
     """The newest checkpoint that is whole, and what was passed over on the way to it.
 
     For the holder of the directory's lock: damaged ones are moved to quarantine, those
-    that are not signed with the directory's key once one is found that is. Raises
+    that the directory's key does not vouch for once one is found that it does. Raises
     ResumeError if there are none but such: the key may be a wrong one.
     """
     passed: list[str] = []
-    unsigned: list[Candidate] = []
+    untrusted: list[Candidate] = []
     for each in candidates(directory, now):
         verification = each.verification
-        if each.unsigned:
-            unsigned.append(each)
+        if each.untrusted:
+            untrusted.append(each)
             continue
         if each.usable and each.checkpoint is not None:
             if each.fresh:
                 _record(directory, each.name, verification)
             try:
                 found = _read(each.checkpoint)
-                passed += [_set_aside(directory, other) for other in unsigned]
+                passed += [_set_aside(directory, other) for other in untrusted]
                 return found, tuple(passed)
             except CheckpointError as error:
                 finding = Finding("tensor", error.where, error.what)
                 verification = Verification("structure", now, (finding,))
         passed.append(_set_aside(directory, replace(each, verification=verification)))
-    if unsigned:
+    if untrusted:
         raise ResumeError(
-            f"no checkpoint is signed with this key; the newest {unsigned[0].why_not()}",
-            str(unsigned[0].checkpoint and unsigned[0].checkpoint.path),
+            f"{NONE_TRUSTED}; the newest {untrusted[0].why_not()}",
+            str(untrusted[0].checkpoint and untrusted[0].checkpoint.path),
             "give the key of this run, or choose another directory; none was changed",
         )
     return None, tuple(passed)

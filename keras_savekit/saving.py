@@ -18,6 +18,7 @@ from typing import Any
 from keras_savekit.errors import ModelError, SaveError, SavekitWarning
 from keras_savekit.formats import one_file
 from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE, MODEL_FILES, Format, write_text
+from keras_savekit.formats.code_inside import code_in, code_of_compile
 from keras_savekit.formats.snapshot import Blueprint
 from keras_savekit.policy.moment import Moment
 from keras_savekit.store import disk
@@ -94,29 +95,14 @@ def code_inside(blueprint: Blueprint) -> str:
     """Which parts of this model hold Python code, which nothing loads unless it is trusted."""
     if "__lambda__" not in blueprint.model_config + json.dumps(blueprint.compile_config):
         return ""
-    found = list(_lambdas(json.loads(blueprint.model_config), "the model"))
-    for part in ("loss", "metrics", "weighted_metrics"):
-        found += _lambdas((blueprint.compile_config or {}).get(part), f"the {part} of compile")
+    config, compiled = json.loads(blueprint.model_config), blueprint.compile_config
+    found = [*code_in(config, "the model"), *code_of_compile(compiled)]
+    places = dict.fromkeys(place for place, what in found if what == "a lambda")
     return (
-        f"a lambda is part of {', '.join(dict.fromkeys(found))}: it is saved as Python code, which "
-        "is loaded only after keras.config.enable_unsafe_deserialization(), and not verified; use "
-        "a function with a name, registered with keras.saving.register_keras_serializable()"
+        f"a lambda is part of {', '.join(places)}: it is saved as Python code, which is loaded "
+        "only with safe_mode=False, and not verified; use a function with a name, registered "
+        "with keras.saving.register_keras_serializable()"
     )
-
-
-def _lambdas(config: Any, within: str) -> Iterator[str]:
-    """The innermost named layers, or parts of `compile`, that hold one."""
-    if isinstance(config, list):
-        for each in config:
-            yield from _lambdas(each, within)
-    elif isinstance(config, dict):
-        if config.get("class_name") == "__lambda__":
-            yield within
-        inner = config.get("config")
-        name = inner.get("name") if isinstance(inner, dict) else None
-        for key, each in config.items():
-            if key != "compile_config":  # it is looked through by itself
-                yield from _lambdas(each, f"layer {name}" if isinstance(name, str) else within)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from keras_savekit.errors import CheckpointError
 from keras_savekit.formats import full_h5, h5_file
 from keras_savekit.formats.h5_form import ALIGNED_FROM, ATTRIBUTE_LIMIT, Dataset, Form, Layout
 from keras_savekit.formats.snapshot import Blueprint, LayerWeights, Variable
-from keras_savekit.formats.stream import PAGE
+from keras_savekit.formats.stream import PAGE, Stream
 
 BIG = np.arange(1_500_000, dtype="float32")  # more than one piece
 
@@ -24,7 +24,8 @@ def written(path, values, *, groups=None, **options):
         Dataset(name, position, **options.get(name, {})) for position, name in enumerate(values)
     )
     given = list(values.values())
-    return h5_file.write(path, Form(Layout(groups or {}, datasets), given), given).entry
+    with Stream(path) as stream:
+        return h5_file.write(stream, Form(Layout(groups or {}, datasets), given), given).entry
 
 
 def test_h5py_reads_what_was_given(tmp_path):
@@ -145,7 +146,8 @@ def test_sixty_thousand_weights_fit_into_one_full_file(tmp_path):
     values = np.arange(count, dtype="float32")
     layout = full_h5.layout(blueprint)
     scalars = [value.reshape(()) for value in values]
-    h5_file.write(tmp_path / "f.h5", Form(layout, scalars), scalars)
+    with Stream(tmp_path / "f.h5") as stream:
+        h5_file.write(stream, Form(layout, scalars), scalars)
     with h5py.File(tmp_path / "f.h5") as file:
         group = file["model_weights/layer"]
         pieces = [group.attrs[f"weight_names{number}"] for number in range(len(group.attrs))]

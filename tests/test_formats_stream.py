@@ -1,6 +1,7 @@
 """Files written past the page cache, and blocks that two files share."""
 
 import errno
+import hashlib
 import os
 import shutil
 import subprocess
@@ -46,6 +47,22 @@ def test_a_file_holds_what_was_given_and_knows_its_digest(tmp_path, sizes):
     assert written == BYTES[: sum(sizes)].tobytes()
     assert stream.size == sum(sizes)
     assert stream.digest() == xxhash.xxh3_128_hexdigest(written)
+
+
+@pytest.mark.parametrize("sizes", CUTS.values(), ids=CUTS.keys())
+def test_the_sha256_of_a_file_is_taken_where_it_is_wanted(tmp_path, sizes):
+    source = os.memfd_create("the same bytes")
+    os.write(source, BYTES.data)
+    entries = []
+    for wanted in (True, False):
+        with Stream(tmp_path / f"{wanted}", sha256=wanted) as stream, stream.sharing(source):
+            for piece in pieces(sizes):  # shared or not: the bytes that were given count
+                stream.write(piece)
+        entries.append(stream.entry())
+    os.close(source)
+    expected = hashlib.sha256(BYTES[: sum(sizes)].data).hexdigest()
+    assert [each.sha256 for each in entries] == [expected, None]
+    assert (tmp_path / "True").read_bytes() == (tmp_path / "False").read_bytes()
 
 
 def directness(path, *given):

@@ -475,7 +475,109 @@ def test_python_code_in_a_file_is_not_run(tmp_path):
     model = keras.Sequential([keras.Input((4,)), layers.Lambda(lambda x: x * 2)])
     with pytest.warns(sk.SavekitWarning, match="lambda"):
         sk.save_model(model, tmp_path / "m.h5")
-    with pytest.raises(sk.ModelError, match=r"holds Python code, which is not run(.|\n)*unsafe"):
+    with pytest.raises(
+        sk.ModelError, match=r"holds Python code, which is not run: a lambda in layer"
+    ):
+        sk.load_model(tmp_path / "m.h5")
+
+
+def sentinel(tmp_path):
+    """A lambda that leaves a trace where it is run, and the trace."""
+    trace = tmp_path / "it ran"
+    code = f"lambda x: x * (1 if not open({str(trace)!r}, 'w') else 2)"
+    return eval(code), trace  # the path is a constant of the code, as in a hostile file
+
+
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
+@pytest.mark.filterwarnings("ignore:unclosed file")
+@pytest.mark.parametrize("name", ["m.keras", "m.h5"])
+def test_a_lambda_that_stock_keras_saved_runs_only_with_safe_mode_false(tmp_path, name):
+    function, trace = sentinel(tmp_path)
+    net = [keras.Input((4,)), layers.Lambda(function, name="twice"), layers.Dense(1)]
+    model = keras.Sequential(net)
+    model.compile("sgd", keras.losses.MeanSquaredError())
+    model.save(tmp_path / name)
+    trace.unlink()
+    with pytest.raises(sk.ModelError) as caught:
+        sk.load_model(tmp_path / name)
+    assert str(caught.value) == (
+        f"holds Python code, which is not run: a lambda in layer twice [{tmp_path / name}]\n"
+        "  if you trust whoever made the file, load it with safe_mode=False"
+    )
+    assert not trace.exists()
+    loaded = sk.load_model(tmp_path / name, safe_mode=False)
+    x = np.ones((2, 4), "float32")
+    np.testing.assert_array_equal(loaded(x), model(x))
+    assert trace.exists()
+
+
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
+def test_a_lambda_in_what_compile_was_given_is_not_run_either(tmp_path):
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(1)])
+    model.compile("sgd", loss=lambda y, p: keras.ops.mean(y - p))
+    model.save(tmp_path / "m.keras")
+    with pytest.raises(sk.ModelError, match="not run: a lambda in the loss of compile"):
+        sk.load_model(tmp_path / "m.keras")
+    assert callable(sk.load_model(tmp_path / "m.keras", safe_mode=False).loss)
+
+
+HOSTILE = {
+    "a lambda in layer old": {
+        "class_name": "Lambda",
+        "config": {"name": "old", "function": ["4wEA", None, None], "function_type": "lambda"},
+    },
+    "a SavedModel, from elsewhere on the disk in layer other": {
+        "class_name": "TFSMLayer",
+        "module": "keras.layers",
+        "config": {"name": "other", "filepath": "/tmp/evil"},
+    },
+    "a pickled PyTorch module in layer torch": {
+        "class_name": "TorchModuleWrapper",
+        "module": "keras.layers",
+        "config": {"name": "torch", "module": "gASVAA=="},
+    },
+    "it needs os.system, which nobody registered": {
+        "class_name": "Lambda",
+        "module": "keras.layers",
+        "config": {
+            "name": "shell",
+            "function": {
+                "class_name": "function",
+                "module": "os",
+                "config": "system",
+                "registered_name": "system",
+            },
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("name", ["m.keras", "m.h5"])
+@pytest.mark.parametrize("said", HOSTILE)
+def test_other_code_that_a_file_would_have_run_is_named_and_not_imported(tmp_path, said, name):
+    layer = HOSTILE[said]
+    hidden = {"class_name": "TimeDistributed", "config": {"name": "around", "layer": layer}}
+    config = {"class_name": "Sequential", "config": {"name": "s", "layers": [hidden]}}
+    path = tmp_path / name
+    if name == "m.keras":
+        with h5py.File(tmp_path / "w.h5", "w"):
+            pass
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("metadata.json", json.dumps({"keras_version": keras.__version__}))
+            archive.writestr("config.json", json.dumps(config))
+            archive.write(tmp_path / "w.h5", "model.weights.h5")
+    else:
+        with h5py.File(path, "w") as file:
+            file.attrs["model_config"] = json.dumps(config)
+            file.create_group("model_weights")
+    with pytest.raises(sk.ModelError, match=said):
+        sk.load_model(path)
+
+
+def test_an_architecture_that_cannot_be_looked_through_is_refused(tmp_path):
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file.attrs["model_config"] = "{"
+    with pytest.raises(sk.CheckpointError, match="its architecture cannot be read"):
         sk.load_model(tmp_path / "m.h5")
 
 

@@ -26,6 +26,11 @@ BROKEN_PIPE = 141  # what a shell reports of a program that ends so
 _DIRECTORY = click.Path(path_type=Path)
 _FILE = click.Path(path_type=Path)
 _COUNT = click.IntRange(min=1)
+_key_env = click.option(
+    "--key-env",
+    metavar="NAME",
+    help="Variable with the key: what is not signed with it is refused, whatever the run says.",
+)
 
 
 def main() -> None:
@@ -88,8 +93,9 @@ def _list(directory: Path, as_json: bool) -> int:
     help="bytes: files and digests. structure: every tensor too. load: stock Keras loads it too."
     " predict: and gives the same outputs.",
 )
+@_key_env
 @click.option("--json", "as_json", is_flag=True, help="For programs instead of people.")
-def _verify(directory: Path, depth: str, as_json: bool) -> int:
+def _verify(directory: Path, depth: str, key_env: str | None, as_json: bool) -> int:
     """Verify all checkpoints of the run in DIRECTORY, or the one checkpoint there.
 
     The outcome is recorded, unless a training is using the directory. Ends with
@@ -97,20 +103,21 @@ def _verify(directory: Path, depth: str, as_json: bool) -> int:
     """
     from keras_savekit.cli import verifying
 
-    return verifying.run(directory, verifying.as_depth(depth), as_json=as_json)
+    return verifying.run(directory, verifying.as_depth(depth), as_json=as_json, key_env=key_env)
 
 
 @_savekit.command(name="resume-plan")
 @click.argument("directory", type=_DIRECTORY)
+@_key_env
 @click.option("--json", "as_json", is_flag=True, help="For programs instead of people.")
-def _resume_plan(directory: Path, as_json: bool) -> int:
+def _resume_plan(directory: Path, key_env: str | None, as_json: bool) -> int:
     """Say from which checkpoint in DIRECTORY a training would go on, and why.
 
     Reads every tensor of it. Ends with 1 if there is none.
     """
     from keras_savekit.cli import planning
 
-    return planning.run(directory, as_json=as_json)
+    return planning.run(directory, as_json=as_json, key_env=key_env)
 
 
 @_savekit.command(name="check")

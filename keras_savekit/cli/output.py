@@ -12,7 +12,8 @@ from typing import Any
 import click
 
 from keras_savekit.errors import DirectoryError
-from keras_savekit.policy.signing import secret_of
+from keras_savekit.policy.key import Key
+from keras_savekit.policy.signing import secret_in, secret_of
 from keras_savekit.store.directory import RunDirectory
 from keras_savekit.store.manifest import Finding
 
@@ -31,11 +32,16 @@ def open_run(directory: Path) -> RunDirectory:
     return run
 
 
-def key_of(run: RunDirectory | None) -> bytes | None:
-    """What the checkpoints of a run must be signed with, if its policy says so.
+def key_of(run: RunDirectory | None, variable: str | None) -> Key | None:
+    """What the checkpoints of a run must be signed with, if anyone says so.
+
+    variable: where the key is, by whoever asks. Else the run's policy says it, which
+        whoever changes checkpoints can change too.
 
     Raises SavekitError if the variable that holds the key is not set.
     """
+    if variable is not None:
+        return secret_in(variable, os.environ, "--key-env")
     info = run.run_info() if run is not None else None
     return secret_of(info.policy, os.environ) if info is not None else None
 

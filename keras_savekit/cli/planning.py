@@ -10,12 +10,16 @@ import click
 from keras_savekit.cli.output import echo_json, key_of, open_run
 from keras_savekit.errors import shown
 from keras_savekit.store.directory import Checkpoint
-from keras_savekit.verify.choice import Candidate, candidates
+from keras_savekit.verify.choice import NONE_TRUSTED, Candidate, candidates
 
 
-def run(directory: Path, *, as_json: bool) -> int:
-    """Prints the plan; returns 0, or 1 if there is nothing to go on from."""
-    chosen, passed = _choose(directory)
+def run(directory: Path, *, as_json: bool, key_env: str | None = None) -> int:
+    """Prints the plan; returns 0, or 1 if there is nothing to go on from.
+
+    key_env: the variable with the key that checkpoints must be signed with, whatever the
+        run says of itself.
+    """
+    chosen, passed = _choose(directory, key_env)
     if as_json:
         echo_json(
             {
@@ -28,7 +32,9 @@ def run(directory: Path, *, as_json: bool) -> int:
     for each in passed:
         click.echo(f"passed over {shown(each.name)}: {shown(each.why_not())}")
     if chosen is None:
-        click.echo("nothing to resume from: a training would begin anew")
+        refused = any(each.untrusted for each in passed)
+        what = f"{NONE_TRUSTED}: a training would be refused"
+        click.echo(what if refused else "nothing to resume from: a training would begin anew")
         return 1
     now = chosen.manifest.moment
     click.echo(
@@ -40,10 +46,10 @@ def run(directory: Path, *, as_json: bool) -> int:
     return 0
 
 
-def _choose(directory: Path) -> tuple[Checkpoint | None, list[Candidate]]:
+def _choose(directory: Path, key_env: str | None) -> tuple[Checkpoint | None, list[Candidate]]:
     passed: list[Candidate] = []
     run = open_run(directory)
-    run.key = key_of(run)
+    run.key = key_of(run, key_env)
     for each in candidates(run, time.time()):
         if each.usable:
             return each.checkpoint, passed

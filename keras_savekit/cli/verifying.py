@@ -18,6 +18,7 @@ import click
 
 from keras_savekit.cli.output import echo_json, finding_json, key_of, open_run
 from keras_savekit.errors import CheckpointError, DirectoryError, shown
+from keras_savekit.policy.key import Key
 from keras_savekit.store.directory import CHECKPOINTS, Checkpoint, RunDirectory, followed
 from keras_savekit.store.manifest import MANIFEST, Depth, Finding, Verification, supersedes
 from keras_savekit.store.naming import CheckpointName
@@ -52,12 +53,16 @@ def as_depth(text: str) -> Depth:
     return cast("Depth", text)
 
 
-def run(directory: Path, depth: Depth, *, as_json: bool) -> int:
-    """Verifies what is in `directory`, prints the outcome and returns the exit code."""
+def run(directory: Path, depth: Depth, *, as_json: bool, key_env: str | None = None) -> int:
+    """Verifies what is in `directory`, prints the outcome and returns the exit code.
+
+    key_env: the variable with the key that checkpoints must be signed with, whatever the
+        run says of itself.
+    """
     targets = _targets(directory)
     outcomes: list[_Outcome] = []
     home = targets[0].home if targets else None
-    with _checker(depth, home, key_of(home)) as check:
+    with _checker(depth, home, key_of(home, key_env)) as check:
         for target in _with_progress(targets, shown_at_all=not as_json):
             verification = _verify(target, check)
             # Removed by its own run since it was listed: nothing to tell.
@@ -107,7 +112,7 @@ def _single(path: Path) -> _Target:
 
 
 @contextmanager
-def _checker(depth: Depth, home: RunDirectory | None, key: bytes | None) -> Iterator[Check]:
+def _checker(depth: Depth, home: RunDirectory | None, key: Key | None) -> Iterator[Check]:
     """The limits of the run, and its probe, are for the process that loads."""
     from keras_savekit.verify.load import LoadChecker
     from keras_savekit.verify.probe import PROBE
@@ -135,7 +140,7 @@ def _verify(target: _Target, check: Check) -> Verification:
 def _record(target: _Target, verification: Verification) -> bool:
     if target.home is None or target.checkpoint is None:
         return False
-    if any(each.kind == "signature" for each in verification.findings):
+    if verification.only_untrusted:
         return False  # the key may be the wrong one: a record would make good ones bad for good
     try:
         with target.home.lock:
@@ -186,7 +191,11 @@ def _print(outcomes: list[_Outcome], depth: Depth) -> None:
             click.echo(f"      {shown(verification.note)}")
     bad = sum(not each.verification.good for each in outcomes)
     undone = sum(each.verification.good and not each.verification.done for each in outcomes)
-    unrecorded = sum(not each.recorded and each.target.checkpoint is not None for each in outcomes)
+    unrecorded = sum(
+        not (each.recorded or each.verification.only_untrusted)
+        and each.target.checkpoint is not None
+        for each in outcomes
+    )
     left = f", {undone} still unverified" if undone else ""
     click.echo(f"{len(outcomes)} checked at depth {depth}, {bad} bad{left}")
     if unrecorded:

@@ -6,6 +6,7 @@ that format has a place for it, else in `state.h5`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -25,6 +26,8 @@ from keras_savekit.formats import (
 from keras_savekit.formats.h5_file import Written
 from keras_savekit.formats.h5_form import Compression, Form, Layout
 from keras_savekit.formats.snapshot import Array, Blueprint, Snapshot, as_array
+from keras_savekit.formats.stream import Stream
+from keras_savekit.policy.key import Key
 from keras_savekit.store import disk
 from keras_savekit.store.manifest import MANIFEST, FileEntry, Manifest, TensorEntry, to_json
 
@@ -96,12 +99,12 @@ def write(
     purpose: Purpose,
     forms: Forms | None = None,
     base: Files | None = None,
-    key: bytes | None = None,
+    key: Key | None = None,
 ) -> Manifest:
     """Write all files of a checkpoint into an existing, empty directory.
 
     forms: of the checkpoints before it.
-    key: to sign the manifest with.
+    key: to sign the manifest with, which then has the SHA-256 of each file.
     base: the files of one of them, to share blocks with.
 
     Nothing is synced or published here. The manifest is written last.
@@ -116,17 +119,18 @@ def write(
     values.append(training_state.encode(snapshot.state))
     values += training_state.asset_values(blueprint)
     written: dict[str, Written] = {}
+    sha256 = key is not None
     for name, layout in layouts.items():
         form = forms.form(f"{purpose.format} {name}", layout, values)
         before = (base or {}).get(name)
-        target = directory / name
-        written[name] = write_file(target, blueprint, form, values, purpose.created, before)
+        with Stream(directory / name, sha256=sha256) as stream:
+            written[name] = write_file(stream, blueprint, form, values, purpose.created, before)
     forms.written = written
     files = [each.entry for each in written.values()]
     digests = {at: digest for each in written.values() for at, digest in each.digests.items()}
     if purpose.save == "weights":
         text = blueprint.model_config.encode()
-        files.append(write_text(directory / ARCHITECTURE_FILE, text))
+        files.append(write_text(directory / ARCHITECTURE_FILE, text, sha256=sha256))
     manifest = Manifest(
         run=purpose.run,
         plan=purpose.plan,
@@ -151,7 +155,7 @@ def moved(files: Files, directory: Path) -> Files:
 
 
 def write_file(
-    path: Path,
+    stream: Stream,
     blueprint: Blueprint,
     form: Form,
     values: list[Array],
@@ -159,9 +163,9 @@ def write_file(
     base: Written | None = None,
 ) -> Written:
     """Write one file, of the kind its name says."""
-    if path.suffix == ".keras":
-        return keras_archive.write(path, blueprint, form, values, created, base)
-    return h5_file.write(path, form, values, base)
+    if stream.path.suffix == ".keras":
+        return keras_archive.write(stream, blueprint, form, values, created, base)
+    return h5_file.write(stream, form, values, base)
 
 
 def model_layout(snapshot: Snapshot, format: Format) -> Layout:  # noqa: A002 - the policy's word
@@ -213,7 +217,8 @@ def tensor_entries(
     )
 
 
-def write_text(path: Path, text: bytes) -> FileEntry:
-    """Write a small file; return its size and digest."""
+def write_text(path: Path, text: bytes, *, sha256: bool = False) -> FileEntry:
+    """Write a small file; return what a manifest promises of it."""
     disk.write_new(path, text)
-    return FileEntry(path.name, len(text), xxhash.xxh3_128_hexdigest(text))
+    strong = hashlib.sha256(text).hexdigest() if sha256 else None
+    return FileEntry(path.name, len(text), xxhash.xxh3_128_hexdigest(text), strong)

@@ -74,7 +74,9 @@ class Window(io.RawIOBase):
         return self._at
 
 
-def write(path: Path, form: Form, values: Sequence[Array], base: Written | None = None) -> Written:
+def write(
+    stream: Stream, form: Form, values: Sequence[Array], base: Written | None = None
+) -> Written:
     """Write `values` into a new file of this form.
 
     base: a file written before; what is equal in both is shared, where the disk can.
@@ -82,10 +84,8 @@ def write(path: Path, form: Form, values: Sequence[Array], base: Written | None 
     The file is not synced: publishing does that. Raises OSError as the system
     does; a file is then left half written, in a directory nobody lists.
     """
-    with Stream(path) as stream:
-        digests = write_into(stream, stream.write, form, values, base)
-    entry = FileEntry(path.name, stream.size, stream.digest())
-    return Written(path, form, 0, stream.shared, entry, digests)
+    digests = write_into(stream, stream.write, form, values, base)
+    return Written(stream.path, form, 0, stream.shared, stream.entry(), digests)
 
 
 def write_into(

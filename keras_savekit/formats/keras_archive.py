@@ -26,7 +26,6 @@ from keras_savekit.formats.h5_file import Written
 from keras_savekit.formats.h5_form import Form
 from keras_savekit.formats.snapshot import Array, Blueprint
 from keras_savekit.formats.stream import PAGE, Stream
-from keras_savekit.store.manifest import FileEntry
 
 WEIGHTS_MEMBER = "model.weights.h5"
 CONFIG_MEMBER = "config.json"
@@ -46,7 +45,7 @@ _PADDING = 0xD935  # the extra field that zipalign pads with
 
 
 def write(
-    path: Path,
+    stream: Stream,
     blueprint: Blueprint,
     form: Form,
     values: Sequence[Array],
@@ -64,7 +63,7 @@ def write(
         "keras_version": blueprint.versions["keras"],
         "date_saved": day.strftime("%Y-%m-%d@%H:%M:%S"),
     }
-    with Stream(path) as stream, zipfile.ZipFile(_Unseekable(stream), "w") as archive:
+    with zipfile.ZipFile(_Unseekable(stream), "w") as archive:
         archive.writestr("metadata.json", json.dumps(metadata))
         archive.writestr(CONFIG_MEMBER, blueprint.model_config)
         for name, content in blueprint.assets.items():
@@ -74,8 +73,7 @@ def write(
             weights.extra = b""  # the directory at the end needs no padding
             begin = stream.size
             digests = h5_file.write_into(stream, member.write, form, values, base)
-    entry = FileEntry(path.name, stream.size, stream.digest())
-    return Written(path, form, begin, stream.shared, entry, digests)
+    return Written(stream.path, form, begin, stream.shared, stream.entry(), digests)
 
 
 class _Unseekable(io.RawIOBase):

@@ -20,6 +20,7 @@ from keras_savekit.formats import architecture, checkpoint, h5_file, keras_archi
 from keras_savekit.formats.checkpoint import Format
 from keras_savekit.formats.h5_form import Dataset, Form, Layout
 from keras_savekit.formats.snapshot import Snapshot, as_array
+from keras_savekit.formats.stream import Stream
 from keras_savekit.store.manifest import (
     MAX_MANIFEST_BYTES,
     FileEntry,
@@ -66,7 +67,9 @@ def write(path: Path, snapshot: Snapshot, created: float) -> Manifest:
     values.append(np.frombuffer(to_json(manifest), np.uint8))
     last = Dataset(MANIFEST_DATASET, len(values) - 1)
     whole = Layout(layout.groups, (*datasets, *extra, last))
-    written = checkpoint.write_file(path, blueprint, Form(whole, values), values, created)
+    with Stream(path) as stream:
+        form = Form(whole, values)
+        written = checkpoint.write_file(stream, blueprint, form, values, created)
     return _named(manifest, written.entry)
 
 

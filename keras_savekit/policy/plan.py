@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_serializer, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_serializer, field_validator, model_validator
 
 from keras_savekit.errors import Problem
 from keras_savekit.policy.measured import Improved
@@ -19,7 +19,7 @@ from keras_savekit.policy.moment import NEVER, Horizon, Moment, Tick, nearest
 from keras_savekit.policy.resuming import Resume, Resuming
 from keras_savekit.policy.retention import All, Best
 from keras_savekit.policy.rules import Rules
-from keras_savekit.policy.signing import Signing
+from keras_savekit.policy.signing import Signing, read_signing
 from keras_savekit.policy.trigger import Trigger
 from keras_savekit.policy.triggers import Triggers, leaves
 from keras_savekit.policy.units import (
@@ -189,7 +189,7 @@ class Policy(Value):
     plans: tuple[SavePlan, ...] = Field(description="a list of what to save and when")
     limits: Limits = Limits()
     on_failure: Literal["warn", "raise", "resave"] = "warn"
-    signing: Signing | None = None
+    signing: Annotated[Signing | None, BeforeValidator(read_signing)] = None
     memory: Literal["kept", "low"] = Field(
         "kept", description="memory for a copy of the state, kept from save to save; or none"
     )

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from keras_savekit.errors import CheckpointError, DirectoryError
+from keras_savekit.policy.key import Key
 from keras_savekit.store import disk, run_info
 from keras_savekit.store.commit import (
     LEFTOVERS,
@@ -105,7 +106,7 @@ class RunDirectory:
     key: that its manifests are signed with, and must be.
     """
 
-    def __init__(self, path: Path, key: bytes | None = None) -> None:
+    def __init__(self, path: Path, key: Key | None = None) -> None:
         self.path = path
         self.key = key
         self.checkpoints_path = path / CHECKPOINTS

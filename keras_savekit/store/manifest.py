@@ -11,7 +11,7 @@ vouches for all other files, and nothing else could vouch for it.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, overload
@@ -22,6 +22,7 @@ from pydantic_core import from_json
 from pydantic_core import to_json as pydantic_to_json
 
 from keras_savekit.errors import CheckpointError
+from keras_savekit.policy.key import Key
 from keras_savekit.policy.moment import Count, Few, Moment
 from keras_savekit.store import signing
 from keras_savekit.store.plain import as_text, content
@@ -41,11 +42,17 @@ DEPTHS: tuple[Depth, ...] = ("bytes", "structure", "load", "predict")
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """One file of a checkpoint: size in bytes, xxh3_128 of its content in hex."""
+    """One file of a checkpoint.
+
+    size: in bytes.
+    digest: xxh3_128 of its content, in hex. Tells of accidents; who wants to can forge it.
+    sha256: of its content, in hex, which nobody can forge; None where nothing is signed.
+    """
 
     name: str
     size: Count
     digest: str
+    sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +163,22 @@ class Verification:
         """Whether nothing wrong was found."""
         return not self.findings
 
+    @property
+    def only_untrusted(self) -> bool:
+        """Whether all that is wrong is that the key does not vouch for it.
+
+        With another key, or none, it may be good: nothing is held against it for good.
+        """
+        return self._only(_UNTRUSTED)
+
+    @property
+    def only_unsigned(self) -> bool:
+        """Whether, of that, it is only that no key has vouched for its files yet."""
+        return self._only(_UNTRUSTED - {SignatureError.kind})
+
+    def _only(self, kinds: Collection[str]) -> bool:
+        return not self.good and all(each.kind in kinds for each in self.findings)
+
 
 def supersedes(new: Verification, old: Verification | None) -> bool:
     """Whether `new` says more than `old`: neither a shallow good outcome nor none says more."""
@@ -178,13 +201,31 @@ _SEAL = b',\n  "seal": "%s"\n}\n'
 _SEAL_LENGTH = len(_SEAL % bytes(32))
 # A line of its own, which no text inside of JSON can be: there a line's end is written \\n.
 _TENSORS, _TENSORS_END = b'\n  "tensors": [', b"\n  ]"
+_NO_SHA256 = b',\n      "sha256": null'
 
 
 class SignatureError(CheckpointError):
-    """A manifest that is not signed with the key that was asked for."""
+    """A manifest that is not signed with the key that was asked for. kind: of the finding."""
+
+    kind = "signature"
 
 
-def to_json(value: Manifest | Verification, key: bytes | None = None) -> bytes:
+class UnsignedError(SignatureError):
+    """A manifest that nobody signed."""
+
+    kind = "unsigned"
+
+
+class UnhashedError(SignatureError):
+    """A manifest that is signed, and has no SHA-256 of its files: they may be any."""
+
+    kind = "unhashed"
+
+
+_UNTRUSTED = {each.kind for each in (SignatureError, UnsignedError, UnhashedError)}
+
+
+def to_json(value: Manifest | Verification, key: Key | None = None) -> bytes:
     """`value` as sealed JSON, indented by two spaces, for people to read.
 
     key: to sign it with.
@@ -193,16 +234,17 @@ def to_json(value: Manifest | Verification, key: bytes | None = None) -> bytes:
     "Infinity" and "-Infinity", and are read back as the numbers they were.
     """
     text = pydantic_to_json(value, indent=2, inf_nan_mode="strings", fallback=list)
-    body = text.removesuffix(b"\n}")
+    body = text.removesuffix(b"\n}").replace(_NO_SHA256, b"")
     if key is not None:
         body = signing.signed(body, key)
     return body + _SEAL % _digest(body)
 
 
-def read_manifest(directory: Path, key: bytes | None = None) -> Manifest:
+def read_manifest(directory: Path, key: Key | None = None) -> Manifest:
     """The manifest of the checkpoint in `directory`.
 
-    key: that it must be signed with, SignatureError if it is not.
+    key: that it must be signed with, SignatureError if it is not, or if it has no
+        SHA-256 of a file.
 
     Raises CheckpointError if it is missing, too large, malformed, changed
     since it was written, or of a format this version does not know.
@@ -210,9 +252,8 @@ def read_manifest(directory: Path, key: bytes | None = None) -> Manifest:
     path = f"{directory}/{MANIFEST}"
     text = _content(path)
     manifest = manifest_from_json(text, path)
-    wrong = signing.wrong_with(text[:-_SEAL_LENGTH], key) if key is not None else ""
-    if wrong:
-        raise SignatureError(wrong, path)
+    if key is not None:
+        _require_signed(text[:-_SEAL_LENGTH], manifest, key, path)
     return manifest
 
 
@@ -303,6 +344,18 @@ class _OnDisk(Sequence[TensorEntry]):
         if not text.endswith(self._seal):
             raise CheckpointError("changed since it was looked at", self._path)
         return manifest_from_json(text, self._path).tensors
+
+
+def _require_signed(body: bytes, manifest: Manifest, key: Key, path: str) -> None:
+    if not signing.is_signed(body):
+        raise UnsignedError("is not signed", path)
+    if not signing.is_signed_with(body, key):
+        what = "its signature is wrong: it was made with another key, or changed since"
+        raise SignatureError(what, path)
+    bare = [each.name for each in manifest.files if each.sha256 is None]
+    if bare:
+        what = f"is signed without a SHA-256 of {bare[0]}, which may be any file"
+        raise UnhashedError(what, path, "an older version wrote it; only without a key it is read")
 
 
 def _content(path: str) -> bytes:

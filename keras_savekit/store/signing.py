@@ -1,32 +1,30 @@
-"""Signatures: HMAC-SHA256 (RFC 2104) of a manifest's text, by whoever has the key.
+"""Where the signature stands in a manifest: a line behind all that it covers.
 
 The seal tells of accidents, the signature of whoever changes a checkpoint and
-makes a new seal. It covers everything before it; the manifest covers the files.
+makes a new seal. It covers everything before it; the manifest covers the files,
+by their SHA-256 where it is signed.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
+from keras_savekit.policy.key import Key
 
-_LINE = b',\n  "signature": "%s"'
-_LENGTH = len(_LINE % bytes(64))
+_BEGIN, _END = b',\n  "signature": "', b'"'
+_LENGTH = len(_BEGIN) + 64 + len(_END)
 
 
-def signed(body: bytes, key: bytes) -> bytes:
+def signed(body: bytes, key: Key) -> bytes:
     """JSON without its closing brace, with a signature behind it."""
-    return body + _LINE % _signature(body, key)
+    return body + _BEGIN + key.signature(body) + _END
 
 
-def wrong_with(body: bytes, key: bytes) -> str:
-    """What is wrong with the signature at the end of this text; empty if it is right."""
+def is_signed(body: bytes) -> bool:
+    """Whether a signature, of whomever, stands at the end of this text."""
+    line = body[-_LENGTH:]
+    return line.startswith(_BEGIN) and line.endswith(_END)
+
+
+def is_signed_with(body: bytes, key: Key) -> bool:
+    """Whether the signature at the end of this text was made with this key."""
     text, line = body[:-_LENGTH], body[-_LENGTH:]
-    if not line.startswith(_LINE.partition(b"%s")[0]):
-        return "is not signed"
-    if not hmac.compare_digest(line, _LINE % _signature(text, key)):
-        return "its signature is wrong: it was made with another key, or changed since"
-    return ""
-
-
-def _signature(text: bytes, key: bytes) -> bytes:
-    return hmac.new(key, text, hashlib.sha256).hexdigest().encode()
+    return is_signed(body) and key.made(line[len(_BEGIN) : -len(_END)], text)

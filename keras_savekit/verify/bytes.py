@@ -8,6 +8,7 @@ system to let go of it. What is in the files is the business of `structure`.
 from __future__ import annotations
 
 import errno
+import hashlib
 import mmap
 import os
 from collections.abc import Iterator
@@ -36,11 +37,16 @@ MOST_EXTRA = 100  # to be named, of files the manifest does not know
 _OURS = {errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 
 
-def check_bytes(directory: Path, manifest: Manifest) -> tuple[Finding, ...]:
+def check_bytes(
+    directory: Path, manifest: Manifest, *, sha256: bool = False
+) -> tuple[Finding, ...]:
     """Everything in which the files of `directory` differ from what `manifest` promises.
 
     Missing, extra, longer, shorter and changed files all count. Names that lead
     out of the directory are findings and are never opened.
+
+    sha256: whether files are compared with that too, as behind a signature they must be:
+        who changes one on purpose can keep its xxh3_128.
     """
     findings: list[Finding] = []
     checked: set[str] = set()
@@ -50,7 +56,7 @@ def check_bytes(directory: Path, manifest: Manifest) -> tuple[Finding, ...]:
             continue
         checked.add(entry.name)
         with _unreadable(entry.name, findings):
-            findings += disk.twice(partial(_check_file, directory, entry))
+            findings += disk.twice(partial(_check_file, directory, entry, sha256))
     with _unreadable(".", findings):
         findings += disk.twice(lambda: _some_extra(directory, checked))
     return tuple(findings)
@@ -67,7 +73,7 @@ def plain_path(directory: Path, name: str) -> Path | Finding:
         return Finding(error.kind, name, error.what)
 
 
-def _check_file(directory: Path, entry: FileEntry) -> list[Finding]:
+def _check_file(directory: Path, entry: FileEntry, sha256: bool) -> list[Finding]:
     path = plain_path(directory, entry.name)
     if isinstance(path, Finding):
         return [path]
@@ -77,15 +83,20 @@ def _check_file(directory: Path, entry: FileEntry) -> list[Finding]:
         if size != entry.size:
             what = f"the file has {size} bytes, {entry.size} were written"
             return [Finding("size", entry.name, what)]
-        if _digest(descriptor, size) != entry.digest:
+        digest, strong = _digests(descriptor, size, sha256)
+        if digest != entry.digest:
             return [Finding("digest", entry.name, "the file's content is not what was written")]
+        if sha256 and strong != entry.sha256:
+            what = "the file was replaced by one with the same xxh3_128 and another SHA-256"
+            return [Finding("forged", entry.name, what)]
         return []
     finally:
         disk.close(descriptor)
 
 
-def _digest(descriptor: int, size: int) -> str:
-    digest = xxhash.xxh3_128()
+def _digests(descriptor: int, size: int, sha256: bool) -> tuple[str, str | None]:
+    """xxh3_128 of a file, and SHA-256 if that is wanted."""
+    digest, strong = xxhash.xxh3_128(), hashlib.sha256() if sha256 else None
     buffer = memoryview(mmap.mmap(-1, PIECE))  # begins at a page, as reading past the cache needs
     direct = disk.set_direct(descriptor, True)
     # Dropping needs clean pages: true of published files, which are synced.
@@ -101,11 +112,12 @@ def _digest(descriptor: int, size: int) -> str:
         if not length:
             break
         digest.update(buffer[:length])
+        if strong is not None:
+            strong.update(buffer[:length])
         size -= length
     # And none stay behind, so that checking takes no cache away from training.
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    text: str = digest.hexdigest()
-    return text
+    return digest.hexdigest(), None if strong is None else strong.hexdigest()
 
 
 def _some_extra(directory: Path, promised: set[str]) -> list[Finding]:

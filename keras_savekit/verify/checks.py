@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from keras_savekit.errors import CheckpointError
+from keras_savekit.policy.key import Key
 from keras_savekit.store.manifest import (
     MANIFEST,
     Finding,
@@ -19,7 +20,7 @@ ShallowDepth = Literal["bytes", "structure"]
 
 
 def verify_shallow(
-    directory: Path, depth: ShallowDepth, now: float, key: bytes | None = None
+    directory: Path, depth: ShallowDepth, now: float, key: Key | None = None
 ) -> Verification:
     """Checks the checkpoint in `directory` and returns what was found.
 
@@ -27,7 +28,8 @@ def verify_shallow(
         directory: of one checkpoint.
         depth: `bytes`: files and digests; `structure`: every tensor as well.
         now: seconds since 1970, to be recorded.
-        key: that its manifest must be signed with.
+        key: that its manifest must be signed with; files are then compared with their
+            SHA-256 too.
 
     The depth returned is `bytes` where damage there kept `structure` from
     looking at everything.
@@ -35,12 +37,12 @@ def verify_shallow(
     try:
         manifest = read_manifest(directory, key)
     except SignatureError as error:
-        finding = Finding("signature", MANIFEST, error.what)
+        finding = Finding(error.kind, MANIFEST, error.what)
         return Verification("bytes", now, (finding,), "what is not signed is not looked at")
     except CheckpointError as error:
         finding = Finding("manifest", MANIFEST, error.what)
         return Verification("bytes", now, (finding,), "without a manifest nothing can be compared")
-    findings = check_bytes(directory, manifest)
+    findings = check_bytes(directory, manifest, sha256=key is not None)
     if depth == "bytes":
         return Verification(depth, now, findings)
 
@@ -55,7 +57,7 @@ def verify_shallow(
     return Verification(depth, now, findings)
 
 
-def require_signed(directory: Path, key: bytes | None) -> None:
+def require_signed(directory: Path, key: Key | None) -> None:
     """Raise CheckpointError unless the checkpoint is signed with the key, its files too.
 
     Without a key nothing is asked.

@@ -21,6 +21,7 @@ from typing import Any
 
 from keras_savekit.convert.trust import trust
 from keras_savekit.formats.architecture import digest
+from keras_savekit.formats.code_inside import code_in, code_of_compile, names_in
 from keras_savekit.store.manifest import Depth, Finding, Manifest, read_manifest
 from keras_savekit.verify.said import words_of
 
@@ -80,6 +81,9 @@ def check(path: Path, depth: Depth, probe: str | None) -> Checked:
     probe: a file with a batch to ask it with, if it exists.
     """
     manifest = read_manifest(path)
+    refused = _code_inside(path, manifest)
+    if refused:
+        return Checked("structure", note=f"stock Keras alone cannot load it: {refused}")
     code = sorted(set(_code_of_its_own(path, manifest)))
     try:
         model = _load(path, manifest)
@@ -172,15 +176,41 @@ def _architecture(path: Path, manifest: Manifest) -> Any:
 def _code_of_its_own(path: Path, manifest: Manifest) -> Iterator[str]:
     """Classes and functions in the configuration that Keras does not bring along."""
     yield from _foreign(_architecture(path, manifest))
-    if manifest.save == "weights" or manifest.model_file.endswith(".keras"):
-        return
-    import h5py
-
-    with h5py.File(path / manifest.model_file, "r") as file:
-        training = json.loads(file.attrs.get("training_config", "{}"))
+    training = _training(path, manifest)
     yield from _foreign(training)
     for key in ("loss", "metrics", "weighted_metrics"):
         yield from (name for name in _texts(training.get(key)) if not _is_of_keras(name))
+
+
+def _code_inside(path: Path, manifest: Manifest) -> str:
+    """Why not even to try: older versions of Keras run what they find, and import what it names."""
+    config, training = _architecture(path, manifest), _training(path, manifest)
+    compiled = (config.get("compile_config") if isinstance(config, dict) else None, training)
+    code = [
+        *code_in(config, "the model"),
+        *(each for one in compiled for each in code_of_compile(one)),
+    ]
+    if code:
+        held = dict.fromkeys(f"{what} in {place}" for place, what in code)
+        return f"it holds {', '.join([*held][:3])}, which is not run"
+    names = dict.fromkeys(names_in([config, *compiled], _is_registered))
+    return f"it needs {', '.join([*names][:3])}, which stock Keras does not have" if names else ""
+
+
+def _is_registered(name: str) -> bool:
+    import keras
+
+    return keras.saving.get_registered_object(name) is not None
+
+
+def _training(path: Path, manifest: Manifest) -> Any:
+    """What a `.h5` file says to stock Keras of `compile`."""
+    if manifest.save == "weights" or manifest.model_file.endswith(".keras"):
+        return {}
+    import h5py
+
+    with h5py.File(path / manifest.model_file, "r") as file:
+        return json.loads(file.attrs.get("training_config", "{}"))
 
 
 def _foreign(config: Any) -> Iterator[str]:

@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from keras_savekit.policy.key import Key
 from keras_savekit.store.directory import Checkpoint, RunDirectory
 from keras_savekit.store.manifest import Finding, Verification
 from keras_savekit.verify.checks import verify_shallow
+
+NONE_TRUSTED = "the key vouches for no checkpoint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +41,9 @@ class Candidate:
         return self.checkpoint is None or self.checkpoint.verification is not self.verification
 
     @property
-    def unsigned(self) -> bool:
-        """Whether all that is wrong with it is that its signature is not ours."""
-        return [each.kind for each in self.verification.findings] == ["signature"]
+    def untrusted(self) -> bool:
+        """Whether all that is wrong with it is that the key does not vouch for it."""
+        return self.verification.only_untrusted
 
     def why_not(self) -> str:
         """What is wrong with it, on one line."""
@@ -61,7 +64,7 @@ def candidates(directory: RunDirectory, now: float) -> Iterator[Candidate]:
         yield Candidate(checkpoint.name, checkpoint, _verification(checkpoint, now, directory.key))
 
 
-def _verification(checkpoint: Checkpoint, now: float, key: bytes | None) -> Verification:
+def _verification(checkpoint: Checkpoint, now: float, key: Key | None) -> Verification:
     known = checkpoint.verification
     # What only a process of its own could find cannot be looked at again here.
     if known is not None and not known.good and known.depth in ("load", "predict"):

@@ -7,12 +7,15 @@ a checkpoint that it gave no answer to stays unverified, and the note says why.
 
 from __future__ import annotations
 
+import os
+import threading
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from keras_savekit.convert.trust import trusted
+from keras_savekit.policy.key import Key
 from keras_savekit.store.manifest import Depth, Finding, Verification
 from keras_savekit.verify.checks import ShallowDepth, verify_shallow
 from keras_savekit.verify.process import Budget, Child, ChildError
@@ -25,19 +28,21 @@ class LoadChecker:
 
     budget: what one checkpoint may cost.
     probe: where a batch lies that models are asked with, if one does; else it is drawn.
-    key: that manifests must be signed with.
+    key: that manifests must be signed with. What it vouches for is known before the child
+        is asked, which opens files of whomever and gets no key.
     """
 
     def __init__(
         self,
         budget: Budget = Budget(),  # noqa: B008 - frozen
         probe: Path | None = None,
-        key: bytes | None = None,
+        key: Key | None = None,
     ) -> None:
         self._budget = budget
         self._probe = probe
         self._key = key
         self._child: Child | None = None
+        self._starting = threading.Lock()
         self._ended = ""
         self._before = 0.0  # processor seconds of children that are gone
         self._now = 0.0  # and of the one that lives, when it last answered
@@ -76,23 +81,29 @@ class LoadChecker:
         return Verification(answer["reached"], now, findings, answer["note"])
 
     def start(self) -> None:
-        """Start the child, so that it is ready when it is asked. Not while another thread asks."""
-        if self._child is None and not self._ended:
-            with suppress(ChildError):  # it is told when there is something to ask
-                self._child = Child(CHILD)
+        """Start the child, so that it is ready when it is asked. For other threads too."""
+        with suppress(ChildError):  # it is told when there is something to ask
+            self._living()
+
+    def _living(self) -> Child:
+        with self._starting:
+            if self._child is None and not self._ended:
+                key = self._key
+                environ = os.environ if key is None else key.hidden_from(os.environ)
+                self._child = Child(CHILD, environ)
+            if self._child is None or self._ended:  # just now, maybe
+                raise ChildError(self._ended)
+            return self._child
 
     def _ask(self, path: Path, depth: Depth) -> dict[str, Any]:
-        if self._child is None and not self._ended:
-            self._child = Child(CHILD)
-        if self._child is None or self._ended:  # just now, maybe
-            raise ChildError(self._ended)
+        child = self._living()
         question = {
             "path": str(path.absolute()),
             "trusted": trusted(),
             "depth": depth,
             "probe": None if self._probe is None else str(self._probe.absolute()),
         }
-        answer = self._child.ask(question, self._budget)
+        answer = child.ask(question, self._budget)
         self._now = answer["computed"]
         if answer["undone"]:
             raise ChildError(answer["undone"])

@@ -67,10 +67,12 @@ class Budget:
 class Child:
     """The process `python -m MODULE IN OUT`, spoken to in lines of JSON over two pipes.
 
+    environ: what it inherits of the environment, but for what we set.
+
     Its standard output is not used: Keras and TensorFlow print there.
     """
 
-    def __init__(self, module: str) -> None:
+    def __init__(self, module: str, environ: Mapping[str, str]) -> None:
         theirs_in, self._out = os.pipe()
         self._in, theirs_out = os.pipe()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
@@ -82,7 +84,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=self._stderr,
                 stderr=self._stderr,
-                env=_environment(),
+                env=_environment(environ),
                 **_GROUP,
             )
         except OSError as error:
@@ -175,9 +177,9 @@ def _half_of_all() -> int:
     return min(limits) // 2
 
 
-def _environment() -> dict[str, str]:
+def _environment(inherited: Mapping[str, str]) -> dict[str, str]:
     return {
-        **os.environ,
+        **inherited,
         "KERAS_BACKEND": "tensorflow",
         "CUDA_VISIBLE_DEVICES": "-1",
         "TF_CPP_MIN_LOG_LEVEL": "3",
