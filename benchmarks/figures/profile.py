@@ -40,7 +40,7 @@ FUNCTIONS = {
     "form": (Forms, "form"),
     "write": (checkpoint, "write"),
     "publish": (RunDirectory, "publish"),
-    "verify": (keras_savekit.verify.load.LoadChecker, "verify"),
+    "verify": (keras_savekit.verify.load.LoadChecker, "look"),
     "record": (RunDirectory, "record"),
     "settle": (keras_savekit.pipeline.Pipeline, "_settle"),
 }

@@ -15,7 +15,8 @@ ABOUT = (
     "Seconds inside the callback's hooks at the batch whose end makes a save due; the step that"
     " follows, the stall left out, against the others. What writes before it returns saves every"
     " 3 steps, what writes beside the training every 12, and SaveKit once more every 4 steps, so"
-    " that a save, a verification and a removal are always under way."
+    " that a save, a verification and a removal are always under way. All is the stall and what"
+    " the step after it takes more than the others: who copies nothing in the hook may copy then."
 )
 BUSY = "SaveKit, without a pause"
 TARGETS = {
@@ -91,9 +92,10 @@ def told(found: Found) -> list[str]:
                 ms(max(stalls)),
                 ms(median(after)),
                 ms(median(others)),
+                ms(median(stalls) + median(after) - median(others)),
             ]
         )
-    header = ["", "saves", "median", "p95", "maximum", "step after", "other steps"]
+    header = ["", "saves", "median", "p95", "maximum", "step after", "other steps", "all"]
     return table(header, lines)
 
 

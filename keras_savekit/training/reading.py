@@ -20,14 +20,12 @@ _READ = "_ReadVariablesOp"
 def reader(variables: Sequence[Any]) -> Callable[[], list[Any]]:
     """A function that returns what Keras variables hold now, without copying it."""
     values = [variable.value for variable in variables]
-    replicated = [each for each in values if isinstance(each, tf.distribute.DistributedValues)]
-    if replicated:
+    if any(isinstance(each, tf.distribute.DistributedValues) for each in values):
         return lambda: [value.read_value() for value in values]
     by_device: dict[str, list[int]] = {}
     for position, value in enumerate(values):
         by_device.setdefault(value.device, []).append(position)
-    parts = [(at, [values[position] for position in at]) for at in by_device.values()]
-    reads = [(at, _together(part)) for at, part in parts]
+    reads = [(at, _together([values[position] for position in at])) for at in by_device.values()]
 
     def read() -> list[Any]:
         found: list[Any] = [None] * len(values)
@@ -36,6 +34,7 @@ def reader(variables: Sequence[Any]) -> Callable[[], list[Any]]:
                 found[position] = tensor
         return found
 
+    read()  # the first time takes longer, which is not for a save to wait for
     return read
 
 
