@@ -113,17 +113,20 @@ class Checks:
                 return False
         return True
 
-    def finish(self, left: Callable[[int], None]) -> list[str]:
-        """Wait as long as `limits.final_wait` allows; return the names of what stays unverified."""
+    def finish(self, left: Callable[[int], None]) -> bool:
+        """Wait as long as `limits.final_wait` allows; whether nothing stays unverified for it."""
         if self.join(self._patience, left):
-            return []
-        dropped = [job.name for worker in self.workers for job in worker.drop()]
+            return True
+        waiting = [job for worker in self.workers for job in worker.drop()]
         self.checker.end(NO_LONGER)
-        self.names.difference_update(dropped)
-        for name in dropped:
-            self._directory.events.append("unverified", name=name, why=NO_LONGER)
+        for job in waiting:
+            if job.found is not None:  # it is known, and only to be recorded
+                self._settle(job, job.found)
+            else:
+                self.names.discard(job.name)
+                self._directory.events.append("unverified", name=job.name, why=NO_LONGER)
         self.join()
-        return dropped
+        return False
 
     def close(self, patience: float | None = None) -> bool:
         """Finish everything, as `join` does, and end both threads and the process."""

@@ -192,7 +192,7 @@ class Pipeline:
         if self._policy.limits.final_wait is not None:
             self._checks.lift()  # what is left to write is bounded, and waits for no verification
         self._writer.join()
-        if self._checks.finish(left):
+        if not self._checks.finish(left):
             self._notices.put(
                 f"checkpoints stay unverified: {NO_LONGER};"
                 f" `savekit verify {self._directory.path}` looks at them"

@@ -15,6 +15,7 @@ import mmap
 import threading
 import weakref
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -46,9 +47,13 @@ class KeptMemory:
             return
         _, size = _places(enumerate(variables))
         self._mapping = threading.Thread(
-            target=self._grow, args=(size + _MORE,), name="savekit-memory", daemon=True
+            target=self._reserve, args=(size + _MORE,), name="savekit-memory", daemon=True
         )
         self._mapping.start()
+
+    def _reserve(self, size: int) -> None:
+        with suppress(OSError, MemoryError):  # a save that finds none is told of
+            self._grow(size)
 
     def _grow(self, size: int) -> None:
         self._kept = np.empty(0, np.uint8)  # give it back before there is more

@@ -47,6 +47,42 @@ def test_every_checkpoint_that_is_due_is_saved_verified_and_listed(tmp_path):
     assert (tmp_path / "latest").resolve().name == "000000012-p"
 
 
+class Ready(keras.callbacks.Callback):
+    """Whether memory and the process that loads were there before the first batch."""
+
+    def __init__(self, kit):
+        super().__init__()
+        self.kit, self.seen = kit, None
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.seen is None:
+            pipeline = self.kit.session._pipeline
+            self.seen = pipeline._memory._mapping is not None, bool(pipeline._checks.checker.pid)
+
+    def get_state(self):
+        return {}
+
+    def set_state(self, state):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("when", "verify", "ready"),
+    [
+        ("every 4 steps", "bytes", (True, False)),
+        ("every epoch", "load", (True, True)),
+        (["signal SIGUSR1", "exception"], "load", (False, False)),
+    ],
+)
+def test_what_saves_need_is_made_ready_before_the_first_step_where_some_will_come(
+    tmp_path, when, verify, ready
+):
+    kit = sk.SaveKit(policy(plan(when, verify=verify)), directory=tmp_path)
+    watch = Ready(kit)
+    fit(model(), kit, watch, epochs=1)
+    assert watch.seen == ready
+
+
 def test_two_plans_save_side_by_side_and_each_keeps_its_own(tmp_path):
     latest = plan(["every 2 steps", "train_end"], "latest", keep="last 2", when_busy="wait")
     best = plan("improved loss min", "best", save="weights", keep="best 1 loss min")
