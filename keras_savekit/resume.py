@@ -95,7 +95,7 @@ def find(directory: RunDirectory, now: float) -> tuple[Found | None, tuple[str, 
         passed.append(_set_aside(directory, replace(each, verification=verification)))
     if untrusted:
         raise ResumeError(
-            f"{NONE_TRUSTED}; the newest {untrusted[0].why_not()}",
+            f"{NONE_TRUSTED}; of the newest: {untrusted[0].why_not()}",
             str(untrusted[0].checkpoint and untrusted[0].checkpoint.path),
             "give the key of this run, or choose another directory; none was changed",
         )
