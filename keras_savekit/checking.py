@@ -69,7 +69,9 @@ class Checks:
         budget = Budget(limits.verify_time, limits.verify_memory)
         self.checker = LoadChecker(budget, directory.path / PROBE, directory.key)
         self._computed = 0.0
-        self.names: set[str] = set()  # of those that are not settled
+        self.names: set[str] = (
+            set()
+        )  # of those that may not go, since nobody knows yet what they are worth
         self._files = Worker("savekit-verifier", self._check, self._give_up)
         self._loads = Worker("savekit-loader", self._load, self._give_up)
         self.workers: tuple[Worker[Check], ...] = (self._files, self._loads)
@@ -86,6 +88,10 @@ class Checks:
     def computed(self) -> float:
         """Processor seconds spent so far, by the process that loads too."""
         return self._computed + self.checker.computed
+
+    def pending(self) -> int:
+        """Checkpoints that wait or are at hand, until their outcome is recorded."""
+        return sum(worker.pending() for worker in self.workers)
 
     def lift(self) -> None:
         """Let nobody wait for room from now on."""

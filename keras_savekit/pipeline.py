@@ -182,7 +182,7 @@ class Pipeline:
 
     def pending(self) -> int:
         """Checkpoints not yet written or not yet verified."""
-        return self._writer.pending() + len(self._checks.names)
+        return self._writer.pending() + self._checks.pending()
 
     def join(self, left: Callable[[int], None] = lambda count: None) -> None:
         """Wait until everything is written, and verified as far as `limits.final_wait` allows.
