@@ -275,6 +275,24 @@ def test_the_end_waits_as_long_as_the_policy_says_and_the_next_session_goes_on(t
     assert [each.status for each in directory.checkpoints()] == ["verified", "verified"]
 
 
+def test_a_checkpoint_is_pending_until_its_outcome_is_recorded(tmp_path, monkeypatch):
+    pending = []
+    record = RunDirectory.record
+
+    def looked_at(directory, name, verification):
+        pending.append(running.pipeline.pending())
+        record(directory, name, verification)
+
+    monkeypatch.setattr(RunDirectory, "record", looked_at)
+    running = Running(tmp_path)
+    running.save(1)
+    running.pipeline._writer.join()
+    running.finished()
+    assert len(pending) == 1
+    assert pending[0] >= 1
+    assert running.pipeline.pending() == 0
+
+
 @pytest.mark.slow
 def test_writing_waits_for_no_loading_and_what_is_overtaken_is_told(tmp_path):
     running = Running(tmp_path, plan(verify="load", when_busy="wait"))
