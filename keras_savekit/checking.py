@@ -69,9 +69,7 @@ class Checks:
         budget = Budget(limits.verify_time, limits.verify_memory)
         self.checker = LoadChecker(budget, directory.path / PROBE, directory.key)
         self._computed = 0.0
-        self.names: set[str] = (
-            set()
-        )  # of those that may not go, since nobody knows yet what they are worth
+        self.names: set[str] = set()  # of those that must not go: nobody knows their worth yet
         self._files = Worker("savekit-verifier", self._check, self._give_up)
         self._loads = Worker("savekit-loader", self._load, self._give_up)
         self.workers: tuple[Worker[Check], ...] = (self._files, self._loads)
