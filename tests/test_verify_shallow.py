@@ -22,10 +22,11 @@ from test_store_builders import (
 )
 
 from keras_savekit.formats import architecture
+from keras_savekit.store import disk
 from keras_savekit.store.manifest import FileEntry, Manifest, Verification, read_manifest, to_json
-from keras_savekit.verify import bytes as depth_bytes
 from keras_savekit.verify.bytes import check_bytes
 from keras_savekit.verify.checks import verify_shallow
+from keras_savekit.verify.reader import PIECE, Reader
 from keras_savekit.verify.structure import check_structure
 
 
@@ -101,7 +102,7 @@ def test_names_that_lead_out_are_findings_and_are_never_opened(tmp_path, monkeyp
     directory = tmp_path / "checkpoint"
     directory.mkdir()
     manifest = write_manifest(directory, files=(FileEntry(name, 6, digest(b"secret")),))
-    monkeypatch.setattr(depth_bytes.os, "open", lambda *_: pytest.fail("opened"))
+    monkeypatch.setattr(os, "open", lambda *_: pytest.fail("opened"))
     assert bytes_found(directory, manifest) == [("escape", name)]
     assert ("escape", name) in kinds(check_structure(directory, manifest))
 
@@ -142,16 +143,16 @@ def test_an_error_of_the_disk_is_a_finding_and_the_rest_is_checked(tmp_path, mon
     def failing(*_):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(depth_bytes.os, "readv", failing)
+    monkeypatch.setattr(os, "preadv", failing)
     assert bytes_found(tmp_path) == [("size", "b.bin"), ("unreadable", "a.bin")]
 
 
 def test_files_are_read_from_the_disk_and_leave_no_cache_behind(tmp_path, monkeypatch):
     tiny_checkpoint(tmp_path)
-    (tmp_path / "a.bin").write_bytes(os.urandom(2 * depth_bytes.PIECE + 5))
+    (tmp_path / "a.bin").write_bytes(os.urandom(2 * PIECE + 5))
     manifest = write_manifest(tmp_path)
     calls = []
-    real = {"posix_fadvise": os.posix_fadvise, "readv": os.readv}
+    real = {"posix_fadvise": os.posix_fadvise, "preadv": os.preadv}
 
     def recording(name):
         def call(*args):
@@ -161,12 +162,45 @@ def test_files_are_read_from_the_disk_and_leave_no_cache_behind(tmp_path, monkey
         return call
 
     for name in real:
-        monkeypatch.setattr(depth_bytes.os, name, recording(name))
+        monkeypatch.setattr(os, name, recording(name))
     manifest = replace(manifest, files=(file_entry(tmp_path / "a.bin"),))
     assert bytes_found(tmp_path, manifest) == [("extra", "b.bin")]
     drop = f"drop {os.POSIX_FADV_DONTNEED}"
     assert calls[0] == calls[-1] == drop
     assert calls.count("read") == 3
+
+
+def test_a_reader_gives_any_range_in_pieces_of_whole_units(tmp_path):
+    data = np.random.default_rng(0).integers(0, 256, 2 * PIECE + 4321, dtype=np.uint8).tobytes()
+    (tmp_path / "file").write_bytes(data)
+    descriptor = os.open(tmp_path / "file", os.O_RDONLY)
+    ranges = [(0, len(data)), (4095, 8), (5, 3 * 4096), (PIECE - 7, PIECE + 16), (1, 8), (9, 8)]
+    try:
+        with Reader(descriptor) as reader:
+            for offset, size in ranges:
+                pieces = [bytes(each) for each in reader.pieces(offset, size, 8)]
+                assert b"".join(pieces) == data[offset : offset + size - size % 8]
+                assert all(len(each) % 8 == 0 for each in pieces)
+            last = b"".join(bytes(each) for each in reader.pieces(len(data) - 10, 100))
+            assert last == data[-10:]
+            assert list(reader.pieces(len(data) + 5, 8)) == []
+    finally:
+        os.close(descriptor)
+
+
+def test_many_small_tensors_are_read_together(tmp_path, monkeypatch):
+    names = [f"{number:04}" for number in range(500)]
+
+    def write(file):
+        for name in names:
+            file.create_dataset(name, data=BIAS)
+
+    tensors = [replace(tensor(each, BIAS, each), index=int(each)) for each in names]
+    manifest = stored(tmp_path, write, *tensors)
+    calls = []
+    with disk.watched(lambda name, call, *args: (calls.append(name), call(*args))[1]):
+        assert check_structure(tmp_path, manifest) == ()
+    assert 0 < calls.count("preadv") < 10
 
 
 # Depth structure.

@@ -100,11 +100,6 @@ def pwrite_all(descriptor: int, data: memoryview, offset: int) -> None:
         data, offset = data[written:], offset + written
 
 
-def readv(descriptor: int, buffers: list[Any]) -> int:
-    """Read into `buffers`; return how many bytes there were."""
-    return _do("readv", os.readv, descriptor, buffers)
-
-
 def preadv(descriptor: int, buffers: list[Any], offset: int) -> int:
     """Read into `buffers` from a byte on; return how many bytes there were."""
     return _do("preadv", os.preadv, descriptor, buffers, offset)

@@ -1,15 +1,13 @@
 """Depth `bytes`: the files of a checkpoint are those it promises, to the last bit.
 
-Read from the disk and not from the page cache, which says nothing about what was
-written: past it where the file system can (`O_DIRECT`), else after asking the
-system to let go of it. What is in the files is the business of `structure`.
+Read from the disk and not from the page cache. What is in the files is the business
+of `structure`.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,8 +28,8 @@ from keras_savekit.store.manifest import (
     Manifest,
 )
 from keras_savekit.store.plain import FLAGS, NotPlainError, inside
+from keras_savekit.verify.reader import Reader
 
-PIECE = 4 * 2**20
 MOST_EXTRA = 100  # to be named, of files the manifest does not know
 # This process has no more memory or descriptors: no fault of the checkpoint's.
 _OURS = {errno.ENOMEM, errno.EMFILE, errno.ENFILE}
@@ -97,26 +95,11 @@ def _check_file(directory: Path, entry: FileEntry, sha256: bool) -> list[Finding
 def _digests(descriptor: int, size: int, sha256: bool) -> tuple[str, str | None]:
     """xxh3_128 of a file, and SHA-256 if that is wanted."""
     digest, strong = xxhash.xxh3_128(), hashlib.sha256() if sha256 else None
-    buffer = memoryview(mmap.mmap(-1, PIECE))  # begins at a page, as reading past the cache needs
-    direct = disk.set_direct(descriptor, True)
-    # Dropping needs clean pages: true of published files, which are synced.
-    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    while size > 0:
-        try:
-            length = disk.readv(descriptor, [buffer])
-        except OSError as error:
-            if not direct or error.errno != errno.EINVAL:
-                raise
-            direct = disk.set_direct(descriptor, False)
-            continue
-        if not length:
-            break
-        digest.update(buffer[:length])
-        if strong is not None:
-            strong.update(buffer[:length])
-        size -= length
-    # And none stay behind, so that checking takes no cache away from training.
-    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    with Reader(descriptor) as reader:
+        for piece in reader.pieces(0, size):
+            digest.update(piece)
+            if strong is not None:
+                strong.update(piece)
     return digest.hexdigest(), None if strong is None else strong.hexdigest()
 
 

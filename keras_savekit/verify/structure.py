@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -33,6 +34,7 @@ from keras_savekit.formats.dtypes import by_name, narrowed
 from keras_savekit.formats.one_file import MANIFEST_DATASET
 from keras_savekit.formats.own import NotOwnError, own_dataset
 from keras_savekit.formats.training_state import ASSETS, STATE_DATASET, STATE_FILE
+from keras_savekit.store import disk
 from keras_savekit.store.manifest import (
     MANIFEST,
     FileEntry,
@@ -42,7 +44,8 @@ from keras_savekit.store.manifest import (
     split_place,
 )
 from keras_savekit.store.plain import as_text
-from keras_savekit.verify.bytes import MOST_EXTRA, PIECE, plain_path
+from keras_savekit.verify.bytes import MOST_EXTRA, plain_path
+from keras_savekit.verify.reader import PIECE, Reader
 
 CONFIGURATIONS = ("model_config", "training_config")
 _SLACK = 2**20  # of a compressed dataset's chunk over the tensor it holds
@@ -52,10 +55,10 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """An open HDF5 file, and the same file as plain bytes."""
+    """An open HDF5 file, the same file as plain bytes, and where HDF5 begins in it."""
 
     hdf5: Any
-    descriptor: int
+    plain: Reader
     base: int
 
 
@@ -186,11 +189,10 @@ def _check_file(
         findings += _check_members(path, entry.name)
         with _damage(f"{entry.name}:{keras_archive.CONFIG_MEMBER}", findings):
             _parse(keras_archive.read_config(path), architecture)
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    stack.callback(os.close, descriptor)
-    source = h5_file.Window(descriptor, base) if base else path
-    file = _File(h5py.File(source, "r", locking=False), descriptor, base)
-    stack.callback(_close, file.hdf5)
+    source = h5_file.Window(_opened(path, stack), base) if base else path
+    hdf5 = h5py.File(source, "r", locking=False)
+    stack.callback(_close, hdf5)
+    file = _File(hdf5, stack.enter_context(Reader(_opened(path, stack))), base)
     if entry.name == STATE_FILE:
         with _damage(f"{entry.name}:{STATE_DATASET}", findings, "the training state "):
             _parse(bytes(own_dataset(file.hdf5, STATE_DATASET)[()]))
@@ -202,6 +204,12 @@ def _check_file(
             elif wanted:
                 raise _WrongError("missing", "is missing")
     return file
+
+
+def _opened(path: Path, stack: ExitStack) -> int:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    stack.callback(os.close, descriptor)
+    return descriptor
 
 
 def _check_configuration(hdf5: Any, name: str, limit: int, architecture: str) -> None:
@@ -236,10 +244,13 @@ def _check_tensor(tensor: TensorEntry, files: dict[str, _File | None]) -> Iterat
             continue  # the file itself is a finding
         findings: list[Finding] = []
         with _damage(place, findings, f"{_title(tensor)} "):
-            dataset = own_dataset(file.hdf5, path)
-            stored = _stored_dtype(dataset, tensor)
-            _compare(tensor, _pieces(file, dataset, stored))
+            disk.twice(partial(_check_place, tensor, file, path))
         yield from findings
+
+
+def _check_place(tensor: TensorEntry, file: _File, path: str) -> None:
+    dataset = own_dataset(file.hdf5, path)
+    _compare(tensor, _pieces(file, dataset, _stored_dtype(dataset, tensor)))
 
 
 def _stored_dtype(dataset: Any, tensor: TensorEntry) -> np.dtype[Any]:
@@ -285,18 +296,16 @@ def _pieces(file: _File, dataset: Any, stored: np.dtype[Any]) -> Iterator[Array]
         raise _WrongError("size", f"has {held} bytes in the file, {size} were written")
     if offset is None:  # compact: inside the header, 64 KiB at most
         return iter([dataset[()].reshape(-1).view(stored)])
-    return _contiguous(file.descriptor, stored, file.base + offset, size)
+    return _contiguous(file.plain, stored, file.base + offset, size)
 
 
-def _contiguous(descriptor: int, stored: np.dtype[Any], offset: int, size: int) -> Iterator[Array]:
-    end = offset + size
-    while offset < end:
-        piece = os.pread(descriptor, min(PIECE, end - offset), offset)
-        piece = piece[: len(piece) - len(piece) % stored.itemsize]
-        if not piece:
-            raise _WrongError("size", f"ends {end - offset} bytes too early")
-        offset += len(piece)
+def _contiguous(plain: Reader, stored: np.dtype[Any], offset: int, size: int) -> Iterator[Array]:
+    left = size
+    for piece in plain.pieces(offset, size, stored.itemsize):
+        left -= len(piece)
         yield np.frombuffer(piece, stored)
+    if left:
+        raise _WrongError("size", f"ends {left} bytes too early")
 
 
 def _chunked(dataset: Any, stored: np.dtype[Any], size: int) -> Iterator[Array]:
