@@ -52,7 +52,7 @@ def work(directory: Path, memory: str = "kept") -> Work:
 def _numbers(counts: Counts) -> Work:
     names = sorted({name for _, name in counts.disk})
     written = sum(counts.of_disk(name).bytes for name in ("write", "pwrite"))
-    read = sum(counts.of_disk(name).bytes for name in ("readv", "preadv", "pread"))
+    read = sum(counts.of_disk(name).bytes for name in ("preadv", "pread"))
     calls = {f"calls of {name}": counts.of_disk(name).calls for name in names}
     return {
         "bytes copied": counts.copied,

@@ -58,7 +58,7 @@ class Counts:
         began = time.perf_counter()
         result = call(*given)
         size = result if isinstance(result, int) else len(result) if name == "pread" else 0
-        size = size if name in ("write", "pwrite", "readv", "preadv", "pread") else 0
+        size = size if name in ("write", "pwrite", "preadv", "pread") else 0
         key = threading.current_thread().name, name
         self._add(self.disk[key], time.perf_counter() - began, size)
         return result

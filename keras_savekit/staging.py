@@ -11,7 +11,6 @@ overtake it.
 from __future__ import annotations
 
 import math
-import mmap
 import threading
 import weakref
 from collections.abc import Iterable, Sequence
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from keras_savekit.formats.dtypes import by_name
+from keras_savekit.formats.reader import page_aligned
 from keras_savekit.formats.snapshot import Array, Snapshot, Variable, as_array, in_host_memory
 from keras_savekit.formats.stream import PAGE, PIECE
 
@@ -124,7 +124,6 @@ def _mapped(size: int) -> Array:
     In pages of the usual size: large ones are hardly quicker to copy into, and a machine
     that is itself a guest of another may have to ask its host for each.
     """
-    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    memory: Array = np.frombuffer(mmap.mmap(-1, max(size, PAGE), flags=private), np.uint8)
+    memory = page_aligned(size)
     memory[::PAGE] = 0
     return memory

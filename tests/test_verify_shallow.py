@@ -22,11 +22,11 @@ from test_store_builders import (
 )
 
 from keras_savekit.formats import architecture
+from keras_savekit.formats.stream import PIECE
 from keras_savekit.store import disk
 from keras_savekit.store.manifest import FileEntry, Manifest, Verification, read_manifest, to_json
 from keras_savekit.verify.bytes import check_bytes
 from keras_savekit.verify.checks import verify_shallow
-from keras_savekit.verify.reader import PIECE, Reader
 from keras_savekit.verify.structure import check_structure
 
 
@@ -170,24 +170,6 @@ def test_files_are_read_from_the_disk_and_leave_no_cache_behind(tmp_path, monkey
     assert calls.count("read") == 3
 
 
-def test_a_reader_gives_any_range_in_pieces_of_whole_units(tmp_path):
-    data = np.random.default_rng(0).integers(0, 256, 2 * PIECE + 4321, dtype=np.uint8).tobytes()
-    (tmp_path / "file").write_bytes(data)
-    descriptor = os.open(tmp_path / "file", os.O_RDONLY)
-    ranges = [(0, len(data)), (4095, 8), (5, 3 * 4096), (PIECE - 7, PIECE + 16), (1, 8), (9, 8)]
-    try:
-        with Reader(descriptor) as reader:
-            for offset, size in ranges:
-                pieces = [bytes(each) for each in reader.pieces(offset, size, 8)]
-                assert b"".join(pieces) == data[offset : offset + size - size % 8]
-                assert all(len(each) % 8 == 0 for each in pieces)
-            last = b"".join(bytes(each) for each in reader.pieces(len(data) - 10, 100))
-            assert last == data[-10:]
-            assert list(reader.pieces(len(data) + 5, 8)) == []
-    finally:
-        os.close(descriptor)
-
-
 def test_many_small_tensors_are_read_together(tmp_path, monkeypatch):
     names = [f"{number:04}" for number in range(500)]
 
@@ -201,6 +183,57 @@ def test_many_small_tensors_are_read_together(tmp_path, monkeypatch):
     with disk.watched(lambda name, call, *args: (calls.append(name), call(*args))[1]):
         assert check_structure(tmp_path, manifest) == ()
     assert 0 < calls.count("preadv") < 10
+
+
+def reads_of(call):
+    """Bytes read of files by what the call does, and its result."""
+    read = []
+
+    def count(name, real, *given):
+        result = real(*given)
+        read.extend([result] * (name == "preadv"))
+        return result
+
+    with disk.watched(count):
+        result = call()
+    return sum(read), result
+
+
+def test_tensors_whose_place_is_known_are_digested_on_the_pass_that_reads_the_file(tmp_path):
+    values = np.random.default_rng(1).normal(size=(2, 500_000)).astype(np.float32)
+
+    def write(file):
+        for name, value in zip("ab", values, strict=True):
+            file.create_dataset(name, data=value)
+
+    stored(tmp_path, write)
+    with h5py.File(tmp_path / "model.h5") as file:
+        offsets = {name: file[name].id.get_offset() for name in "ab"}
+    tensors = {
+        name: replace(tensor(name, value, name), index=index)
+        for index, (name, value) in enumerate(zip("ab", values, strict=True))
+    }
+    known = [replace(each, offsets=(offsets[name],)) for name, each in tensors.items()]
+    # What is said and not so is read again, and nobody is accused for it.
+    lied = [replace(each, offsets=(offsets["a"] + 8,)) for each in tensors.values()]
+    size = (tmp_path / "model.h5").stat().st_size
+    for said, most in ((known, size + 2**20), (lied, 2 * size + 2**20), (tensors.values(), None)):
+        write_manifest(tmp_path, tensors=tuple(said))
+        read, found = reads_of(lambda: verify_shallow(tmp_path, "structure", 0.0))
+        assert found == Verification("structure", 0.0)
+        assert most is None or read <= most
+        if said is not known:
+            assert read > size + values.nbytes / 2
+
+
+def test_a_tensor_that_was_written_wrongly_is_found_on_that_pass_too(tmp_path):
+    stored(tmp_path, lambda file: file.create_dataset("a", data=KERNEL + 1))
+    with h5py.File(tmp_path / "model.h5") as file:
+        offset = file["a"].id.get_offset()
+    wrong = replace(tensor("a", KERNEL, "a"), offsets=(offset,))
+    write_manifest(tmp_path, tensors=(wrong,))
+    (finding,) = verify_shallow(tmp_path, "structure", 0.0).findings
+    assert (finding.kind, finding.where) == ("tensor", "model.h5:a")
 
 
 # Depth structure.

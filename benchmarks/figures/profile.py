@@ -91,7 +91,7 @@ def _lines(counts: Counts, stalls: list[float]) -> list[list[Any]]:
 
     writing, written, writes = called("writer", "pwrite", "write")
     syncing, _, syncs = called("writer", "fsync")
-    reading, read, reads = called("verifier", "readv", "preadv", "pread")
+    reading, read, reads = called("verifier", "preadv", "pread")
     laid_out, copied = took("layouts", "form"), counts.copied / saves
     rest = took("write") - laid_out - writing
     writer, verifier = "writing thread", "verifying thread"

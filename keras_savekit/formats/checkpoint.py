@@ -140,7 +140,7 @@ def write(
         created=purpose.created,
         model_file=MODEL_FILES[purpose.format],
         files=tuple(files),
-        tensors=tensor_entries(snapshot, layouts, values, digests)
+        tensors=tensor_entries(snapshot, layouts, values, digests, _offsets(written))
         + training_state.asset_entries(blueprint, file=training_state.STATE_FILE),
         versions=blueprint.versions,
         architecture=forms.architecture,
@@ -191,17 +191,34 @@ def positions_outside(layout: Layout, blueprint: Blueprint) -> list[int]:
     return [position for position in range(len(blueprint.variables)) if position not in held]
 
 
+def _offsets(files: Files) -> dict[tuple[str, int], int]:
+    """Where in each file the values begin that it holds as they are, by its name and position."""
+    return {
+        (name, extent.position): written.begin + extent.offset
+        for name, written in files.items()
+        for extent in written.form.extents
+        if extent.dtype is None
+    }
+
+
 def tensor_entries(
-    snapshot: Snapshot, layouts: dict[str, Layout], values: list[Array], known: Mapping[int, str]
+    snapshot: Snapshot,
+    layouts: dict[str, Layout],
+    values: list[Array],
+    known: Mapping[int, str],
+    offsets: Mapping[tuple[str, int], int],
 ) -> tuple[TensorEntry, ...]:
     """Every variable that has a place in one of the layouts, by the names of their files.
 
     known: digests that were taken already, by position.
+    offsets: where values begin, as far as known, by the file's name and position.
     """
     places: dict[int, list[str]] = {}
+    begins: dict[int, list[int | None]] = {}
     for name, layout in layouts.items():
         for dataset in layout.datasets:
             places.setdefault(dataset.position, []).append(f"{name}:/{dataset.path}")
+            begins.setdefault(dataset.position, []).append(offsets.get((name, dataset.position)))
     return tuple(
         TensorEntry(
             role=variable.role,
@@ -211,6 +228,7 @@ def tensor_entries(
             dtype=variable.dtype,
             digest=known.get(position) or h5_file.tensor_digest(values[position]),
             places=tuple(places[position]),
+            offsets=tuple(begins[position]),
         )
         for position, variable in enumerate(snapshot.blueprint.variables)
         if position in places

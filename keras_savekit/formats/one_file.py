@@ -58,7 +58,7 @@ def write(path: Path, snapshot: Snapshot, created: float) -> Manifest:
         created=created,
         model_file="",  # whatever the file is called
         files=(),
-        tensors=checkpoint.tensor_entries(snapshot, {"": Layout({}, datasets)}, values, {})
+        tensors=checkpoint.tensor_entries(snapshot, {"": Layout({}, datasets)}, values, {}, {})
         + training_state.asset_entries(blueprint, prefix=f"{STATE_GROUP}/"),
         versions=blueprint.versions,
         architecture=architecture.digest(json.loads(blueprint.model_config)),

@@ -68,6 +68,9 @@ class TensorEntry:
     dtype: of the variable. A file may store a wider one (bfloat16 as float32).
     digest: xxh3_128, in hex, of the variable's bytes in C order, taken from memory.
     places: each `file:/path/of/dataset`.
+    offsets: of each place, the byte of the file at which the tensor begins, where it lies
+        there as it was in memory, else None. Not to be relied on: it lets a tensor be
+        digested on the pass that reads the file, and HDF5 says whether that was it.
     """
 
     role: Role
@@ -77,6 +80,7 @@ class TensorEntry:
     dtype: str
     digest: str
     places: Annotated[tuple[str, ...], FailFast()]
+    offsets: Annotated[tuple[Count | None, ...], FailFast()] = ()
 
 
 def split_place(place: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 import xxhash
 
 from keras_savekit.errors import CheckpointError
+from keras_savekit.formats.reader import Parts, Reader
 from keras_savekit.store import disk
 from keras_savekit.store.manifest import (
     MANIFEST,
@@ -28,7 +29,6 @@ from keras_savekit.store.manifest import (
     Manifest,
 )
 from keras_savekit.store.plain import FLAGS, NotPlainError, inside
-from keras_savekit.verify.reader import Reader
 
 MOST_EXTRA = 100  # to be named, of files the manifest does not know
 # This process has no more memory or descriptors: no fault of the checkpoint's.
@@ -36,7 +36,11 @@ _OURS = {errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 
 
 def check_bytes(
-    directory: Path, manifest: Manifest, *, sha256: bool = False
+    directory: Path,
+    manifest: Manifest,
+    *,
+    sha256: bool = False,
+    parts: Mapping[str, Parts] | None = None,
 ) -> tuple[Finding, ...]:
     """Everything in which the files of `directory` differ from what `manifest` promises.
 
@@ -45,6 +49,7 @@ def check_bytes(
 
     sha256: whether files are compared with that too, as behind a signature they must be:
         who changes one on purpose can keep its xxh3_128.
+    parts: to be digested on the way, by the names of their files.
     """
     findings: list[Finding] = []
     checked: set[str] = set()
@@ -54,7 +59,8 @@ def check_bytes(
             continue
         checked.add(entry.name)
         with _unreadable(entry.name, findings):
-            findings += disk.twice(partial(_check_file, directory, entry, sha256))
+            wanted = parts.get(entry.name) if parts else None
+            findings += disk.twice(partial(_check_file, directory, entry, sha256, wanted))
     with _unreadable(".", findings):
         findings += disk.twice(lambda: _some_extra(directory, checked))
     return tuple(findings)
@@ -71,17 +77,21 @@ def plain_path(directory: Path, name: str) -> Path | Finding:
         return Finding(error.kind, name, error.what)
 
 
-def _check_file(directory: Path, entry: FileEntry, sha256: bool) -> list[Finding]:
+def _check_file(
+    directory: Path, entry: FileEntry, sha256: bool, parts: Parts | None
+) -> list[Finding]:
     path = plain_path(directory, entry.name)
     if isinstance(path, Finding):
         return [path]
     descriptor = disk.open(path, os.O_RDONLY | FLAGS)
+    if parts is not None:
+        parts.restart()
     try:
         size = os.fstat(descriptor).st_size
         if size != entry.size:
             what = f"the file has {size} bytes, {entry.size} were written"
             return [Finding("size", entry.name, what)]
-        digest, strong = _digests(descriptor, size, sha256)
+        digest, strong = _digests(descriptor, size, sha256, parts)
         if digest != entry.digest:
             return [Finding("digest", entry.name, "the file's content is not what was written")]
         if sha256 and strong != entry.sha256:
@@ -92,12 +102,16 @@ def _check_file(directory: Path, entry: FileEntry, sha256: bool) -> list[Finding
         disk.close(descriptor)
 
 
-def _digests(descriptor: int, size: int, sha256: bool) -> tuple[str, str | None]:
+def _digests(
+    descriptor: int, size: int, sha256: bool, parts: Parts | None
+) -> tuple[str, str | None]:
     """xxh3_128 of a file, and SHA-256 if that is wanted."""
     digest, strong = xxhash.xxh3_128(), hashlib.sha256() if sha256 else None
     with Reader(descriptor) as reader:
         for piece in reader.pieces(0, size):
             digest.update(piece)
+            if parts is not None:
+                parts.update(piece)
             if strong is not None:
                 strong.update(piece)
     return digest.hexdigest(), None if strong is None else strong.hexdigest()

@@ -42,15 +42,16 @@ def verify_shallow(
     except CheckpointError as error:
         finding = Finding("manifest", MANIFEST, error.what)
         return Verification("bytes", now, (finding,), "without a manifest nothing can be compared")
-    findings = check_bytes(directory, manifest, sha256=key is not None)
     if depth == "bytes":
-        return Verification(depth, now, findings)
+        return Verification(depth, now, check_bytes(directory, manifest, sha256=key is not None))
 
-    from keras_savekit.verify.structure import check_structure
+    from keras_savekit.verify.structure import check_structure, parts_of
 
+    parts = parts_of(manifest)
+    findings = check_bytes(directory, manifest, sha256=key is not None, parts=parts)
     damaged = {finding.where for finding in findings}
     closed = [entry.name for entry in manifest.files if entry.name in damaged]
-    findings += check_structure(directory, manifest, closed=closed)
+    findings += check_structure(directory, manifest, closed=closed, parts=parts)
     if closed:
         note = f"damaged files are not opened: {', '.join(closed)}"
         return Verification("bytes", now, findings, note)

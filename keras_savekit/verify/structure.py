@@ -14,10 +14,9 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -33,8 +32,9 @@ from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE
 from keras_savekit.formats.dtypes import by_name, narrowed
 from keras_savekit.formats.one_file import MANIFEST_DATASET
 from keras_savekit.formats.own import NotOwnError, own_dataset
+from keras_savekit.formats.reader import Parts, Reader
+from keras_savekit.formats.stream import PIECE
 from keras_savekit.formats.training_state import ASSETS, STATE_DATASET, STATE_FILE
-from keras_savekit.store import disk
 from keras_savekit.store.manifest import (
     MANIFEST,
     FileEntry,
@@ -45,7 +45,6 @@ from keras_savekit.store.manifest import (
 )
 from keras_savekit.store.plain import as_text
 from keras_savekit.verify.bytes import MOST_EXTRA, plain_path
-from keras_savekit.verify.reader import PIECE, Reader
 
 CONFIGURATIONS = ("model_config", "training_config")
 _SLACK = 2**20  # of a compressed dataset's chunk over the tensor it holds
@@ -55,11 +54,17 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """An open HDF5 file, the same file as plain bytes, and where HDF5 begins in it."""
+    """An open HDF5 file.
+
+    plain: the same file's bytes.
+    base: where HDF5 begins in it.
+    digests: of ranges of it, as far as known.
+    """
 
     hdf5: Any
     plain: Reader
     base: int
+    digests: Mapping[tuple[int, int], str]
 
 
 class _WrongError(Exception):
@@ -72,7 +77,11 @@ class _WrongError(Exception):
 
 
 def check_structure(
-    directory: Path, manifest: Manifest, *, closed: Collection[str] = ()
+    directory: Path,
+    manifest: Manifest,
+    *,
+    closed: Collection[str] = (),
+    parts: Mapping[str, Parts] | None = None,
 ) -> tuple[Finding, ...]:
     """Everything in which the tensors in `directory` differ from what `manifest` promises.
 
@@ -87,9 +96,10 @@ def check_structure(
         closed: names of files that are known to be damaged and are not opened.
             One flipped bit can make the HDF5 library loop forever with its
             lock held, which would take every other thread's HDF5 with it.
+        parts: of files, digested just now: what lies there is not read again.
     """
     findings: list[Finding] = []
-    known = _known(manifest)
+    promised = _known(manifest)
     with ExitStack() as stack:
         files: dict[str, _File | None] = {}
         for entry in manifest.files:
@@ -98,9 +108,14 @@ def check_structure(
                 continue
             files[entry.name] = None
             with _damage(entry.name, findings):
-                files[entry.name] = file = _check_file(directory, entry, manifest, stack, findings)
+                known = parts.get(entry.name) if parts else None
+                files[entry.name] = file = _check_file(
+                    directory, entry, manifest, stack, findings, known.digests if known else {}
+                )
                 if file is not None:
-                    findings += _extra_datasets(file.hdf5, entry.name, manifest, known[entry.name])
+                    findings += _extra_datasets(
+                        file.hdf5, entry.name, manifest, promised[entry.name]
+                    )
         findings += _said_twice(manifest)
         if manifest.model_file not in files:
             what = "is said to be the model's, and the manifest does not know it"
@@ -108,6 +123,21 @@ def check_structure(
         for tensor in manifest.tensors:
             findings.extend(_check_tensor(tensor, files))
     return tuple(findings)
+
+
+def parts_of(manifest: Manifest) -> dict[str, Parts]:
+    """What of each file is a tensor as it was in memory, as the manifest has it."""
+    ranges: dict[str, list[tuple[int, int]]] = {}
+    for tensor in manifest.tensors:
+        for place, offset in zip(tensor.places, tensor.offsets, strict=False):
+            if offset is not None:
+                with suppress(TypeError):  # an unknown dtype is found soon enough
+                    ranges.setdefault(split_place(place)[0], []).append((offset, _size(tensor)))
+    return {name: Parts(each) for name, each in ranges.items()}
+
+
+def _size(tensor: TensorEntry) -> int:
+    return math.prod(tensor.shape) * by_name(tensor.dtype).itemsize
 
 
 def _said_twice(manifest: Manifest) -> Iterator[Finding]:
@@ -167,6 +197,7 @@ def _check_file(
     manifest: Manifest,
     stack: ExitStack,
     findings: list[Finding],
+    digests: Mapping[tuple[int, int], str],
 ) -> _File | None:
     path = plain_path(directory, entry.name)
     if isinstance(path, Finding):
@@ -192,7 +223,7 @@ def _check_file(
     source = h5_file.Window(_opened(path, stack), base) if base else path
     hdf5 = h5py.File(source, "r", locking=False)
     stack.callback(_close, hdf5)
-    file = _File(hdf5, stack.enter_context(Reader(_opened(path, stack))), base)
+    file = _File(hdf5, stack.enter_context(Reader(_opened(path, stack))), base, digests)
     if entry.name == STATE_FILE:
         with _damage(f"{entry.name}:{STATE_DATASET}", findings, "the training state "):
             _parse(bytes(own_dataset(file.hdf5, STATE_DATASET)[()]))
@@ -244,13 +275,20 @@ def _check_tensor(tensor: TensorEntry, files: dict[str, _File | None]) -> Iterat
             continue  # the file itself is a finding
         findings: list[Finding] = []
         with _damage(place, findings, f"{_title(tensor)} "):
-            disk.twice(partial(_check_place, tensor, file, path))
+            _check_place(tensor, file, path)
         yield from findings
 
 
 def _check_place(tensor: TensorEntry, file: _File, path: str) -> None:
     dataset = own_dataset(file.hdf5, path)
-    _compare(tensor, _pieces(file, dataset, _stored_dtype(dataset, tensor)))
+    stored = _stored_dtype(dataset, tensor)
+    if stored == _dtype(tensor.dtype):
+        held, offset = dataset.id.get_storage_size(), dataset.id.get_offset()
+        found = None if offset is None else file.digests.get((file.base + offset, held))
+        if found is not None and held == _size(tensor):
+            _require_equal(tensor, found)
+            return
+    _compare(tensor, _pieces(file, dataset, stored))
 
 
 def _stored_dtype(dataset: Any, tensor: TensorEntry) -> np.dtype[Any]:
@@ -326,7 +364,11 @@ def _compare(tensor: TensorEntry, pieces: Iterator[Array]) -> None:
         except ValueError as error:
             raise _WrongError("tensor", str(error)) from error
         found.update(value.view(np.uint8).data)
-    if found.hexdigest() != tensor.digest:
+    _require_equal(tensor, found.hexdigest())
+
+
+def _require_equal(tensor: TensorEntry, digest: str) -> None:
+    if digest != tensor.digest:
         raise _WrongError("tensor", "is not what it was in memory")
 
 
