@@ -12,7 +12,7 @@ from figures import Found, Row, mb, table, there, values
 
 TITLE = "Overhead, time to durable, memory"
 ABOUT = (
-    "59 steps on both cores, a save every 12, from the first batch's begin to the last batch's end;"
+    "155 steps on both cores, a save every 12, from the first batch's begin to the last batch's end;"
     " in turns, each in a process of its own. The floors are threads that do nothing but write as"
     " many bytes from memory, sync and rename them. Memory is the growth of the peak of resident"
     " memory over the same training without saving, as a multiple of the state. Processor seconds"
@@ -34,7 +34,7 @@ def sides(scale: Scale) -> list[str]:
 
 def measure(side: str, place: Path, scale: Scale) -> dict[str, Any]:
     """Train beside one of them."""
-    return run(side, place / "run", scale, every=scale(12, 2), saves=scale(4, 2))
+    return run(side, place / "run", scale, every=scale(12, 2), saves=scale(12, 2))
 
 
 def _overhead(found: Found, side: str) -> float:
