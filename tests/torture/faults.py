@@ -32,7 +32,7 @@ FULL = 9400
 ERRORS = ("EIO", "ENOSPC", "EDQUOT", "EACCES", "EINTR")
 KINDS = (*ERRORS, "short", "torn", "crash")
 WRITES = ("write", "pwrite")
-FITS = 1 / 47  # of the tries, with a real `fit`
+FITS = 1 / 50  # of the tries, with a real `fit`
 
 
 class Fault:
@@ -190,7 +190,7 @@ def _fits(seed: int, count: int, scratch: Path) -> Score:
         wrong = [f"told more than once: {ours}"] if len(ours) > 1 else []
         if len(history.epoch) != 2:
             wrong.append(f"epochs: {history.epoch}")
-        newest = max((each.manifest.moment.step for each in RunDirectory(path).checkpoints()))
+        newest = max(each.manifest.moment.step for each in RunDirectory(path).checkpoints())
         if newest != 12 and on_failure == "resave":
             wrong.append(f"the newest is of step {newest}, and nothing was saved again")
         return wrong
