@@ -171,6 +171,8 @@ class FullModelSaver(SaveKit):
 
     when: trigger or list of triggers, as short strings ("every 2 epochs") or values.
     keep: rule or list of rules ("last 3", "best 2 val_loss min", "all").
+    verify: how deep each checkpoint is verified.
+    data, probe: as `SaveKit` has them.
     """
 
     _save: Literal["model", "weights"] = "model"
@@ -183,10 +185,11 @@ class FullModelSaver(SaveKit):
         *,
         verify: Literal["bytes", "structure", "load", "predict"] = "structure",
         data: Any = None,
+        probe: Any = None,
     ) -> None:
         plan = {"name": self._save, "save": self._save, "when": when, "keep": keep}
         policy = policy_from({"plans": [{**plan, "verify": verify}]}, source=type(self).__name__)
-        super().__init__(policy, directory=directory, data=data)
+        super().__init__(policy, directory=directory, data=data, probe=probe)
 
 
 class WeightsSaver(FullModelSaver):

@@ -41,7 +41,7 @@ from keras_savekit.training.restore import (
     require_same,
 )
 from keras_savekit.verify.bytes import check_bytes
-from keras_savekit.verify.structure import check_structure
+from keras_savekit.verify.structure import check_structure, parts_of
 
 _SHOWN = 5  # of what is wrong with one file
 _GIVE = "give the classes and functions it needs as custom_objects=, or register them"
@@ -145,7 +145,8 @@ def _stored(path: Path, key: Key | None) -> _Stored | None:
         stored = _Stored(path, manifest, path / ARCHITECTURE_FILE)
         promised = {entry.name for entry in manifest.files}
         # A damaged HDF5 file must not even be opened: the library may never return.
-        findings = check_bytes(path, manifest, sha256=key is not None)
+        parts = parts_of(manifest)
+        findings = check_bytes(path, manifest, sha256=key is not None, parts=parts)
         _require_none(path, [each for each in findings if each.where in promised])
     elif not path.is_file():
         raise CheckpointError("no such file or directory", str(path), "check the path")
@@ -158,8 +159,8 @@ def _stored(path: Path, key: Key | None) -> _Stored | None:
         found = one_file.read_manifest(path)
         if found is None:
             return None
-        stored = _Stored(path.parent, found, architecture_beside(path))
-    _require_none(path, check_structure(stored.directory, stored.manifest))
+        stored, parts = _Stored(path.parent, found, architecture_beside(path)), {}
+    _require_none(path, check_structure(stored.directory, stored.manifest, parts=parts))
     return stored
 
 

@@ -270,6 +270,18 @@ def _end_when_it_runs(checker):
     checker.end("the training has ended")
 
 
+def test_what_the_child_imports_is_left_out_of_what_it_collects():
+    """Each collection would else take as long as loading a model."""
+    told = (
+        "import gc; from keras_savekit.verify import child;"
+        " child._import_keras(); print(gc.get_freeze_count())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", told], capture_output=True, check=True, timeout=120
+    )
+    assert int(done.stdout.split()[-1]) > 100_000
+
+
 def test_the_child_ends_when_its_pipe_does():
     theirs, ours = os.pipe()
     ours_in, theirs_out = os.pipe()

@@ -127,11 +127,20 @@ def test_a_batch_that_is_given_is_asked_with_and_one_that_does_not_fit_is_told(t
         list(compare(made, directory, manifest, given))
 
 
-def test_a_training_verifies_to_predict_with_the_probe_it_was_given(tmp_path, capsys):
+def of_a_policy(directory, **given):
     asked = policy(plan("train_end", verify="predict"))
+    return sk.SaveKit(asked, directory=directory, **given)
+
+
+def of_one_plan(directory, **given):
+    return sk.FullModelSaver(directory, "train_end", verify="predict", **given)
+
+
+@pytest.mark.parametrize("kit", [of_a_policy, of_one_plan])
+def test_a_training_verifies_to_predict_with_the_probe_it_was_given(kit, tmp_path, capsys):
     batch = np.full((3, 3), 0.5, np.float32)
     on = data()
-    fit(model(), sk.SaveKit(asked, directory=tmp_path, data=on, probe=batch), on=on, epochs=1)
+    fit(model(), kit(tmp_path, data=on, probe=batch), on=on, epochs=1)
     (name,) = names(tmp_path)
     assert RunDirectory(tmp_path).open(name).verification.depth == "predict"
     assert events(tmp_path, "verified")[0]["depth"] == "predict"

@@ -12,7 +12,7 @@ from figures import Found, Row, mb, table, there, values
 
 TITLE = "Overhead, time to durable, memory"
 ABOUT = (
-    "155 steps on both cores, a save every 12, from the first batch's begin to the last batch's end;"
+    "155 steps on both cores, a save every 12, from the first batch's begin to the last one's end;"
     " in turns, each in a process of its own. The floors are threads that do nothing but write as"
     " many bytes from memory, sync and rename them. Memory is the growth of the peak of resident"
     " memory over the same training without saving, as a multiple of the state. Processor seconds"
