@@ -2,7 +2,9 @@
 
 Trainings of `exactness`, saved after every step, are killed, resumed and killed
 again before they are let finish. After each kill the directory is looked at; in
-the end the training must be, bit for bit, the one that nothing disturbed.
+the end the training must be, bit for bit, the one that nothing disturbed. The first
+kill of each training is at a call that the first saves make of the disk: before it,
+within it or after it, until each of these was met.
 
 A process imports TensorFlow once, runs none of it, and forks a child for each
 try, which then takes a second or two, where a fresh process would take five more.
@@ -34,6 +36,10 @@ FULL = 1000
 PER_WORKER = 20  # kills that are worth a process which imports TensorFlow
 PATIENCE = 120  # seconds that a session may take, which takes two
 CHAIN = 8  # kills of one training, before it is let finish
+FIRST = (
+    80  # calls: a new directory, a save, its verification, the links to it, most of another save
+)
+HOW = ("before", "within", "after")
 MODELS = ("dropout and batch normalization", "learning rate schedule")
 CALLS = (
     "openat", "write", "pwrite64", "fsync", "ftruncate", "rename",
@@ -41,6 +47,7 @@ CALLS = (
 )  # fmt: skip
 
 WHOLE = "after SIGKILL the directory opens, all that is listed is whole, nothing good is lost"
+EACH = "the same after SIGKILL before, within and after each call of the first saves, one by one"
 EXACT = "trainings that are killed again and again, and resumed, end bit for bit the same"
 
 
@@ -52,18 +59,18 @@ def run(seed: int, count: int, scratch: Path) -> list[Score]:
         place = scratch / f"worker-{number}"
         place.mkdir()
         share = count // workers + (number < count % workers)
-        arguments = [str(seed * 1000 + number), str(share), str(place)]
+        arguments = [str(each) for each in (seed, number, workers, share, place)]
         command = [sys.executable, "-m", "torture.kills", *arguments]
         started.append((place, subprocess.Popen(command, cwd=Path(__file__).parent.parent)))
     tries: Counter[str] = Counter()
-    failures: dict[str, tuple[str, ...]] = {WHOLE: (), EXACT: ()}
+    failures: dict[str, tuple[str, ...]] = {WHOLE: (), EACH: (), EXACT: ()}
     for place, process in started:
         if process.wait() != 0:
             raise RuntimeError(f"{place.name} ended with {process.returncode}")
         for each in json.loads((place / "scores.json").read_text()):
             tries[each["promise"]] += each["tries"]
             failures[each["promise"]] += tuple(each["failures"])
-    return [Score(promise, tries[promise], failures[promise]) for promise in (WHOLE, EXACT)]
+    return [Score(promise, tries[promise], found) for promise, found in failures.items()]
 
 
 def wrong_with(directory: Path) -> list[str]:
@@ -149,14 +156,20 @@ class Whole:
 
 @dataclass
 class Worker:
-    """Everything that happens in the process that forks."""
+    """Everything that happens in the process that forks.
+
+    firsts: how trainings are killed first, from the last on.
+    """
 
     drawn: random.Random
     place: Path
+    firsts: list[Kill]
     wholes: dict[str, Whole] = field(default_factory=dict)
     kills: int = 0
     chains: int = 0
+    met: int = 0  # of `firsts`
     unfit: list[str] = field(default_factory=list)
+    unfit_at_first: list[str] = field(default_factory=list)
     differing: list[str] = field(default_factory=list)
 
     def work(self, count: int) -> list[Score]:
@@ -164,6 +177,7 @@ class Worker:
             self.chain(min(count - self.kills, self.drawn.randint(1, CHAIN)))
         return [
             Score(WHOLE, self.kills, tuple(self.unfit)),
+            Score(EACH, self.met, tuple(self.unfit_at_first)),
             Score(EXACT, self.chains, tuple(self.differing)),
         ]
 
@@ -199,7 +213,9 @@ class Worker:
         words = [f"training {self.chains}, {model}, {changes}"]
         newest, said = "", 0
         for left in range(kills, -1, -1):
-            kill = self.draw(self.whole(model), newest) if left else None
+            first = left == kills and bool(self.firsts)
+            kill = self.firsts.pop() if first else None
+            kill = kill or (self.draw(self.whole(model), newest) if left else None)
             killed = self.session(model, directory, kill, changes)
             wrong = wrong_with(directory)
             taken = resumed_from(directory)
@@ -207,9 +223,11 @@ class Worker:
                 wrong.append(f"went on from {taken[-1]}, and {newest} was the newest")
             if killed:
                 self.kills += 1
+                self.met += first
                 words.append(f"killed {kill}")
             if wrong:
                 self.unfit.append(f"{'; '.join(words)}: {'; '.join(wrong)}")
+                self.unfit_at_first += self.unfit[-1:] if first and killed else []
                 return
             if not killed:
                 break
@@ -235,7 +253,7 @@ class Worker:
             return Kill(kind, drawn.uniform(0, whole.seconds))
         if kind == "saving":
             return Kill(kind, drawn.uniform(0, whole.saving * to_come))
-        how = drawn.choice(["before", "after", "within"])
+        how = drawn.choice(HOW)
         return Kill("seam", drawn.randint(1, 1 + int(whole.calls * to_come)), how=how)
 
     def session(self, model: str, directory: Path, kill: Kill | None, changes: dict) -> bool:
@@ -291,13 +309,16 @@ def traced(pid: int, kill: Kill) -> subprocess.Popen:
     return subprocess.Popen([*command, "-p", str(pid)], stderr=subprocess.DEVNULL)
 
 
-def main(seed: str, count: str, place: str) -> None:
+def main(seed: int, number: int, workers: int, count: int, place: Path) -> None:
     import exactness  # noqa: F401 - quiet, and on the CPU
 
     ready_to_fork()
-    scores = Worker(random.Random(int(seed)), Path(place)).work(int(count))
-    Path(place, "scores.json").write_text(json.dumps([asdict(each) for each in scores]))
+    firsts = [Kill("seam", at, how=how) for at in range(1, FIRST + 1) for how in HOW]
+    random.Random(seed).shuffle(firsts)
+    drawn = random.Random(seed * 1000 + number)
+    scores = Worker(drawn, place, firsts[number::workers]).work(count)
+    (place / "scores.json").write_text(json.dumps([asdict(each) for each in scores]))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*map(int, sys.argv[1:5]), Path(sys.argv[5]))
