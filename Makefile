@@ -10,8 +10,9 @@ OLDEST_PYTHON ?= $(firstword $(foreach version,3.10 3.11 3.12,$(shell \
 	python$(version) -c 'import sys; print(sys.executable)' 2>/dev/null)) $(PYTHON))
 OLDEST_VENV := .venv-oldest
 BENCH_VENV := .venv-bench
+SECONDS ?= 60
 
-.PHONY: demo test lint sweep bench test-oldest clean exact torture
+.PHONY: demo test lint sweep bench test-oldest clean exact torture fuzz
 
 demo: $(VENV)/demo-installed
 	$(BIN)/python examples/demo.py
@@ -43,6 +44,12 @@ exact: $(VENV)/dev-installed
 torture: $(VENV)/dev-installed
 	cd tests && PYTHONPATH=..:. $(abspath $(BIN))/python -m torture --record $(RUNG)
 
+# Each parser of what lies in a directory, fed what atheris finds for SECONDS.
+fuzz: $(VENV)/fuzz-installed
+	for parser in manifest verification log run policy; do \
+		$(BIN)/python tests/fuzz.py $$parser -max_total_time=$(SECONDS) -rss_limit_mb=4096 || exit 1; \
+	done
+
 test-oldest: $(OLDEST_VENV)/installed
 	$(OLDEST_VENV)/bin/python -m pytest -n 2 --dist loadfile
 
@@ -60,6 +67,10 @@ $(VENV)/demo-installed: $(BIN)/python setup.cfg setup.py pyproject.toml
 $(VENV)/dev-installed: $(BIN)/python setup.cfg setup.py pyproject.toml
 	@echo "installing keras_savekit, its dependencies and what tests need into $(VENV)"
 	$(PIP) -e '.[dev]'
+	@touch $@
+
+$(VENV)/fuzz-installed: $(VENV)/dev-installed
+	$(PIP) -e '.[fuzz]'
 	@touch $@
 
 $(OLDEST_VENV)/installed: setup.cfg setup.py pyproject.toml tests/oldest.txt
