@@ -153,9 +153,11 @@ def _fits(seed: int, count: int, scratch: Path) -> Score:
     import keras_savekit as sk
 
     def names(path: Path, wall: Callable[[], float]) -> list[str]:
+        often, hourly = "every 2 steps", ["every 5 steps", "every 1 hours"]
+        all_of_them = {"when_busy": "wait"}  # on a busy machine one may be replaced by the next
         policy = built.policy(
-            built.plan("every 2 steps", "often", keep="newer_than 1h"),
-            built.plan(["every 5 steps", "every 1 hours"], "hourly", keep="last 2"),
+            built.plan(often, "often", keep="newer_than 1h", **all_of_them),
+            built.plan(hourly, "hourly", keep="last 2", **all_of_them),
             directory=str(path),
         )
         data = built.data()
