@@ -146,12 +146,16 @@ def _compare(model: Any, manifest: Manifest) -> Iterator[Finding]:
 
 def _compare_architecture(model: Any, path: Path, manifest: Manifest) -> Iterator[Finding]:
     """Described again, it is what was saved, or what Keras makes of that on any way."""
+    import keras
+
     from keras_savekit.training.keras_walk import deserialized, serialized
 
     config = _architecture(path, manifest)
     loaded = digest(json.loads(json.dumps(serialized(model))))
     if not manifest.architecture or loaded == manifest.architecture:
         return
+    # Older versions give operations the names that come next, as they did when it was loaded.
+    keras.backend.clear_session()
     again = serialized(deserialized(config))
     if loaded != digest(json.loads(json.dumps(again))):
         yield Finding("load", manifest.model_file, "its architecture differs after loading")

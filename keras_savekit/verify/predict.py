@@ -96,8 +96,10 @@ def _batches(model: Any, given: Path | None) -> Iterator[Any]:
             return
     if not getattr(model, "inputs", None):
         raise UnansweredError("the model does not say what its inputs are: give SaveKit(probe=)")
-    # A stack of layers that was never called has no structure of inputs; it takes one.
-    shape = getattr(model, "input", model.inputs[0])
+    try:
+        shape = model.input
+    except (AttributeError, ValueError):  # of a stack of layers that was never called: it takes one
+        shape = model.inputs[0]
     for values in probe.drawn(keras.tree.flatten(shape)):
         yield keras.tree.pack_sequence_as(shape, values)
 
