@@ -382,8 +382,7 @@ CHECKPOINTS = (
     state_of_something_else,
     rubbish_for_hdf5,
 )
-# Whole to the depth `structure`: only what makes a model of it, or a training, sees the harm.
-ONLY_FOR_MODELS = (configuration_of_something_else,)
+# Whole to the depth `structure`: only a training sees the harm.
 ONLY_FOR_RESUME = (state_of_something_else,)
 
 
@@ -684,7 +683,7 @@ def asked_of_a_run(
 def asked_of_a_checkpoint(world: World, kind: Callable) -> Iterator[tuple[str, Callable[[], str]]]:
     import keras_savekit as sk
 
-    bad = kind not in (*ONLY_FOR_MODELS, *ONLY_FOR_RESUME)
+    bad = kind not in ONLY_FOR_RESUME
     # What is too many, and what only a training asks for, does not keep a model from being made.
     beside = (folders_without_end, a_thousand_files_too_many, verification_is_a_folder)
     allowed = (*beside, *ONLY_FOR_RESUME)
@@ -697,7 +696,7 @@ def asked_of_a_checkpoint(world: World, kind: Callable) -> Iterator[tuple[str, C
     )
     code = {1, 2} if bad else None
     yield "verify one", lambda: command("verify", str(world.victim), code=code)
-    yield from asked_of_a_run(world, kind in ONLY_FOR_MODELS, code)
+    yield from asked_of_a_run(world, False, code)
 
 
 def asked_of_a_file(path: Path) -> Iterator[tuple[str, Callable[[], str]]]:
