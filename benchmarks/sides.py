@@ -42,6 +42,11 @@ PEERS = (*WAITING, *BESIDE)
 
 def missing(side: str) -> str:
     """What a side lacks to run here, if anything."""
+    if side == "ModelCheckpoint .h5":
+        try:
+            keras.callbacks.ModelCheckpoint("m.h5")
+        except ValueError:
+            return f"that of Keras {keras.__version__} takes no such name"
     if side != "OrbaxCheckpoint":
         return ""
     if not hasattr(keras.callbacks, "OrbaxCheckpoint"):
