@@ -41,15 +41,18 @@ class Reader:
         # Dropping needs clean pages: true of published files, which are synced.
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
-    def pieces(self, offset: int, size: int, unit: int = 1) -> Iterator[memoryview]:
+    def pieces(
+        self, offset: int, size: int, unit: int = 1, ahead: int = _AHEAD
+    ) -> Iterator[memoryview]:
         """The bytes from `offset` on, each piece a multiple of `unit` bytes; fewer at the end.
 
-        All lie in one buffer, each until the next is asked for.
+        All lie in one buffer, each until the next is asked for. At least `ahead` bytes
+        are read at once.
         """
         end = offset + size
         while offset < end:
             if not self._begin <= offset <= min(offset + unit, end) <= self._end:
-                self._fetch(offset, end - offset)
+                self._fetch(offset, end - offset, ahead)
             piece = self._buffer[offset - self._begin : min(end, self._end) - self._begin]
             piece = piece[: len(piece) - len(piece) % unit]
             if not piece:
@@ -67,14 +70,14 @@ class Reader:
                 if not read:
                     return done
                 done += read
-        for piece in self.pieces(offset + done, len(target) - done):
+        for piece in self.pieces(offset + done, len(target) - done, ahead=0):
             target[done : done + len(piece)] = piece
             done += len(piece)
         return done
 
-    def _fetch(self, offset: int, size: int) -> None:
+    def _fetch(self, offset: int, size: int, ahead: int) -> None:
         self._begin = self._end = offset - offset % PAGE
-        wanted = max(_AHEAD, offset - self._begin + size)
+        wanted = max(ahead, offset - self._begin + size)
         wanted = min(PIECE, wanted + -wanted % PAGE)
         self._end += self._read(self._buffer[:wanted], self._begin)
 

@@ -2,8 +2,8 @@
 
 Tensors are compared with digests that were taken from memory, so this also
 finds a writer's mistakes, which `bytes` cannot. HDF5 is only asked where things
-are: plain datasets are read around its process-wide lock, so that a check beside
-a training does not hold up a save.
+are: plain datasets were digested on the pass that read the file, or are read around
+its process-wide lock, so that a check beside a training does not hold up a save.
 
 Whether Keras can make a model of it is the business of the depth `load`.
 """
