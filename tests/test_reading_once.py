@@ -3,8 +3,8 @@
 import keras
 import pytest
 from formats_models import write
+from test_store_builders import reads_of
 
-from keras_savekit.store import disk
 from keras_savekit.training.restore import read_tensors
 from keras_savekit.verify.checks import verify_shallow
 
@@ -17,20 +17,6 @@ def model():
     made.compile("adam", "mse")
     made.optimizer.build(made.trainable_variables)
     return made
-
-
-def reads_of(call):
-    """The result, and how many bytes were read by way of the disk."""
-    read = []
-
-    def count(name, real, *given):
-        result = real(*given)
-        read.extend([result] * (name == "preadv"))
-        return result
-
-    with disk.watched(count):
-        result = call()
-    return result, sum(read)
 
 
 @pytest.mark.parametrize("form", ["h5", "keras", "weights.h5"])

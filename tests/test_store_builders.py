@@ -14,6 +14,7 @@ import numpy as np
 import xxhash
 
 from keras_savekit.policy.moment import Moment
+from keras_savekit.store import disk
 from keras_savekit.store.directory import RunDirectory
 from keras_savekit.store.manifest import (
     MANIFEST,
@@ -163,3 +164,17 @@ def test_the_fake_checkpoint_is_good_at_every_shallow_depth(tmp_path):
     manifest = fake_checkpoint(tmp_path)
     assert repr(read_manifest(tmp_path)) == repr(manifest)
     assert verify_shallow(tmp_path, "structure", 1.0).findings == ()
+
+
+def reads_of(call):
+    """The result, and how many bytes were read by way of the disk."""
+    read = []
+
+    def count(name, real, *given):
+        result = real(*given)
+        read.extend([result] * (name == "preadv"))
+        return result
+
+    with disk.watched(count):
+        result = call()
+    return result, sum(read)

@@ -16,6 +16,7 @@ from test_store_builders import (
     digest,
     fake_checkpoint,
     file_entry,
+    reads_of,
     tensor,
     tiny_checkpoint,
     write_manifest,
@@ -185,20 +186,6 @@ def test_many_small_tensors_are_read_together(tmp_path, monkeypatch):
     assert 0 < calls.count("preadv") < 10
 
 
-def reads_of(call):
-    """Bytes read of files by what the call does, and its result."""
-    read = []
-
-    def count(name, real, *given):
-        result = real(*given)
-        read.extend([result] * (name == "preadv"))
-        return result
-
-    with disk.watched(count):
-        result = call()
-    return sum(read), result
-
-
 def test_tensors_whose_place_is_known_are_digested_on_the_pass_that_reads_the_file(tmp_path):
     values = np.random.default_rng(1).normal(size=(2, 500_000)).astype(np.float32)
 
@@ -219,7 +206,7 @@ def test_tensors_whose_place_is_known_are_digested_on_the_pass_that_reads_the_fi
     size = (tmp_path / "model.h5").stat().st_size
     for said, most in ((known, size + 2**20), (lied, 2 * size + 2**20), (tensors.values(), None)):
         write_manifest(tmp_path, tensors=tuple(said))
-        read, found = reads_of(lambda: verify_shallow(tmp_path, "structure", 0.0))
+        found, read = reads_of(lambda: verify_shallow(tmp_path, "structure", 0.0))
         assert found == Verification("structure", 0.0)
         assert most is None or read <= most
         if said is not known:
