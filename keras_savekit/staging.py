@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -20,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from keras_savekit.formats.dtypes import by_name
-from keras_savekit.formats.reader import page_aligned
+from keras_savekit.formats.pages import PAGE, give_up, page_aligned
 from keras_savekit.formats.snapshot import Array, Snapshot, Variable, as_array, in_host_memory
-from keras_savekit.formats.stream import PAGE, PIECE
+from keras_savekit.formats.stream import PIECE
 
 _SMALL = 64 * 1024  # what is written by way of a buffer anyway begins at the next 64 bytes
 _MORE = 2**20  # for what a model gets in its first step: the variables of its metrics
@@ -31,8 +32,7 @@ _MORE = 2**20  # for what a model gets in its first step: the variables of its m
 class KeptMemory:
     """Memory for the tensors of one snapshot.
 
-    low: keep none between saves, and none at all for tensors in the host's memory:
-        these are then written from where they are.
+    low: between two snapshots the system may have it, should it need some.
     """
 
     def __init__(self, *, low: bool = False) -> None:
@@ -40,10 +40,11 @@ class KeptMemory:
         self._kept: Array = np.empty(0, np.uint8)
         self._borrower: weakref.ref[Snapshot] | None = None
         self._mapping: threading.Thread | None = None
+        self._staging = threading.Lock()
 
     def reserve(self, variables: Sequence[Variable]) -> None:
         """Have memory for these ready soon; returns at once."""
-        if self._low or self._mapping is not None:
+        if self._mapping is not None:
             return
         _, size = _places(enumerate(variables))
         self._mapping = threading.Thread(
@@ -54,20 +55,37 @@ class KeptMemory:
     def _reserve(self, size: int) -> None:
         with suppress(OSError, MemoryError):  # a save that finds none is told of
             self._grow(size)
+            self._rest()
 
     def _grow(self, size: int) -> None:
         self._kept = np.empty(0, np.uint8)  # give it back before there is more
         self._kept = _mapped(size)
 
+    def _rest(self) -> None:
+        if self._low:
+            give_up(self._kept)
+
+    def _returned(self, borrower: weakref.ref[Snapshot]) -> None:
+        """Nobody needs that snapshot any more; whichever thread notices."""
+        if self._staging.acquire(blocking=False):  # else the next one has it already
+            try:
+                if self._borrower is borrower:
+                    self._rest()
+            finally:
+                self._staging.release()
+
     def stage(self, snapshot: Snapshot) -> None:
         """Replace the tensors of `snapshot` by copies, bit for bit, in the host's memory.
 
-        Left as they are: tensors of the host while the memory holds another snapshot
-        that is still to be written. A snapshot that is here already stays so.
+        Left as they are: tensors of the host while the memory that is kept holds another
+        snapshot that is still to be written. A snapshot that is here already stays so.
         """
-        free = self._borrower is None or self._borrower() is None
-        elsewhere = any(not in_host_memory(tensor) for tensor in snapshot.tensors)
-        if not elsewhere and (self._low or not free):
+        with self._staging:
+            self._stage(snapshot)
+
+    def _stage(self, snapshot: Snapshot) -> None:
+        lent = self._borrower is not None and self._borrower() is not None
+        if lent and all(in_host_memory(tensor) for tensor in snapshot.tensors):
             return
         variables = snapshot.blueprint.variables
         places, size = _places(
@@ -77,14 +95,14 @@ class KeptMemory:
         )
         if self._mapping is not None:
             self._mapping.join()
-        if self._low or not free:
-            memory = _mapped(size)
+        if lent:
+            memory = page_aligned(size)
         else:
             if len(self._kept) < size:
                 self._grow(size)
             memory = self._kept
-            self._borrower = weakref.ref(snapshot)
-        for position, begin, end in places:
+            self._borrower = weakref.ref(snapshot, self._returned)
+        for position, begin, end in _last_first(places, variables):
             variable = variables[position]
             copy = memory[begin:end].view(by_name(variable.dtype)).reshape(variable.shape)
             _copy(snapshot.tensors[position], copy)
@@ -118,12 +136,21 @@ def _places(
     return places, end
 
 
-def _mapped(size: int) -> Array:
-    """Fresh memory, every page of it there.
+def _last_first(
+    places: Iterable[tuple[int, int, int]], variables: Sequence[Variable]
+) -> list[tuple[int, int, int]]:
+    """In the order of the next update: a step has the gradients of the last layers first."""
+    many = Counter(variable.role for variable in variables)
 
-    In pages of the usual size: large ones are hardly quicker to copy into, and a machine
-    that is itself a guest of another may have to ask its host for each.
-    """
+    def share(place: tuple[int, int, int]) -> float:
+        variable = variables[place[0]]
+        return variable.index / many[variable.role]
+
+    return sorted(places, key=share, reverse=True)
+
+
+def _mapped(size: int) -> Array:
+    """Fresh memory, every page of it there."""
     memory = page_aligned(size)
     memory[::PAGE] = 0
     return memory

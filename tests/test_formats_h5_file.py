@@ -12,8 +12,9 @@ from hypothesis.extra import numpy as hnp
 from keras_savekit.errors import CheckpointError
 from keras_savekit.formats import full_h5, h5_file
 from keras_savekit.formats.h5_form import ALIGNED_FROM, ATTRIBUTE_LIMIT, Dataset, Form, Layout
+from keras_savekit.formats.pages import PAGE
 from keras_savekit.formats.snapshot import Blueprint, LayerWeights, Variable
-from keras_savekit.formats.stream import PAGE, Stream
+from keras_savekit.formats.stream import Stream
 
 BIG = np.arange(1_500_000, dtype="float32")  # more than one piece
 

@@ -9,8 +9,9 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_savekit.formats.reader import Parts, Reader, page_aligned
-from keras_savekit.formats.stream import PAGE, PIECE
+from keras_savekit.formats.pages import PAGE, page_aligned
+from keras_savekit.formats.reader import Parts, Reader
+from keras_savekit.formats.stream import PIECE
 from keras_savekit.store import disk
 
 DATA = np.random.default_rng(0).integers(0, 256, 2 * PIECE + 4321, dtype=np.uint8).tobytes()

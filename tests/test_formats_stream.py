@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import xxhash
 
-from keras_savekit.formats.stream import PAGE, PIECE, Stream
+from keras_savekit.formats.pages import PAGE
+from keras_savekit.formats.stream import PIECE, Stream
 from keras_savekit.store import disk
 
 RANDOM = np.random.default_rng(5)

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_savekit.formats.pages import PAGE
 from keras_savekit.formats.snapshot import Blueprint, Snapshot, Variable, in_host_memory
-from keras_savekit.formats.stream import PAGE, PIECE
+from keras_savekit.formats.stream import PIECE
 from keras_savekit.policy.moment import Moment
 from keras_savekit.staging import KeptMemory
+
+_MADV_PAGEOUT = 21  # Python has no name for it
 
 VALUES = [
     np.arange(2**16, dtype="float32").reshape(256, 256),
@@ -112,16 +115,53 @@ def test_a_snapshot_waits_for_the_memory_that_is_being_reserved():
     assert same(given.tensors, VALUES)
 
 
-def test_low_memory_reserves_none():
-    memory = KeptMemory(low=True)
-    memory.reserve(snapshot(VALUES).blueprint.variables)
-    assert memory._mapping is None
+def lazily_free():
+    """Bytes that this process has offered to the system."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("LazyFree"))
 
 
-def test_low_memory_leaves_tensors_where_they_are():
-    given = snapshot(VALUES)
-    KeptMemory(low=True).stage(given)
-    assert not any(isinstance(tensor, np.ndarray) for tensor in given.tensors)
+def test_low_memory_is_the_systems_to_take_while_no_snapshot_is_in_it():
+    memory, values = KeptMemory(low=True), [np.arange(2**23, dtype="float32")]
+    given = snapshot(values)
+    memory.stage(given)
+    before = lazily_free()
+    del given
+    assert lazily_free() - before >= values[0].nbytes
+    memory._kept.base.obj.madvise(_MADV_PAGEOUT)  # it takes everything now
+    assert not memory._kept[: values[0].nbytes].any()
+    again = snapshot(values)
+    memory.stage(again)
+    assert same(again.tensors, values)
+    assert lazily_free() <= before
+
+
+def test_low_memory_that_was_reserved_is_the_systems_to_take_too():
+    memory, given = KeptMemory(low=True), snapshot([np.arange(2**23, dtype="float32")])
+    before = lazily_free()
+    memory.reserve(given.blueprint.variables)
+    memory._mapping.join()
+    assert lazily_free() - before >= 4 * 2**23
+
+
+def test_memory_that_holds_the_next_snapshot_already_is_not_offered():
+    memory, values = KeptMemory(low=True), [np.arange(2**23, dtype="float32")]
+    first, second = snapshot(values), snapshot(values)
+    memory.stage(first)
+    returned = memory._borrower
+    del first
+    memory.stage(second)
+    before = lazily_free()
+    memory._returned(returned)  # by a thread that comes late
+    assert lazily_free() == before
+
+
+def test_memory_is_kept_where_it_need_not_be_low():
+    memory, given = KeptMemory(), snapshot([np.arange(2**23, dtype="float32")])
+    memory.stage(given)
+    before = lazily_free()
+    del given
+    assert lazily_free() == before
 
 
 def test_what_callbacks_remember_is_not_copied():

@@ -27,7 +27,8 @@ from keras_savekit.errors import CheckpointError
 from keras_savekit.formats.dtypes import by_name, narrowed, widened
 from keras_savekit.formats.h5_form import ALIGNED_FROM, Form
 from keras_savekit.formats.own import NotOwnError, own_dataset
-from keras_savekit.formats.reader import Reader, page_aligned
+from keras_savekit.formats.pages import page_aligned
+from keras_savekit.formats.reader import Reader
 from keras_savekit.formats.snapshot import Array
 from keras_savekit.formats.stream import PIECE, Stream
 from keras_savekit.store import disk

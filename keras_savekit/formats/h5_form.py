@@ -19,8 +19,8 @@ import h5py
 import numpy as np
 
 from keras_savekit.formats.dtypes import widened
+from keras_savekit.formats.pages import PAGE
 from keras_savekit.formats.snapshot import Array
-from keras_savekit.formats.stream import PAGE
 
 ALIGNED_FROM = 64 * 1024
 ATTRIBUTE_LIMIT = 64512  # what Keras's own reader and writer split lists at

@@ -24,8 +24,9 @@ from keras_savekit.errors import CheckpointError
 from keras_savekit.formats import h5_file
 from keras_savekit.formats.h5_file import Written
 from keras_savekit.formats.h5_form import Form
+from keras_savekit.formats.pages import PAGE
 from keras_savekit.formats.snapshot import Array, Blueprint
-from keras_savekit.formats.stream import PAGE, Stream
+from keras_savekit.formats.stream import Stream
 
 WEIGHTS_MEMBER = "model.weights.h5"
 CONFIG_MEMBER = "config.json"

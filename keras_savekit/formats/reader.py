@@ -9,18 +9,16 @@ of the file before and after.
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 from collections.abc import Iterable, Iterator
 from functools import partial
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import xxhash
 
-from keras_savekit.formats.snapshot import Array
-from keras_savekit.formats.stream import PAGE, PIECE
+from keras_savekit.formats.pages import PAGE, page_aligned
+from keras_savekit.formats.stream import PIECE
 from keras_savekit.store import disk
 
 _AHEAD = 256 * 1024  # read at once where less is asked for: the next is often behind it
@@ -138,10 +136,3 @@ class Parts:
         self._begin, self._end = next(
             ((begin, begin + size) for begin, size in self._to_come if begin >= past), (0, 0)
         )
-
-
-def page_aligned(size: int) -> Array:
-    """Fresh memory that begins at a page; nothing is mapped before it is touched."""
-    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    memory: Any = mmap.mmap(-1, max(size, PAGE), flags=private)
-    return np.frombuffer(memory, np.uint8, size)

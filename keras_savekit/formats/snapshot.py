@@ -100,7 +100,7 @@ class Snapshot:
         variable had at that moment. TensorFlow writes later updates elsewhere,
         and what is still referenced costs memory, so `staging` replaces each by a
         copy of the same bits, and a snapshot is dropped as soon as it is written.
-    state: what resume needs besides tensors, as JSON values and arrays.
+    state: what resume needs besides tensors, as JSON values, arrays and small tensors.
     """
 
     blueprint: Blueprint

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,10 +20,10 @@ from types import TracebackType
 import numpy as np
 import xxhash
 
+from keras_savekit.formats.pages import PAGE, page_aligned
 from keras_savekit.store import disk
 from keras_savekit.store.manifest import FileEntry
 
-PAGE = 4096
 PIECE = 4 * 2**20  # what is digested and written in one go
 _REFUSED = {errno.EINVAL, errno.ENOTSUP}
 
@@ -46,7 +45,7 @@ class Stream:
         self.path = path
         self._descriptor = disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         self._direct = disk.set_direct(self._descriptor, True)
-        self._waiting = mmap.mmap(-1, PIECE)
+        self._waiting = page_aligned(PIECE).data
         self._held = 0  # bytes in it
         self._written = 0
         self._digest = xxhash.xxh3_128()
@@ -121,7 +120,7 @@ class Stream:
 
     def _flush(self) -> None:
         held, self._held = self._held, 0
-        self._put(memoryview(self._waiting)[:held])
+        self._put(self._waiting[:held])
 
     def _put(self, data: memoryview) -> None:
         if self._source is not None and self._shared(self._source, len(data)):

@@ -101,11 +101,11 @@ def read_assets(path: Path, prefix: str = "") -> dict[str, bytes]:
 
 
 def encode(state: Mapping[str, Any]) -> Array:
-    """JSON values as the bytes of a dataset; arrays become lists.
+    """JSON values as the bytes of a dataset; arrays and tensors become lists.
 
     NaN and infinities keep Python's spelling.
     """
-    text = json.dumps(state, default=np.ndarray.tolist).encode()
+    text = json.dumps(state, default=lambda value: np.asarray(value).tolist()).encode()
     return np.frombuffer(text + b" " * (-len(text) % _ROUNDED), dtype=np.uint8)
 
 

@@ -23,7 +23,11 @@ _KERAS = "global_seed_generator"
 
 
 def state() -> dict[str, Any]:
-    """All generators as they stand, as JSON values and arrays. None where one was never used."""
+    """All generators as they stand, as JSON values, arrays and tensors; None if never used.
+
+    Of a generator whose state is a variable, a reference: reading it out would wait for
+    everything that a GPU still has to do.
+    """
     name, key, position, has_gauss, gauss = np.random.get_state(legacy=True)
     eager = _eager_generator()
     keras_own = global_state.get_global_attribute(_KERAS)
@@ -32,8 +36,8 @@ def state() -> dict[str, Any]:
         "python": random.getstate(),
         "numpy": [name, key, position, has_gauss, gauss],
         "tensorflow": None if eager is None else [context.global_seed(), eager.getstate()],
-        "generator": None if tensorflow_own is None else tensorflow_own.state.numpy(),
-        "keras": None if keras_own is None else keras_own.state.numpy(),
+        "generator": None if tensorflow_own is None else tensorflow_own.state.read_value(),
+        "keras": None if keras_own is None else keras_own.state.value.read_value(),
     }
 
 
