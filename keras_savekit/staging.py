@@ -151,6 +151,6 @@ def _last_first(
 
 def _mapped(size: int) -> Array:
     """Fresh memory, every page of it there."""
-    memory = page_aligned(size)
+    memory = page_aligned(size, large=True)
     memory[::PAGE] = 0
     return memory

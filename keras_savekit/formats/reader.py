@@ -33,7 +33,7 @@ class Reader:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._buffer = page_aligned(PIECE).data
+        self._buffer = page_aligned(PIECE, large=True).data
         self._begin = self._end = 0  # what of the file is in it
         self._direct = disk.set_direct(descriptor, True)
         # Dropping needs clean pages: true of published files, which are synced.

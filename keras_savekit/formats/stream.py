@@ -45,7 +45,7 @@ class Stream:
         self.path = path
         self._descriptor = disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         self._direct = disk.set_direct(self._descriptor, True)
-        self._waiting = page_aligned(PIECE).data
+        self._waiting = page_aligned(PIECE, large=True).data
         self._held = 0  # bytes in it
         self._written = 0
         self._digest = xxhash.xxh3_128()
