@@ -47,6 +47,15 @@ def test_a_process_that_never_seeded_tensorflow_is_left_unseeded(monkeypatch):
     assert randomness.state()["tensorflow"] is None
 
 
+def test_a_state_that_was_taken_does_not_go_on_with_its_generators():
+    keras.utils.set_random_seed(4)
+    draws()
+    taken = randomness.state()
+    at_once = bytes(training_state.encode(taken))
+    draws()
+    assert bytes(training_state.encode(taken)) == at_once
+
+
 def test_taking_the_state_changes_nothing():
     keras.utils.set_random_seed(4)
     draws()

@@ -191,7 +191,7 @@ class Policy(Value):
     on_failure: Literal["warn", "raise", "resave"] = "warn"
     signing: Annotated[Signing | None, BeforeValidator(read_signing)] = None
     memory: Literal["kept", "low"] = Field(
-        "kept", description="memory for a copy of the state, kept from save to save; or none"
+        "kept", description="memory for a copy of the state, kept from save to save; or the system's"
     )
 
     @field_validator("version", mode="before")
