@@ -191,7 +191,8 @@ class Policy(Value):
     on_failure: Literal["warn", "raise", "resave"] = "warn"
     signing: Annotated[Signing | None, BeforeValidator(read_signing)] = None
     memory: Literal["kept", "low"] = Field(
-        "kept", description="memory for a copy of the state, kept from save to save; or the system's"
+        "kept",
+        description="the copy's memory: kept from save to save, or lent to the system between",
     )
 
     @field_validator("version", mode="before")
