@@ -86,8 +86,9 @@ class Watch(keras.callbacks.Callback):  # type: ignore[misc]
         self.ends: list[float] = []
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Note the time, and with the first batch what the process has used so far."""
+        """Note the time, and with the first batch what has been used so far."""
         if not self.begins:
+            self.started = settle()
             forget_peak()
             self.computed = computed()
         self.begins.append(time.perf_counter())
@@ -146,7 +147,8 @@ def train(
     before: other callbacks.
 
     Returns seconds from the first to the last batch, of every step, and inside the
-    hooks at each save; processor seconds, and the growth of resident memory.
+    hooks at each save; processor seconds, and the growth of resident memory. What
+    processes take that the callback starts before is told apart, and waited for.
     """
     data = batches(model, batch_size)
     model.fit(
@@ -166,6 +168,7 @@ def train(
         "stalls": spent[every - 1 :: every],
         "hooks": spent,
         "computed": computed() - watch.computed,
+        "started": watch.started,
         "peak": peak(),
         "child": watch.child,
         "state": bytes_of(model),
@@ -179,9 +182,23 @@ def train(
 
 
 def computed() -> float:
-    """Processor seconds so far, of children that have ended too."""
+    """Processor seconds so far, of children too."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(each.ru_utime + each.ru_stime for each in used)
+    return sum(each.ru_utime + each.ru_stime for each in used) + _computed_by_children()
+
+
+def settle(pause: float = 0.5) -> float:
+    """Wait until no child computes any more; processor seconds that they have taken so far."""
+    before, now = -1.0, _computed_by_children()
+    while now > before:
+        time.sleep(pause)
+        before, now = now, _computed_by_children()
+    return now
+
+
+def _computed_by_children() -> float:
+    """Of those that live."""
+    return sum(sum(_stat(each)[11:13]) for each in children()) / os.sysconf("SC_CLK_TCK")
 
 
 def forget_peak() -> None:
@@ -200,15 +217,17 @@ def peak(process: int | str = "self") -> int:
 
 def children() -> list[int]:
     """Process ids of this process's children."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            after_name = place.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(after_name[1]) == os.getpid():
-            found.append(int(place.parent.name))
-    return found
+    processes = (int(each.name) for each in Path("/proc").glob("[0-9]*"))
+    return [each for each in processes if _stat(each)[1] == os.getpid()]
+
+
+def _stat(process: int) -> list[int]:
+    """Fields of `man proc_pid_stat` from the state, here 0, to the 14th; zeros if it is gone."""
+    try:
+        after_name = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return [0] * 15
+    return [0, *(int(each) for each in after_name[1:15])]
 
 
 def age() -> float:

@@ -270,16 +270,40 @@ def _end_when_it_runs(checker):
     checker.end("the training has ended")
 
 
-def test_what_the_child_imports_is_left_out_of_what_it_collects():
+@pytest.fixture(scope="module")
+def made_ready():
+    """What a child is like before its first question."""
+    code = """
+import gc, inspect, json
+from keras_savekit.verify import child
+child._import_keras()
+import keras, numpy as np
+found = {
+    name: kind()((3, 3), dtype="float32")
+    for name, kind in inspect.getmembers(keras.initializers, inspect.isclass)
+    if "seed" in inspect.signature(kind).parameters
+}
+drawn = [name for name, value in found.items() if not np.isnan(value).all()]
+whole = keras.initializers.RandomUniform(0, 100, seed=1)((3, 3), dtype="int32")
+print(json.dumps([gc.get_freeze_count(), len(found), drawn, bool(np.any(whole))]))
+"""
+    ran = [sys.executable, "-c", code]
+    done = subprocess.run(ran, capture_output=True, check=True, timeout=120)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_what_the_child_imports_is_left_out_of_what_it_collects(made_ready):
     """Each collection would else take as long as loading a model."""
-    told = (
-        "import gc; from keras_savekit.verify import child;"
-        " child._import_keras(); print(gc.get_freeze_count())"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", told], capture_output=True, check=True, timeout=120
-    )
-    assert int(done.stdout.split()[-1]) > 100_000
+    frozen, *_ = made_ready
+    assert frozen > 100_000
+
+
+def test_the_child_draws_no_values_that_loading_overwrites(made_ready):
+    """What is not overwritten then is NaN, which differs from all that a model is saved with."""
+    _, initializers, drawn, whole_numbers = made_ready
+    assert initializers >= 11
+    assert not drawn
+    assert whole_numbers  # there is no NaN among them
 
 
 def test_the_child_ends_when_its_pipe_does():
