@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 from keras_savekit import admission
 from keras_savekit.background import Worker
@@ -33,6 +33,8 @@ from keras_savekit.store.directory import Checkpoint, RunDirectory
 from keras_savekit.store.manifest import DEPTHS, Verification, supersedes
 from keras_savekit.store.naming import CheckpointName
 from keras_savekit.store.remembered import Remembered
+
+T = TypeVar("T")
 
 ALREADY_SAVED = "this step is already saved"
 
@@ -156,25 +158,17 @@ class Pipeline:
 
         A plan whose second try fails too is not tried again until it has a good checkpoint.
         """
-        found = []
-        while not self._retries.empty():
-            found.append(self._retries.get())
-        return found
+        return _drained(self._retries)
 
     def problems(self) -> list[SavekitError]:
         """What went wrong since this was last asked."""
-        found = []
-        while not self._problems.empty():
-            found.append(self._problems.get())
-        return found
+        return _drained(self._problems)
 
     def notices(self) -> list[str]:
         """What the user should know since this was last asked, though no save failed."""
         unlogged = self._directory.events.failure()
         found = [f"{unlogged}\n  checkpoints are not affected"] if unlogged else []
-        while not self._notices.empty():
-            found.append(self._notices.get())
-        return found
+        return found + _drained(self._notices)
 
     def computed(self) -> float:
         """Processor seconds that the background, the verifying process too, has spent so far."""
@@ -268,10 +262,8 @@ class Pipeline:
         self._checks.submit(Check(job.name, plan, files))
 
     def _log_notes(self) -> None:
-        with suppress(Empty):
-            while True:
-                kind, fields = self._notes.get_nowait()
-                self._directory.events.append(kind, **fields)
+        for kind, fields in _drained(self._notes):
+            self._directory.events.append(kind, **fields)
 
     def _refused(self, job: _Save) -> str:
         """Why a save is left out, if it is; makes room for it if it has too little."""
@@ -444,6 +436,15 @@ class Pipeline:
         problem.__cause__ = error
         self._problems.put(problem)
         self._directory.events.append(kind, name=name, why=why)
+
+
+def _drained(queue: SimpleQueue[T]) -> list[T]:
+    """All that is in it. Two threads may take things out."""
+    found = []
+    with suppress(Empty):
+        while not queue.empty():
+            found.append(queue.get_nowait())
+    return found
 
 
 def _owes_verification(checkpoint: Checkpoint, plan: SavePlan) -> bool:

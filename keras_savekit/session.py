@@ -303,9 +303,12 @@ class Session:
             self._tell_problems(stop=True)
 
     def _with_retries(self, decision: Decision) -> Decision:
+        again = self._pipeline.retries()
+        if not again:
+            return decision
         planned = {each.plan for each in decision.due}
-        again = [each for each in self._pipeline.retries() if each.plan not in planned]
-        return replace(decision, due=(*decision.due, *again)) if again else decision
+        unplanned = (each for each in again if each.plan not in planned)
+        return replace(decision, due=(*decision.due, *unplanned))
 
     def _prepare(self, now: Moment) -> None:
         """Get ready to take snapshots, once everything has its variables."""
