@@ -323,12 +323,12 @@ def test_a_failed_save_is_told_and_the_training_goes_on(tmp_path):
 
 @pytest.mark.filterwarnings("default::keras_savekit.SavekitWarning")  # of what was still waiting
 def test_a_failed_save_stops_the_training_where_the_policy_says_so(tmp_path):
-    asked = policy(plan("every 2 steps", when_busy="wait"), on_failure="raise")
+    asked = policy(plan("every 4 steps", when_busy="wait"), on_failure="raise")
     watched = BatchLogs()
     kit = sk.SaveKit(asked, directory=tmp_path)
     with pytest.raises(sk.SaveError, match=r"could not be saved.*[Nn]ot a directory"):
         fit(model(), kit, BreakDisk(tmp_path, breaks=3), watched, epochs=200)
-    assert 3 <= len(watched.seen) < STEPS * 2  # a slow disk makes it wait, and is not outrun
+    assert 4 <= len(watched.seen) <= 12  # a slow disk makes it wait, and is not outrun
 
 
 def test_a_failure_at_the_last_save_is_told_before_fit_returns(tmp_path):
