@@ -1,24 +1,18 @@
-"""Whether a snapshot is worth writing, and has room; and what retention knows of checkpoints."""
+"""Whether a snapshot is worth writing, and how much room it will take."""
 
 from __future__ import annotations
 
 import math
-import shutil
-from collections.abc import Callable
 
 import numpy as np
 
 from keras_savekit.formats.h5_file import tensor_digest
 from keras_savekit.formats.snapshot import Snapshot, as_array
-from keras_savekit.policy.plan import Due, Policy
+from keras_savekit.policy.plan import Due
 from keras_savekit.policy.retention import Record
-from keras_savekit.policy.room import Room, room_for
-from keras_savekit.store.directory import Checkpoint, RunDirectory
 from keras_savekit.store.manifest import Manifest
 
-_BLOCK = (
-    2**20
-)  # elements looked at in one go, so that no second tensor is needed beside a large one
+_BLOCK = 2**20  # elements looked at in one go: no second tensor is needed beside a large one
 _PER_TENSOR = 2048  # bytes that HDF5 and the manifest take for one, about
 _BESIDE = 2**16  # bytes for everything else
 
@@ -64,34 +58,4 @@ def coming(snapshot: Snapshot, due: Due, size: int, now: float) -> Record:
         seconds=moment.seconds,
         created=now,
         bytes=size,
-    )
-
-
-def room(
-    save: Record, policy: Policy, records: Callable[[], list[Record]], directory: RunDirectory
-) -> Room:
-    """What the policy's limits say of a save; without limits there is always room."""
-    limits = policy.limits
-    if limits.disk is None and limits.free_space is None:
-        return Room({})
-    rules = {plan.name: plan.keep for plan in policy.plans}
-    free = shutil.disk_usage(directory.path).free
-    return room_for(save, records(), rules, limits, free)
-
-
-def record(checkpoint: Checkpoint, *, busy: bool) -> Record:
-    """What retention knows of a checkpoint."""
-    manifest = checkpoint.manifest
-    return Record(
-        name=checkpoint.name,
-        plan=manifest.plan,
-        step=manifest.moment.step,
-        logs=manifest.moment.logs,
-        verified=checkpoint.status == "verified",
-        busy=busy,
-        pinned=checkpoint.pinned,
-        epoch=manifest.moment.epoch,
-        seconds=manifest.moment.seconds,
-        created=manifest.created,
-        bytes=manifest.bytes,
     )

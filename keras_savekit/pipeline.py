@@ -8,9 +8,8 @@ are kept until the training asks for them; nothing good is touched by one.
 from __future__ import annotations
 
 import math
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
@@ -23,16 +22,13 @@ from keras_savekit.errors import CheckpointError, SaveError, SavekitError
 from keras_savekit.formats import checkpoint as checkpoint_files
 from keras_savekit.formats.checkpoint import Files, Forms, Purpose
 from keras_savekit.formats.snapshot import Snapshot, Variable
-from keras_savekit.policy.measured import Improved
+from keras_savekit.keeping import Keeper
 from keras_savekit.policy.plan import Due, Policy, SavePlan
-from keras_savekit.policy.retention import Best, Pruning, Record, Ties, best_of, prune
-from keras_savekit.policy.value import Mode
 from keras_savekit.staging import KeptMemory
 from keras_savekit.store.commit import discard, disk_errors
 from keras_savekit.store.directory import Checkpoint, RunDirectory
 from keras_savekit.store.manifest import DEPTHS, Verification, supersedes
 from keras_savekit.store.naming import CheckpointName
-from keras_savekit.store.remembered import Remembered
 
 T = TypeVar("T")
 
@@ -62,17 +58,13 @@ class Pipeline:
         self._policy = policy
         self._run = run
         self._clock = clock
-        self._remembered = Remembered(directory)
-        self._kept: Mapping[str, tuple[str, ...]] = {}  # and why, as last told
-        earlier = self._remembered.checkpoints()
-        self._names = {found.name for found in earlier}
+        self._names: set[str] = set()
         self._problems: SimpleQueue[SavekitError] = SimpleQueue()
         self._notices: SimpleQueue[str] = SimpleQueue()
         self._notes: SimpleQueue[tuple[str, dict[str, Any]]] = SimpleQueue()
         self._noticed: set[str] = set()
         self._retries: SimpleQueue[Due] = SimpleQueue()
         self._retried: set[str] = set()  # plans that have had no good checkpoint since
-        self._removing = threading.Lock()
         self._shrunk: dict[str, float] = {}  # what compression left of each plan's last save
         self._lasted: dict[str, float] = {}  # seconds of each plan's last save
         self._computed = 0.0  # processor seconds, by the writer
@@ -81,7 +73,13 @@ class Pipeline:
         self._memory = KeptMemory(low=policy.memory == "low")
         self._writer = Worker("savekit-writer", self._write, self._save_failed)
         self._checks = Checks(directory, policy, clock, self._settled, self._check_failed)
-        plans = {plan.name: plan for plan in policy.plans}
+        self._keeper = Keeper(directory, policy, clock, self._checks.names, self._names.discard)
+        self._take_up(self._keeper.checkpoints())
+
+    def _take_up(self, earlier: Sequence[Checkpoint]) -> None:
+        """Have those verified that earlier sessions left unverified."""
+        self._names.update(found.name for found in earlier)
+        plans = {plan.name: plan for plan in self._policy.plans}
         for found in earlier:
             plan = plans.get(found.manifest.plan)
             if plan is not None and _owes_verification(found, plan):
@@ -274,15 +272,12 @@ class Pipeline:
         if found:
             self._notice(f"{plan.name} is not saved while the model is not finite: {found}")
             return found
-        with self._removing:
-            size = admission.predicted_bytes(job.snapshot) * self._shrunk.get(plan.name, 1.0)
-            save = admission.coming(job.snapshot, job.due, math.ceil(size), self._clock())
-            room = admission.room(save, self._policy, self._unread_records, self._directory)
-            for name, reason in room.remove.items():
-                self._remove(name, reason)
-        if room.refused:
-            self._notice(f"{plan.name} is not saved: {room.refused}")
-        return room.refused
+        size = admission.predicted_bytes(job.snapshot) * self._shrunk.get(plan.name, 1.0)
+        save = admission.coming(job.snapshot, job.due, math.ceil(size), self._clock())
+        refused = self._keeper.make_room(save)
+        if refused:
+            self._notice(f"{plan.name} is not saved: {refused}")
+        return refused
 
     def _holds(self, name: str, snapshot: Snapshot) -> bool:
         try:
@@ -330,7 +325,7 @@ class Pipeline:
         else:
             self._quarantine(job.name, verification)
             self._retry(job.plan, f"{job.name} failed its verification")
-        self._settle()
+        self._keeper.settle()
 
     def _leave_unverified(self, job: Check, verification: Verification) -> None:
         if supersedes(verification, self._directory.open(job.name).verification):
@@ -362,64 +357,6 @@ class Pipeline:
         if self._policy.on_failure == "resave" and plan.name not in self._retried:
             self._retried.add(plan.name)
             self._retries.put(Due(plan, (why,)))
-
-    def _settle(self) -> None:
-        """Bring links and retention up to date with what is verified now."""
-        try:
-            self._link()
-        finally:  # on a full disk no link can be set before something goes
-            self._prune()
-
-    def _link(self) -> None:
-        directory, records = self._directory, self._records()
-        verified = [record for record in records if record.verified]
-        if verified:
-            directory.link("latest", max(verified, key=lambda each: (each.step, each.name)).name)
-        rule = best_rule(self._policy)
-        if rule is not None:
-            plan, metric, mode, keep = rule
-            best = best_of([each for each in records if each.plan == plan], metric, mode, keep)
-            if best is not None:
-                directory.link("best", best.name)
-
-    def _prune(self) -> None:
-        with self._removing:
-            pruning = self._pruning()
-            keep = {name: why for name, why in pruning.keep.items() if self._kept.get(name) != why}
-            self._kept = pruning.keep
-            # The plan first: whoever reads the log sees what was meant, whatever then happens.
-            if keep or pruning.remove:
-                self._directory.events.append("retention", keep=keep, remove=pruning.remove)
-            for name, reason in pruning.remove.items():
-                self._remove(name, reason)
-
-    def _pruning(self) -> Pruning:
-        rules = {plan.name: plan.keep for plan in self._policy.plans}
-        records, now = self._records(), self._clock()
-        pruning = prune(records, rules, now=now)
-        # Only of what would go must be known whether anyone reads it.
-        read = {name for name in pruning.remove if self._directory.being_read(name)}
-        if read:
-            records = [replace(each, busy=True) if each.name in read else each for each in records]
-            pruning = prune(records, rules, now=now)
-        return pruning
-
-    def _records(self) -> list[Record]:
-        return [
-            admission.record(found, busy=found.name in self._checks.names)
-            for found in self._remembered.checkpoints()
-        ]
-
-    def _unread_records(self) -> list[Record]:
-        return [
-            replace(each, busy=True) if self._directory.being_read(each.name) else each
-            for each in self._records()
-        ]
-
-    def _remove(self, name: str, reason: str) -> None:
-        if self._directory.remove(name):  # else someone has begun to read it
-            self._names.discard(name)
-            self._directory.events.append("removed", name=name, reason=reason)
 
     def _check_failed(self, job: Check, error: Exception) -> None:
         self._report("unverified", job.name, f"{job.name} could not be verified or filed", error)
@@ -453,12 +390,3 @@ def _owes_verification(checkpoint: Checkpoint, plan: SavePlan) -> bool:
         return True
     shallower = DEPTHS.index(reached.depth) < DEPTHS.index(plan.verify)
     return reached.good and shallower and not reached.note
-
-
-def best_rule(policy: Policy) -> tuple[str, str, Mode, Ties] | None:
-    """Plan, metric, mode and ties of the `best` link: the first that any plan names."""
-    for plan in policy.plans:
-        for each in (*plan.keep, *plan.when):
-            if isinstance(each, Best | Improved):
-                return plan.name, each.metric, each.mode, each.keep
-    return None

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from test_store_builders import Crash, add, crash_before_step, prepared, tiny_checkpoint
 
-from keras_savekit import admission
+from keras_savekit import keeping
 from keras_savekit.errors import CheckpointError
 from keras_savekit.policy.retention import prune
 from keras_savekit.policy.rules import read_rules
@@ -185,7 +185,7 @@ class Runs(RuleBasedStateMachine):
 
         def apply():
             records = [
-                admission.record(each, busy=self.run.being_read(each.name))
+                keeping.record(each, busy=self.run.being_read(each.name))
                 for each in self.run.checkpoints()
             ]
             for name in prune(records, self.rules, now=1e9).remove:
