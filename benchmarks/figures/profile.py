@@ -16,6 +16,7 @@ from figures import Found, Row, mb, table
 from keras_savekit import admission
 from keras_savekit.formats import checkpoint
 from keras_savekit.formats.checkpoint import Forms
+from keras_savekit.keeping import Keeper
 from keras_savekit.staging import KeptMemory
 from keras_savekit.store.directory import RunDirectory
 from keras_savekit.training import callback_state
@@ -35,14 +36,14 @@ FUNCTIONS = {
     "hand over": (keras_savekit.pipeline.Pipeline, "save"),
     "stage": (KeptMemory, "stage"),
     "finite": (admission, "not_finite"),
-    "room": (admission, "room"),
+    "room": (Keeper, "make_room"),
     "layouts": (Forms, "layouts"),
     "form": (Forms, "form"),
     "write": (checkpoint, "write"),
     "publish": (RunDirectory, "publish"),
     "verify": (keras_savekit.verify.load.LoadChecker, "look"),
     "record": (RunDirectory, "record"),
-    "settle": (keras_savekit.pipeline.Pipeline, "_settle"),
+    "settle": (Keeper, "settle"),
 }
 
 
