@@ -222,18 +222,18 @@ def children() -> list[int]:
 
 
 def _stat(process: int) -> list[int]:
-    """Fields of `man proc_pid_stat` from the state, here 0, to the 14th; zeros if it is gone."""
+    """Fields of `man proc_pid_stat` from the third, the state, here 0; zeros if it is gone."""
     try:
         after_name = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return [0] * 15
-    return [0, *(int(each) for each in after_name[1:15])]
+        return [0] * 20
+    return [0, *(int(each) for each in after_name[1:20])]
 
 
 def age() -> float:
     """Seconds since this process was started, to a hundredth."""
-    begun = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - begun / os.sysconf("SC_CLK_TCK")
+    begun = _stat(os.getpid())[19] / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - begun
 
 
 def forget(paths: Iterable[Path]) -> None:

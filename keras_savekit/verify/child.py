@@ -77,7 +77,7 @@ def _import_keras() -> None:
 def _draw_nothing(initializer: Any) -> None:
     """Fill with NaN what loading is to overwrite: drawing it took most of the time of a load.
 
-    What is then not overwritten differs from whatever was saved.
+    What is then not overwritten differs from every number that was saved.
     """
     draw = initializer.__call__
 
