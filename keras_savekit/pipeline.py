@@ -1,8 +1,8 @@
-"""What happens to a snapshot beside the training: write, publish, verify, link, prune.
+"""What happens to a snapshot beside the training: write, publish, verify, file the outcome.
 
-One thread writes and publishes, a second verifies, sets aside, links and
-removes, so that every kind of change to the directory has one author. Failures
-are kept until the training asks for them; nothing good is touched by one.
+One thread writes and publishes, a second verifies, sets aside and has links and
+retention (`keeping`) brought up to date. Failures are kept until the training
+asks for them; nothing good is touched by one.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import json
 import statistics
+import subprocess
 import sys
 from pathlib import Path
 
@@ -32,6 +33,21 @@ def benchmark(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_what_a_callback_has_started_is_waited_for_and_counted(monkeypatch):
+    """As the process that loads is. Linux counts its time in whole ticks, of 0.01 s at most."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    workloads = importlib.import_module("workloads")
+    code = "import time\nwhile time.process_time() < 0.8: pass\nprint(flush=True); input()"
+    before = workloads.computed()
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert workloads.settle() >= 0.7
+        assert child.pid in workloads.children()
+        assert workloads.computed() - before >= 0.7
+        child.communicate(b"\n", timeout=60)
 
 
 @pytest.mark.slow
