@@ -5,10 +5,12 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import xxhash
 
 from keras_savekit.formats import checkpoint
 from keras_savekit.formats.checkpoint import Purpose
 from keras_savekit.policy.moment import Moment
+from keras_savekit.store.manifest import MANIFEST, FileEntry, to_json
 from keras_savekit.training.blueprint import LiveModel, build_optimizer
 from keras_savekit.training.capture import Capture
 
@@ -78,6 +80,18 @@ def write(directory, model, save="model", form=None, compression=None):
     form = form or {"model": "h5", "weights": "weights.h5"}[save]
     purpose = Purpose("run", "plan", save, ("asked",), 0.0, form, compression)
     return directory, checkpoint.write(directory, snapshot_of(model), purpose)
+
+
+def seal_again(directory, manifest, **changes):
+    """Make the manifest agree with files that were changed: only loading can tell now."""
+    files = tuple(
+        FileEntry(each.name, len(content), xxhash.xxh3_128_hexdigest(content))
+        for each in manifest.files
+        for content in [(directory / each.name).read_bytes()]
+    )
+    values = {name: getattr(manifest, name) for name in manifest.__slots__}
+    sealed = type(manifest)(**{**values, "files": files, **changes})
+    (directory / MANIFEST).write_bytes(to_json(sealed))
 
 
 def arrays(variables):

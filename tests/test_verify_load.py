@@ -14,13 +14,13 @@ import h5py
 import keras
 import numpy as np
 import pytest
-import xxhash
-from formats_models import layers, small, train, write
+from formats_models import layers, seal_again, small, train, write
 from training_builders import wait_until
 
 from keras_savekit.formats import architecture, h5_file
-from keras_savekit.store.manifest import MANIFEST, FileEntry, read_manifest, to_json
-from keras_savekit.verify import child
+from keras_savekit.store.manifest import MANIFEST, read_manifest
+from keras_savekit.verify import stock
+from keras_savekit.verify.configuration import Configuration
 from keras_savekit.verify.load import LoadChecker
 from keras_savekit.verify.process import Budget
 
@@ -36,18 +36,6 @@ def checker():
 @pytest.fixture(scope="module")
 def model():
     return train(small())
-
-
-def seal_again(directory, manifest, **changes):
-    """Make the manifest agree with files that were changed: only loading can tell now."""
-    files = tuple(
-        FileEntry(each.name, len(content), xxhash.xxh3_128_hexdigest(content))
-        for each in manifest.files
-        for content in [(directory / each.name).read_bytes()]
-    )
-    values = {name: getattr(manifest, name) for name in manifest.__slots__}
-    sealed = type(manifest)(**{**values, "files": files, **changes})
-    (directory / MANIFEST).write_bytes(to_json(sealed))
 
 
 @pytest.mark.parametrize("form", ["h5", "keras", "weights.h5"])
@@ -132,9 +120,10 @@ def test_an_architecture_that_loads_as_another_is_found(checker, model, tmp_path
     seal_again(directory, manifest)
     (finding,) = checker.verify(directory, 0.0).findings
     assert finding.what == "is not the architecture that was saved"
-    (differs,) = child._compare_architecture(small(), directory, manifest)
+    said = Configuration.of(directory, manifest)
+    (differs,) = stock._compare_architecture(small(), said, manifest)
     assert differs.what == "its architecture differs after loading"
-    assert not list(child._compare_architecture(model, directory, manifest))
+    assert not list(stock._compare_architecture(model, said, manifest))
     seal_again(directory, manifest, architecture=architecture.digest(json.loads(text)))
     assert checker.verify(directory, 0.0).good
 
@@ -276,7 +265,7 @@ def made_ready():
     code = """
 import gc, inspect, json
 from keras_savekit.verify import child
-child._import_keras()
+child.made_ready()
 import keras, numpy as np
 found = {
     name: kind()((3, 3), dtype="float32")

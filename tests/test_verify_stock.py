@@ -1,0 +1,154 @@
+"""A model that stock Keras built is filled with the next checkpoint, and hides no fault of it."""
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from formats_models import layers, seal_again, small, train, write
+
+from keras_savekit.verify import stock
+from keras_savekit.verify.stock import StockKeras
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def built(monkeypatch):
+    """How often a model has been built, and the checks that did it."""
+    calls = []
+    load = stock._load
+    monkeypatch.setattr(stock, "_load", lambda *given: calls.append(given) or load(*given))
+    return calls
+
+
+def saved(tmp_path, model, form):
+    return write(tmp_path, model, "weights" if "weights" in form else "model", form)
+
+
+@pytest.mark.parametrize(("form", "times"), [("h5", 1), ("weights.h5", 1), ("keras", 3)])
+def test_a_model_is_built_once_while_weights_are_all_that_changes(form, times, built, tmp_path):
+    """Of a `.keras` file loading reads more than the weights: optimizer and vocabularies."""
+    model, kept = small(), StockKeras()
+    for step in range(3):
+        directory, _ = saved(tmp_path, train(model, seed=step), form)
+        checked = kept.check(directory, "load", None)
+        assert (checked.reached, checked.findings, checked.note) == ("load", (), "")
+    assert len(built) == times
+
+
+def another_optimizer():
+    return small(optimizer="sgd")
+
+
+def another_layer():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(8), layers.Dense(3)])
+    model.compile("adam", "mse")
+    return model
+
+
+@pytest.mark.parametrize("other", [another_optimizer, another_layer])
+def test_another_configuration_is_built_anew(other, built, tmp_path):
+    kept = StockKeras()
+    for model in (small(), other(), small()):
+        directory, _ = write(tmp_path, train(model))
+        assert not kept.check(directory, "load", None).findings
+    assert len(built) == 3
+
+
+def test_a_model_that_was_asked_for_outputs_is_not_filled_again(built, tmp_path):
+    kept = StockKeras()
+    directory, _ = write(tmp_path, train(small()))
+    for depth in ("predict", "load", "predict", "load"):
+        assert not kept.check(directory, depth, None).findings
+    assert len(built) == 4
+
+
+@pytest.mark.parametrize("form", ["h5", "weights.h5"])
+def test_a_wrong_weight_is_found_in_a_model_that_was_filled(form, built, tmp_path):
+    """And told as it is found by building: the next good one is good."""
+    model, kept = train(small()), StockKeras()
+    good, _ = saved(tmp_path, model, form)
+    assert not kept.check(good, "load", None).findings
+    wrong, manifest = saved(tmp_path, train(model, seed=1), form)
+    name, path = manifest.tensors[0].places[0].split(":")
+    with h5py.File(wrong / name, "r+") as file:
+        file[path][...] = file[path][()] + 1
+    seal_again(wrong, manifest)
+    (finding,) = kept.check(wrong, "load", None).findings
+    assert finding.what == f"{manifest.tensors[0].name} differs after loading"
+    assert not kept.check(good, "load", None).findings
+    assert len(built) == 3
+
+
+def test_a_weight_that_filling_leaves_out_does_not_pass_for_loaded(built, monkeypatch, tmp_path):
+    """The same checkpoint once more: what the model had of it would be right."""
+    kept = StockKeras()
+    directory, _ = write(tmp_path, train(small()))
+    kept.check(directory, "load", None)
+    monkeypatch.setattr(keras.Model, "load_weights", lambda *given: None)
+    assert not kept.check(directory, "load", None).findings
+    assert len(built) == 2
+
+
+def test_a_model_that_cannot_be_filled_is_built(built, monkeypatch, tmp_path):
+    kept = StockKeras()
+    directory, _ = write(tmp_path, train(small()))
+    kept.check(directory, "load", None)
+    wrong = ValueError("Layer count mismatch")
+
+    def fail(*given):
+        raise wrong
+
+    monkeypatch.setattr(keras.Model, "load_weights", fail)
+    assert not kept.check(directory, "load", None).findings
+    assert len(built) == 2
+
+
+def test_too_little_memory_to_fill_a_model_accuses_nothing(monkeypatch, tmp_path):
+    kept = StockKeras()
+    directory, _ = write(tmp_path, train(small()))
+    kept.check(directory, "load", None)
+
+    def fail(*given):
+        raise MemoryError("Unable to allocate 4 GiB")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(keras.Model, "load_weights", fail)
+        with pytest.raises(MemoryError, match="4 GiB"):
+            kept.check(directory, "load", None)
+    assert not kept.check(directory, "load", None).findings
+
+
+class Counting(layers.Layer):
+    """Weights that hold no floats."""
+
+    def build(self, shape):
+        self.steps = self.add_weight(shape=(2, 3), dtype="int8", initializer="ones")
+        self.seen = self.add_weight(shape=(3,), dtype="bool", initializer="zeros")
+        self.half = self.add_weight(shape=(3,), dtype="bfloat16", initializer="ones")
+        self.whole = self.add_weight(shape=(), dtype="float32", initializer="ones")
+
+    def call(self, x):
+        return x
+
+
+def test_nothing_of_what_was_loaded_stays_in_a_kept_model():
+    model = keras.Sequential([keras.Input((4,)), Counting()])
+    stock._blank(model)
+    steps, seen, half, whole = (keras.ops.convert_to_numpy(each) for each in model.weights)
+    assert np.array_equal(steps, np.full((2, 3), -2))
+    assert seen.all()
+    assert np.isnan(half.astype("float32")).all()
+    assert np.isnan(whole)
+
+
+def test_a_model_that_cannot_be_blanked_is_not_kept(built, monkeypatch, tmp_path):
+    def fail(model):
+        raise TypeError("ufunc 'invert' not supported for complex numbers")
+
+    monkeypatch.setattr(stock, "_blank", fail)
+    kept = StockKeras()
+    directory, _ = write(tmp_path, train(small()))
+    for _ in range(2):
+        assert not kept.check(directory, "load", None).findings
+    assert len(built) == 2
