@@ -1,6 +1,6 @@
 """Measures this package, its peers and the floors beside it, in one run on one machine.
 
-    python benchmarks/bench.py                     # all of it, most of half an hour
+    python benchmarks/bench.py                     # all of it, half an hour and more
     python benchmarks/bench.py --only stalls       # one group: stalls sizes overhead ...
     python benchmarks/bench.py --small             # whether it works, not how fast it is
 

@@ -11,13 +11,24 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-GROUPS = ("stalls", "sizes", "overhead", "idle", "resume", "commands", "reuse", "device", "profile")
+GROUPS = (
+    "stalls",
+    "sizes",
+    "overhead",
+    "loading",
+    "idle",
+    "resume",
+    "commands",
+    "reuse",
+    "device",
+    "profile",
+)
 # What takes minutes, must be the first thing that a process does, or is tried by another group.
 LEFT_OUT = {
     "sizes": {"ResNet152", "10 MB", "100 MB", "1.6 GB"},
     "device": {"second logical device"},
+    "loading": {"SaveKit, verify: load"},
     "overhead": {
-        "SaveKit, verify: load",
         "ModelCheckpoint .h5",
         "ModelCheckpoint .keras",
         "ModelCheckpoint .weights.h5",

@@ -24,6 +24,7 @@ GROUPS = (
     "stalls",
     "sizes",
     "overhead",
+    "loading",
     "idle",
     "resume",
     "commands",

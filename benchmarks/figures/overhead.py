@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sides import FLOORS, PEERS, SAVEKIT, run
+from sides import FLOORS, PEERS, run
 from workloads import Scale, median
 
-from figures import Found, Row, mb, table, there, values
+from figures import Found, Row, table, there, values
 
 TITLE = "Overhead, time to durable, memory"
 ABOUT = (
@@ -18,10 +18,9 @@ ABOUT = (
     " worst run, less that of the worst run without saving, as a multiple of the state: the"
     " memory that TensorFlow keeps differs by an eighth of the state from run to run. Processor"
     " seconds are those of the whole process and its children, less those without saving, a save."
-    " The process that loads has started before the first batch: importing TensorFlow and Keras"
-    " takes it as long as it takes the training, whatever is then trained."
 )
 NOTHING = "nothing"
+USUAL, LOW = "SaveKit", "SaveKit, memory: low"
 BUFFERED, DIRECT = FLOORS
 
 
@@ -32,7 +31,7 @@ def REPEATS(side: str) -> int:  # noqa: N802 - a figure of the module
 
 def sides(scale: Scale) -> list[str]:
     """In the order of a turn."""
-    return [NOTHING, *SAVEKIT, *FLOORS, *PEERS]
+    return [NOTHING, USUAL, LOW, *FLOORS, *PEERS]
 
 
 def measure(side: str, place: Path, scale: Scale) -> dict[str, Any]:
@@ -60,10 +59,9 @@ def _durable(found: Found, side: str) -> float:
 
 
 def rows(found: Found) -> list[Row]:
-    """Overhead, time to durable, memory, and what verifying by loading adds."""
-    usual, loading = "SaveKit", "SaveKit, verify: load"
-    ours, load, buffered = (_overhead(found, side) for side in (usual, loading, BUFFERED))
-    durable, slow, quick = (_durable(found, side) for side in (usual, BUFFERED, DIRECT))
+    """Overhead, time to durable, memory."""
+    ours, buffered = (_overhead(found, side) for side in (USUAL, BUFFERED))
+    durable, slow, quick = (_durable(found, side) for side in (USUAL, BUFFERED, DIRECT))
     made = [
         Row(
             "overhead of a save every 12 steps, durable, `verify: bytes`",
@@ -90,30 +88,16 @@ def rows(found: Found) -> list[Row]:
             durable <= 2 * quick,
         ),
     ]
-    for side in (usual, "SaveKit, memory: low"):
+    for side in (USUAL, LOW):
         grown = _memory(found, side)
         made.append(
             Row(
-                f"extra memory at the peak, `memory: {'low' if 'low' in side else 'kept'}`",
+                f"extra memory at the peak, `memory: {'low' if side == LOW else 'kept'}`",
                 "at most 1.1 times the state",
                 f"{grown:.2f} times",
                 grown <= 1.1,
             )
         )
-    lag = values(found, loading, "lag")
-    left = sum(values(found, loading, "left out"))
-    child = max(values(found, loading, "child"))
-    started = median(values(found, loading, "started"))
-    made.append(
-        Row(
-            "overhead of `verify: load` at every save, beyond `verify: bytes`",
-            "at most 5 % more, lag bounded",
-            f"{load - ours:+.1%}; lag {median(lag):.1f} s, at most {max(lag):.1f} s;"
-            f" {left:.0f} saves left out; the child's memory {mb(child)}, and once, when it"
-            f" starts, {started:.1f} s of a core",
-            load - ours <= 0.05,
-        )
-    )
     return made
 
 
