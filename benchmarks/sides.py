@@ -26,7 +26,6 @@ import keras_savekit as sk
 SAVEKIT = {
     "SaveKit": {},
     "SaveKit, memory: low": {"memory": "low"},
-    "SaveKit, verify: load": {"verify": "load"},
 }
 FLOORS = {"a thread, buffered": False, "a thread, O_DIRECT": True}
 # Those that write before they return: for them nothing depends on how often they save.
@@ -192,20 +191,24 @@ def _peer(side: str, place: Path, every: int) -> Any:
     return keras.callbacks.ModelCheckpoint(path, save_freq=every, save_weights_only=weights)
 
 
-def logged(directory: Path) -> dict[str, Any]:
+def logged(directory: Path, plan: str = "") -> dict[str, Any]:
     """What a run's events say of its saves.
 
+    plan: those of all plans, or of the one whose name ends so.
     durable: seconds from the hook to the rename being synced.
     lag: from there until it was verified.
+    depths: down to which.
     """
     lines = (directory / "events.jsonl").read_text().splitlines()
     events = [json.loads(line) for line in lines]
+    events = [each for each in events if each.get("name", "").endswith(plan)]
     saved = {each["name"]: each for each in events if each["kind"] == "saved"}
     verified = {each["name"]: each for each in events if each["kind"] == "verified"}
     kinds = [each["kind"] for each in events]
     return {
         "durable": [each["waited"] + each["seconds"] for each in saved.values()],
         "lag": [verified[name]["time"] - saved[name]["time"] for name in saved if name in verified],
+        "depths": [verified[name]["depth"] for name in saved if name in verified],
         "bytes": [each["bytes"] for each in saved.values()],
         "shared": [each["shared"] for each in saved.values()],
         "left out": kinds.count("replaced") + kinds.count("skipped") + kinds.count("failed"),

@@ -27,7 +27,6 @@ GROUPS = (
 LEFT_OUT = {
     "sizes": {"ResNet152", "10 MB", "100 MB", "1.6 GB"},
     "device": {"second logical device"},
-    "loading": {"SaveKit, verify: load"},
     "overhead": {
         "ModelCheckpoint .h5",
         "ModelCheckpoint .keras",
