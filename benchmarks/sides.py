@@ -53,11 +53,9 @@ def missing(side: str) -> str:
     return "" if importlib.util.find_spec("orbax") else "orbax-checkpoint is not installed"
 
 
-def kit(
-    directory: Path, every: int, memory: str = "kept", verify: str = "bytes", **plan: Any
-) -> sk.SaveKit:
+def kit(directory: Path, every: int, memory: str = "kept", **plan: Any) -> sk.SaveKit:
     """This package's callback. It keeps two checkpoints, so that it removes one at each save."""
-    given = {"name": "p", "when": f"every {every} steps", "keep": "last 2", "verify": verify}
+    given = {"name": "p", "when": f"every {every} steps", "keep": "last 2", "verify": "bytes"}
     policy = {"resume": "never", "memory": memory, "plans": [{**given, **plan}]}
     return sk.SaveKit(policy, directory=directory)
 

@@ -288,6 +288,20 @@ def test_what_the_child_imports_is_left_out_of_what_it_collects(made_ready):
     assert not collects_in_between
 
 
+def test_the_child_gives_the_memory_of_each_model_back(tmp_path):
+    """Of a `.keras` file it builds one each time; no other garbage collection takes place."""
+    net = keras.Sequential([keras.Input((2500,)), layers.Dense(4000)])
+    net.compile("sgd", "mse")
+    directory, _ = write(tmp_path, net, "model", "keras")
+    taken = []
+    with LoadChecker() as checker:
+        for _ in range(8):
+            assert checker.verify(directory, 0.0).depth == "load"
+            pages = int(Path(f"/proc/{checker.pid}/statm").read_text().split()[1])
+            taken.append(pages * os.sysconf("SC_PAGE_SIZE"))
+    assert taken[-1] - taken[2] < 40e6  # the bytes of one
+
+
 def test_the_child_draws_no_values_that_loading_overwrites(made_ready):
     """What is not overwritten then is NaN, which differs from all that a model is saved with."""
     *_, initializers, drawn, whole_numbers = made_ready

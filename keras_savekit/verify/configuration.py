@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 
+from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE
 from keras_savekit.formats.code_inside import code_in, code_of_compile, names_in
+from keras_savekit.formats.keras_archive import read_config
 from keras_savekit.store.manifest import Manifest
 
 
@@ -28,16 +31,11 @@ class Configuration:
     @classmethod
     def of(cls, path: Path, manifest: Manifest) -> Configuration:
         """That of the checkpoint in the directory `path`."""
-        from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE
-        from keras_savekit.formats.keras_archive import read_config
-
         file = path / manifest.model_file
         if manifest.save == "weights":
             return cls((path / ARCHITECTURE_FILE).read_bytes())
         if manifest.model_file.endswith(".keras"):
             return cls(read_config(file))
-        import h5py
-
         with h5py.File(file, "r") as opened:
             said = opened.attrs
             return cls(said["model_config"], said.get("training_config", "{}"))

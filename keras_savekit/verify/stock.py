@@ -108,11 +108,7 @@ class StockKeras:
 
     def _keep(self, origin: Origin, model: Any) -> None:
         """For the next checkpoint, without what was loaded: else that could pass for the next's."""
-        try:
-            _blank(model)
-        except Exception as error:  # noqa: BLE001 - complex numbers, say: built anew each time then
-            words_of(error)
-            return
+        _blank(model)
         self._kept = origin, model
 
     def _forget(self) -> None:
@@ -127,7 +123,7 @@ def _blank(model: Any) -> None:
     """
     largest: dict[str, int] = {}
     for weight in model.weights:
-        if keras.backend.is_float_dtype(weight.dtype):
+        if weight.dtype != "bool" and not keras.backend.is_int_dtype(weight.dtype):
             size = math.prod(weight.shape)
             largest[weight.dtype] = max(size, largest.get(weight.dtype, 0))
     nan = {dtype: keras.ops.full((size,), math.nan, dtype) for dtype, size in largest.items()}
