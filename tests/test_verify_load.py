@@ -289,7 +289,7 @@ def test_what_the_child_imports_is_left_out_of_what_it_collects(made_ready):
 
 
 def test_the_child_gives_the_memory_of_each_model_back(tmp_path):
-    """Of a `.keras` file it builds one each time; no other garbage collection takes place."""
+    """Of a `.keras` file it builds one each time."""
     net = keras.Sequential([keras.Input((2500,)), layers.Dense(4000)])
     net.compile("sgd", "mse")
     directory, _ = write(tmp_path, net, "model", "keras")
