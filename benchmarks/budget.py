@@ -27,7 +27,7 @@ Work = dict[str, int]
 
 def work(directory: Path, memory: str = "kept") -> Work:
     """Calls by name, bytes written and read, bytes copied in memory, of the third save."""
-    callback = kit(directory, EVERY, memory)
+    callback = kit(directory, f"every {EVERY} steps", memory)
     model = standard(Scale(small=True), WIDTH)
     found: Work = {}
 

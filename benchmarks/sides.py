@@ -13,13 +13,13 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import keras
 import tensorflow as tf
-from workloads import PIECE, Scale, bytes_of, standard, train
+from workloads import PIECE, OfOneSession, Scale, standard, train
 
 import keras_savekit as sk
 
@@ -53,9 +53,9 @@ def missing(side: str) -> str:
     return "" if importlib.util.find_spec("orbax") else "orbax-checkpoint is not installed"
 
 
-def kit(directory: Path, every: int, memory: str = "kept", **plan: Any) -> sk.SaveKit:
+def kit(directory: Path, when: Any, memory: str = "kept", **plan: Any) -> sk.SaveKit:
     """This package's callback. It keeps two checkpoints, so that it removes one at each save."""
-    given = {"name": "p", "when": f"every {every} steps", "keep": "last 2", "verify": "bytes"}
+    given = {"name": "p", "when": when, "keep": "last 2", "verify": "bytes"}
     policy = {"resume": "never", "memory": memory, "plans": [{**given, **plan}]}
     return sk.SaveKit(policy, directory=directory)
 
@@ -86,32 +86,29 @@ class AsyncCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         self._checkpoint.sync()
 
 
-class Floor(keras.callbacks.Callback):  # type: ignore[misc]
-    """A thread that writes as many bytes as the state has, syncs and renames them.
+class Floor(OfOneSession):
+    """A thread that writes `size` bytes from memory, syncs and renames them.
 
+    due: after how many steps.
     direct: past the page cache.
     durable: seconds of each from the hook to the rename being synced.
     """
 
-    def __init__(self, directory: Path, every: int, direct: bool) -> None:
+    def __init__(self, directory: Path, due: Iterable[int], size: int, direct: bool) -> None:
         super().__init__()
-        self._directory, self._every, self._direct = directory, every, direct
-        self._done = 0
+        self._directory, self._due, self._direct = directory, set(due), direct
+        directory.mkdir()
+        self._data = mmap.mmap(-1, size + -size % mmap.PAGESIZE)  # begins and ends at a page
+        for at in range(0, len(self._data), mmap.PAGESIZE):
+            self._data[at] = 1
         self._asked: queue.SimpleQueue[float] = queue.SimpleQueue()
         self.durable: list[float] = []
         self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def prepare(self, size: int) -> None:
-        """Have the bytes ready; they begin at a page, and end at one."""
-        self._data = mmap.mmap(-1, size + -size % mmap.PAGESIZE)
-        for at in range(0, len(self._data), mmap.PAGESIZE):
-            self._data[at] = 1
         self._thread.start()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Ask for a save where it is due."""
-        self._done += 1
-        if self._done % self._every == 0:
+        if batch + 1 in self._due:
             self._asked.put(time.perf_counter())
 
     def finish(self) -> None:
@@ -155,25 +152,17 @@ def run(
     if lacking:
         return {"skipped": lacking}
     model = made(scale)
-    after = None
     if side in SAVEKIT:
-        callback: Any = kit(place, every, **SAVEKIT[side])
-    elif side in FLOORS:
-        callback = Floor(place, every, FLOORS[side])
-        model.optimizer.build(model.trainable_variables)
-        callback.prepare(bytes_of(model))
-        after = callback.finish
+        callback: Any = kit(place, f"every {every} steps", **SAVEKIT[side])
     elif side == "nothing":
         callback = None
     else:
         callback = _peer(side, place, every)
-        after = getattr(callback, "finish", None)
+    after = getattr(callback, "finish", None)
     found = train(model, callback, every=every, saves=saves, batch_size=batch_size, after=after)
     del found["hooks"]  # those of the saves are there
     if side in SAVEKIT:
         found |= logged(place)
-    if side in FLOORS:
-        found["durable"] = callback.durable
     return found
 
 

@@ -77,7 +77,18 @@ def bytes_of(model: keras.Model) -> int:
     return sum(int(np.prod(each.shape)) * np.dtype(each.dtype).itemsize for each in held)
 
 
-class Watch(keras.callbacks.Callback):  # type: ignore[misc]
+class OfOneSession(keras.callbacks.Callback):  # type: ignore[misc]
+    """A callback that has nothing to remember for a session that goes on."""
+
+    def get_state(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Nothing."""
+
+
+class Watch(OfOneSession):
     """When each batch began and ended. The first callback of the list."""
 
     def __init__(self) -> None:
@@ -100,13 +111,6 @@ class Watch(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_end(self, logs: Any = None) -> None:
         """Note how large the processes that this one has started have been."""
         self.child = max((peak(each) for each in children()), default=0)
-
-    def get_state(self) -> dict[str, Any]:
-        """Nothing: it watches one session."""
-        return {}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Nothing."""
 
 
 def timed(callback: Any) -> list[float]:

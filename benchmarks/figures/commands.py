@@ -70,7 +70,7 @@ def prepare(place: Path, scale: Scale) -> None:
 
     for name, width in (("many", 4), ("large", scale(2048, 16))):
         model = standard(scale, width)
-        callback = kit(place / name, 2, keep="all")
+        callback = kit(place / name, "every 2 steps", keep="all")
         given = {"steps_per_epoch": 3, "verbose": 0, "shuffle": False}
         model.fit(batches(model, 4), callbacks=[callback], **given)
     _copies(place / "many", scale(10_000, 50), link=True)

@@ -5,43 +5,79 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sides import FLOORS, PEERS, run
-from workloads import Scale, median
+from sides import FLOORS, PEERS, Floor, kit, logged, run
+from turns import BATCH, Turns, more
+from workloads import Scale, bytes_of, median, standard
 
 from figures import Found, Row, table, there, values
 
 TITLE = "Overhead, time to durable, memory"
 ABOUT = (
-    "155 steps on both cores, a save every 12, from the first batch's begin to the last one's end;"
-    " in turns, each in a process of its own. The floors are threads that do nothing but write as"
-    " many bytes from memory, sync and rename them. Memory is the peak of resident memory in the"
-    " worst run, less that of the worst run without saving, as a multiple of the state: the"
-    " memory that TensorFlow keeps differs by an eighth of the state from run to run. Processor"
-    " seconds are those of the whole process and its children, less those without saving, a save."
+    "On both cores, a save every 12 steps of 256, about two seconds: who saves twice as often has"
+    " twice the overhead. This package, nothing and the floors take turns of six saves within one"
+    " training: what is compared lies seconds apart. The floors are threads that do nothing but"
+    " write as many bytes from memory, sync and rename them. Peers, and what memory each takes,"
+    " are measured in trainings of 155 steps, each a process of its own: there the same differs"
+    " by more. Memory is the peak of resident memory in the worst run, less that of"
+    " the worst run without saving, as a multiple of the state: the memory that TensorFlow keeps"
+    " differs by an eighth of the state from run to run. Processor seconds are those of the whole"
+    " process and its children, less those without saving, a save."
 )
 NOTHING = "nothing"
 USUAL, LOW = "SaveKit", "SaveKit, memory: low"
 BUFFERED, DIRECT = FLOORS
+IN_TURNS = "SaveKit, nothing and two floors in turns"
+SAVES = 6  # of a turn
 
 
 def REPEATS(side: str) -> int:  # noqa: N802 - a figure of the module
     """Once for peers, whose overhead is no close call."""
-    return 1 if side in PEERS else 5
+    return 1 if side in PEERS else 2 if side == IN_TURNS else 3
 
 
 def sides(scale: Scale) -> list[str]:
     """In the order of a turn."""
-    return [NOTHING, USUAL, LOW, *FLOORS, *PEERS]
+    return [IN_TURNS, NOTHING, USUAL, LOW, *PEERS]
 
 
 def measure(side: str, place: Path, scale: Scale) -> dict[str, Any]:
-    """Train beside one of them."""
-    return run(side, place / "run", scale, every=scale(12, 2), saves=scale(12, 2))
+    """Train beside one of them, or beside those that take turns."""
+    if side == IN_TURNS:
+        return _in_turns(place / "run", scale)
+    every, saves = scale(12, 2), scale(12, 2)
+    return run(side, place / "run", scale, every=every, saves=saves, batch_size=BATCH)
 
 
-def _overhead(found: Found, side: str) -> float:
+def _in_turns(place: Path, scale: Scale) -> dict[str, Any]:
+    turns = Turns(
+        (NOTHING, USUAL, *FLOORS), rounds=scale(4, 1), saves=SAVES, every=scale(12, 2), before=2
+    )
+    model = standard(scale)
+    model.optimizer.build(model.trainable_variables)
+    ours = kit(place / "run", {"steps": [*turns.due_before, *turns.due(USUAL)]})
+    floors = {
+        name: Floor(place / f"floor {number}", turns.due(name), bytes_of(model), direct)
+        for number, (name, direct) in enumerate(FLOORS.items())
+    }
+    found = turns.train(model, ours, list(floors.values()))
+    for name, floor in floors.items():
+        floor.finish()
+        found[f"durable {name}"] = floor.durable
+    log = logged(place / "run")
+    return found | {f"durable {USUAL}": log["durable"], "lag": log["lag"]}
+
+
+def longer(found: Found, side: str) -> float:
+    """More time than without saving, as a share."""
+    if side in (USUAL, *FLOORS):
+        return median(more(run, "seconds", side, NOTHING) for run in found[IN_TURNS])
     seconds, without = (median(values(found, each, "seconds")) for each in (side, NOTHING))
     return seconds / without - 1
+
+
+def _seconds_a_save(found: Found, side: str) -> float:
+    """Seconds that training takes longer for a save."""
+    return longer(found, side) * median(values(found, IN_TURNS, f"seconds {NOTHING}")) / SAVES
 
 
 def _memory(found: Found, side: str) -> float:
@@ -50,17 +86,23 @@ def _memory(found: Found, side: str) -> float:
 
 
 def _per_save(found: Found, side: str) -> float:
+    """Processor seconds."""
+    if side in (USUAL, *FLOORS):
+        spent, without = (
+            median(values(found, IN_TURNS, f"computed {who}")) for who in (side, NOTHING)
+        )
+        return (spent - without) / SAVES
     spent = median(values(found, side, "computed")) - median(values(found, NOTHING, "computed"))
     return spent / found[side][0]["saves"]
 
 
 def _durable(found: Found, side: str) -> float:
-    return median(values(found, side, "durable"))
+    return median(values(found, IN_TURNS, f"durable {side}"))
 
 
 def rows(found: Found) -> list[Row]:
     """Overhead, time to durable, memory."""
-    ours, buffered = (_overhead(found, side) for side in (USUAL, BUFFERED))
+    ours, buffered = (longer(found, side) for side in (USUAL, BUFFERED))
     durable, slow, quick = (_durable(found, side) for side in (USUAL, BUFFERED, DIRECT))
     made = [
         Row(
@@ -102,32 +144,56 @@ def rows(found: Found) -> list[Row]:
 
 
 def told(found: Found) -> list[str]:
-    """Every side."""
+    """Those that take turns, then those that have a process of their own."""
+    return [*_told_in_turns(found), "", *_told_apart(found)]
+
+
+def _told_in_turns(found: Found) -> list[str]:
+    runs = found[IN_TURNS]
     lines = []
-    for side in there(found):
-        seconds = values(found, side, "seconds")
-        durable, lag = values(found, side, "durable"), values(found, side, "lag")
+    for side in (NOTHING, USUAL, *FLOORS):
+        seconds = (", ".join(f"{each:.2f}" for each in run[f"seconds {side}"]) for run in runs)
         extra = side != NOTHING
+        grown = ", ".join(f"{more(run, 'seconds', side, NOTHING):.1%}" for run in runs)
         lines.append(
             [
                 f"`{side}`" if extra else side,
-                ", ".join(f"{each:.1f}" for each in seconds),
-                f"{_overhead(found, side):.1%}" if extra else "",
+                "; ".join(seconds),
+                f"{longer(found, side):.1%} ({grown})" if extra else "",
+                f"{_seconds_a_save(found, side):.2f} s" if extra else "",
                 f"{_per_save(found, side):.2f} s" if extra else "",
-                f"{median(durable):.2f} s" if durable else "",
-                f"{median(lag):.2f} s" if lag else "",
-                f"{_memory(found, side):.2f}" if extra else "",
+                f"{_durable(found, side):.2f} s" if extra else "",
+                f"{median(values(found, IN_TURNS, 'lag')):.2f} s" if side == USUAL else "",
             ]
         )
     header = [
-        "saves beside it",
-        "seconds",
+        "saves in its turns",
+        "seconds of each",
         "overhead",
-        "processor, a save",
+        "more time, a save",
+        "of a core, a save",
         "to durable",
         "lag to verified",
-        "memory",
     ]
+    return [f"`{IN_TURNS}`:", "", *table(header, lines)]
+
+
+def _told_apart(found: Found) -> list[str]:
+    lines = []
+    for side in there(found):
+        if side == IN_TURNS:
+            continue
+        extra = side not in (NOTHING, USUAL)
+        lines.append(
+            [
+                side if side == NOTHING else f"`{side}`",
+                ", ".join(f"{each:.1f}" for each in values(found, side, "seconds")),
+                f"{longer(found, side):.1%}" if extra else "",
+                f"{_per_save(found, side):.2f} s" if extra else "",
+                f"{_memory(found, side):.2f}" if side != NOTHING else "",
+            ]
+        )
+    header = ["saves beside it", "seconds", "overhead", "of a core, a save", "memory"]
     return table(header, lines)
 
 
@@ -135,6 +201,6 @@ def plot(found: Found, path: Path) -> None:
     """The overhead of every side."""
     import plots
 
-    named = [side for side in there(found) if side != NOTHING]
-    shares = [_overhead(found, side) * 100 for side in named]
+    named = [USUAL, *FLOORS, *(side for side in there(found) if side in (LOW, *PEERS))]
+    shares = [longer(found, side) * 100 for side in named]
     plots.bars(path, named, shares, "more time than without saving, %")

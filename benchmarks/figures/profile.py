@@ -55,7 +55,7 @@ def sides(scale: Scale) -> list[str]:
 def measure(side: str, place: Path, scale: Scale) -> dict[str, Any]:
     """Save a few times, everything counted."""
     every, saves = scale(12, 3), scale(5, 3)
-    callback = kit(place / "run", every, side.split()[1])
+    callback = kit(place / "run", f"every {every} steps", side.split()[1])
     asked: list[float] = []
     with counted(FUNCTIONS) as counts:
         save = keras_savekit.session.Session._save

@@ -37,7 +37,7 @@ def measure(side: str, place: Path, scale: Scale) -> dict[str, Any]:
     """Save a few times."""
     with _reflinking(place) as (where, how):
         model = standard(scale, scale(1792, 256), layers=30, frozen=29)
-        callback = kit(where / "run", 2, reuse=side != OFF)
+        callback = kit(where / "run", "every 2 steps", reuse=side != OFF)
         settle = Settle(callback, lambda step: None)
         with disk.watched(_pretended if side == PRETENDED else _called):
             train(model, callback, every=2, saves=3, batch_size=16, before=[settle])
