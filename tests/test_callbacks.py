@@ -391,6 +391,27 @@ def test_ctrl_c_saves_too_and_frees_the_directory(tmp_path):
     sk.SaveKit(policy(), directory=tmp_path)
 
 
+def test_ctrl_c_while_keras_gets_an_epochs_data_saves_too(tmp_path, monkeypatch):
+    """Where a training of short epochs spends much of its time."""
+    made, tfs = data(), tf.data.Dataset
+    begin = tfs.__iter__
+    begun = []
+
+    def interrupt(self):
+        begun.append(self)
+        if len(begun) == 3:
+            raise KeyboardInterrupt
+        return begin(self)
+
+    monkeypatch.setattr(tfs, "__iter__", interrupt)
+    kit = sk.SaveKit(policy(plan("exception")), directory=tmp_path, data=made)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model(), kit, on=made, epochs=9)
+    (saved,) = RunDirectory(tmp_path).checkpoints()
+    assert saved.status == "verified"
+    assert events(tmp_path, "interrupted")[0]["why"] == "KeyboardInterrupt"
+
+
 def test_without_the_trigger_an_exception_saves_nothing_but_finishes_what_was_begun(tmp_path):
     kit = sk.SaveKit(policy(plan("every 2 steps")), directory=tmp_path)
     with pytest.raises(KeyboardInterrupt):

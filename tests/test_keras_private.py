@@ -150,6 +150,32 @@ def test_an_exception_in_the_data_is_seen_as_it_comes_in_a_step():
     assert len(steered.left) == 1
 
 
+class BreaksBetween(keras.utils.PyDataset):
+    """Data that raises between two steps: when an epoch's batches have been taken."""
+
+    def __len__(self):
+        return STEPS
+
+    def __getitem__(self, index):
+        return arrays()
+
+    def on_epoch_end(self):
+        if self.begun:
+            raise KeyboardInterrupt
+        self.begun = True  # Keras calls it once before training begins
+
+    begun = False
+
+
+def test_an_exception_in_the_data_between_two_steps_is_seen():
+    steered = Steered()
+    with pytest.raises(KeyboardInterrupt):
+        model().fit(BreaksBetween(), epochs=2, verbose=0, shuffle=False, callbacks=[steered])
+    assert [(type(error), in_step) for error, in_step in steered.left] == [
+        (KeyboardInterrupt, False)
+    ]
+
+
 def test_an_exception_in_a_validation_is_seen():
     stop = failing("on_test_batch_end")
     steered = Steered()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -78,6 +79,8 @@ class Fit:
         self._model = model
         self._callback = callback
         self._list = _caller("CallbackList")
+        self._batches = _arguments_of_fit().get("epoch_iterator")
+        self._left = False
         self._initial_epoch = model._initial_epoch
         self._first_epoch: int | None = None
         self._train_nothing = False
@@ -136,16 +139,25 @@ class Fit:
         in_step: it came out of the train function, which may have changed some
             variables and not others.
         on_step: called when the train function has returned, before any callback.
-        The exception then goes on unchanged.
+        The exception then goes on unchanged, and is told once, though the loop over
+        batches, which is where data may raise between two steps, sees all of them.
         """
 
+        def once(error: BaseException, in_step: bool) -> None:
+            if not self._left:
+                self._left = True
+                on_exception(error, in_step)
+
         def in_step(error: BaseException) -> None:
-            on_exception(error, True)
+            once(error, True)
 
         def elsewhere(error: BaseException) -> None:
-            on_exception(error, False)
+            once(error, False)
 
         self._wrap(self._model, "train_function", in_step, lambda inner: self._step(inner, on_step))
+        if self._batches is not None:
+            around = functools.partial(_loop, on_exception=elsewhere)
+            self._wrap(self._batches, "catch_stop_iteration", elsewhere, around)
         self._wrap(self._model, "evaluate", elsewhere)
         for hook in _HOOKS:
             if self._list is not None:
@@ -205,6 +217,24 @@ class Fit:
         layer = _Layer(inner, own)
         setattr(watched, _LAYER, layer)
         self._undo.append(lambda: _unwrap(owner, name, layer))
+
+
+def _loop(
+    inner: Callable[[], AbstractContextManager[None]],
+    on_exception: Callable[[BaseException], None],
+) -> Callable[[], AbstractContextManager[None]]:
+    """What Keras puts around its loop over batches, where it takes the data's end."""
+
+    @contextmanager
+    def loop() -> Iterator[None]:
+        try:
+            with inner():
+                yield
+        except BaseException as error:
+            on_exception(error)
+            raise
+
+    return loop
 
 
 _HOOKS = (
