@@ -1,13 +1,13 @@
 """One training in which some take turns at saving: what is compared lies seconds apart.
 
-On a shared machine two processes that do the same differ by five to ten per cent, and so
-do two minutes of one of them. Turns that follow each other differ less.
+On a shared machine two processes that do the same differ by five to ten per cent, which
+can be more than what they are to tell. Turns that follow each other differ by one or two.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -35,11 +35,11 @@ class Turns:
 
     def due(self, who: str) -> list[int]:
         """After how many steps somebody saves in its turns."""
-        saves = range(self.before + 1, self.before + self.saves * len(self._all) + 1)
         return [
-            self.every * save
-            for save in saves
-            if self._all[(save - self.before - 1) // self.saves] == who
+            begin + self.every * save
+            for begin, whose in zip(self._begins, [*self.order] * self.rounds, strict=False)
+            if whose == who
+            for save in range(self.saves)
         ]
 
     @property
@@ -48,24 +48,20 @@ class Turns:
         return [self.every * save for save in range(1, self.before + 1)]
 
     @property
-    def _all(self) -> list[str]:
-        return [*self.order] * self.rounds
+    def _begins(self) -> list[int]:
+        """After how many steps a turn begins; the last one is where all end."""
+        lasts = self.every * self.saves
+        first = self.every * (self.before + 1)
+        return [first + lasts * turn for turn in range(len(self.order) * self.rounds + 1)]
 
-    def train(
-        self,
-        model: keras.Model,
-        kit: Any,
-        others: Sequence[Any] = (),
-        after: Callable[[], None] | None = None,
-    ) -> dict[str, Any]:
+    def train(self, model: keras.Model, kit: Any, others: Sequence[Any] = ()) -> dict[str, Any]:
         """Train beside all of them, each told when it saves.
 
         Returns what `workloads.train` does of the whole, of each turn "seconds WHO" and
         "computed WHO" (processor seconds, children's too), and "computed before", of the
         saves before.
         """
-        save = self.before + 1
-        begins = [self.every * (save + self.saves * turn) for turn in range(len(self._all) + 1)]
+        begins = self._begins
         spent = Spent([self.every, *begins])
         found = train(
             model,
@@ -73,7 +69,6 @@ class Turns:
             every=self.every,
             saves=begins[-1] // self.every,
             batch_size=BATCH,
-            after=after,
             before=[spent, *others],
         )
         seconds = [sum(found["steps"][begin:end]) for begin, end in pairwise(begins)]

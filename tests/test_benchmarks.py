@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import json
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -150,6 +151,27 @@ def test_a_measurement_is_a_process_of_its_own_and_the_page_is_written(
     assert json.loads((tmp_path / "benchmarks.json").read_text()) == bench.rounded(results)
 
 
+def test_turns_follow_each_other_and_whoever_has_one_saves_in_it_alone(bench):
+    turns = importlib.import_module("turns").Turns(("a", "b"), rounds=2, saves=2, every=3, before=1)
+    assert turns.due_before == [3]
+    assert (turns.due("a"), turns.due("b")) == ([6, 9, 18, 21], [12, 15, 24, 27])
+
+
+@pytest.mark.slow
+def test_all_save_in_their_turns_of_a_training(bench, tmp_path):
+    scale = importlib.import_module("workloads").Scale(True)
+    overhead = bench.figures.group("overhead")
+    (tmp_path / "run").mkdir()
+    found = overhead.measure(overhead.IN_TURNS, tmp_path, scale)
+    for side in overhead.TAKING_TURNS:
+        assert len(found[f"seconds {side}"]) == len(found[f"computed {side}"]) == 1
+    for side in (overhead.BUFFERED, overhead.DIRECT):
+        assert len(found[f"durable {side}"]) == overhead.SAVES
+    # Steps this short come faster than saves: one that waits may be replaced.
+    assert 0 < len(found[f"durable {overhead.USUAL}"]) <= 2 + overhead.SAVES
+    assert overhead.longer({overhead.IN_TURNS: [found]}, overhead.NOTHING) == 0
+
+
 @pytest.mark.parametrize("memory", ["kept", "low"])
 def test_a_save_does_no_more_than_its_budget(bench, tmp_path, memory):
     budget = importlib.import_module("budget")
@@ -188,3 +210,13 @@ def test_the_readme_shows_what_was_measured(bench):
         cells = [f"{each:,.2f}" if each < 10 else f"{each:,.0f}" for each in (median, stalls[-1])]
         more = f"{longer(groups['overhead'], side):.0%}".replace("%", " %")
         assert f"| {name} | {cells[0]} ms | {cells[1]} ms | {more} |" in readme
+    loading = bench.figures.group("loading")
+    (row,) = loading.rows(groups["loading"])
+    percent = round(float(row.measured.split("%")[0]))
+    assert f"beside the training, adds {percent} % to that" in readme
+    sizes = {
+        side: 1000 * statistics.median(runs[0]["stalls"]) for side, runs in groups["sizes"].items()
+    }
+    told = f"({sizes['400 MB']:.1f} ms for 400 MB, {sizes['4 GB']:.1f} for 4 GB), only with its"
+    assert told in readme.replace("\n", " ")
+    assert f"({sizes['ResNet152']:.0f} ms for the 2,178 of ResNet152" in readme.replace("\n", " ")

@@ -13,8 +13,8 @@ from figures import Found, Row, table, there, values
 
 TITLE = "Overhead, time to durable, memory"
 ABOUT = (
-    "On both cores, a save every 12 steps of 256, about two seconds: who saves twice as often has"
-    " twice the overhead. This package, nothing and the floors take turns of six saves within one"
+    "On both cores, a save every 12 steps of 256, about two seconds: who saves more often has"
+    " more overhead. This package, nothing and the floors take turns of six saves within one"
     " training: what is compared lies seconds apart. The floors are threads that do nothing but"
     " write as many bytes from memory, sync and rename them. Peers, and what memory each takes,"
     " are measured in trainings of 155 steps, each a process of its own: there the same differs"
@@ -26,13 +26,16 @@ ABOUT = (
 NOTHING = "nothing"
 USUAL, LOW = "SaveKit", "SaveKit, memory: low"
 BUFFERED, DIRECT = FLOORS
+TAKING_TURNS = (NOTHING, USUAL, *FLOORS)
 IN_TURNS = "SaveKit, nothing and two floors in turns"
 SAVES = 6  # of a turn
 
 
 def REPEATS(side: str) -> int:  # noqa: N802 - a figure of the module
-    """Once for peers, whose overhead is no close call."""
-    return 1 if side in PEERS else 2 if side == IN_TURNS else 3
+    """Once for peers, whose overhead is no close call; turns are repeated within a training."""
+    if side in PEERS:
+        return 1
+    return 2 if side == IN_TURNS else 3
 
 
 def sides(scale: Scale) -> list[str]:
@@ -49,9 +52,7 @@ def measure(side: str, place: Path, scale: Scale) -> dict[str, Any]:
 
 
 def _in_turns(place: Path, scale: Scale) -> dict[str, Any]:
-    turns = Turns(
-        (NOTHING, USUAL, *FLOORS), rounds=scale(4, 1), saves=SAVES, every=scale(12, 2), before=2
-    )
+    turns = Turns(TAKING_TURNS, rounds=scale(4, 1), saves=SAVES, every=scale(12, 2), before=2)
     model = standard(scale)
     model.optimizer.build(model.trainable_variables)
     ours = kit(place / "run", {"steps": [*turns.due_before, *turns.due(USUAL)]})
@@ -69,7 +70,7 @@ def _in_turns(place: Path, scale: Scale) -> dict[str, Any]:
 
 def longer(found: Found, side: str) -> float:
     """More time than without saving, as a share."""
-    if side in (USUAL, *FLOORS):
+    if side in TAKING_TURNS:
         return median(more(run, "seconds", side, NOTHING) for run in found[IN_TURNS])
     seconds, without = (median(values(found, each, "seconds")) for each in (side, NOTHING))
     return seconds / without - 1
@@ -85,9 +86,9 @@ def _memory(found: Found, side: str) -> float:
     return grown / found[side][0]["state"]
 
 
-def _per_save(found: Found, side: str) -> float:
+def _computed_a_save(found: Found, side: str) -> float:
     """Processor seconds."""
-    if side in (USUAL, *FLOORS):
+    if side in TAKING_TURNS:
         spent, without = (
             median(values(found, IN_TURNS, f"computed {who}")) for who in (side, NOTHING)
         )
@@ -151,7 +152,7 @@ def told(found: Found) -> list[str]:
 def _told_in_turns(found: Found) -> list[str]:
     runs = found[IN_TURNS]
     lines = []
-    for side in (NOTHING, USUAL, *FLOORS):
+    for side in TAKING_TURNS:
         seconds = (", ".join(f"{each:.2f}" for each in run[f"seconds {side}"]) for run in runs)
         extra = side != NOTHING
         grown = ", ".join(f"{more(run, 'seconds', side, NOTHING):.1%}" for run in runs)
@@ -161,7 +162,7 @@ def _told_in_turns(found: Found) -> list[str]:
                 "; ".join(seconds),
                 f"{longer(found, side):.1%} ({grown})" if extra else "",
                 f"{_seconds_a_save(found, side):.2f} s" if extra else "",
-                f"{_per_save(found, side):.2f} s" if extra else "",
+                f"{_computed_a_save(found, side):.2f} s" if extra else "",
                 f"{_durable(found, side):.2f} s" if extra else "",
                 f"{median(values(found, IN_TURNS, 'lag')):.2f} s" if side == USUAL else "",
             ]
@@ -189,7 +190,7 @@ def _told_apart(found: Found) -> list[str]:
                 side if side == NOTHING else f"`{side}`",
                 ", ".join(f"{each:.1f}" for each in values(found, side, "seconds")),
                 f"{longer(found, side):.1%}" if extra else "",
-                f"{_per_save(found, side):.2f} s" if extra else "",
+                f"{_computed_a_save(found, side):.2f} s" if extra else "",
                 f"{_memory(found, side):.2f}" if side != NOTHING else "",
             ]
         )
