@@ -17,9 +17,9 @@ from typing import Any
 import keras
 
 import keras_savekit as sk
-from keras_savekit.formats.stream import Stream
-from keras_savekit.staging import KeptMemory
-from keras_savekit.store import disk
+from keras_savekit.formats.directio.writer import FileWriter
+from keras_savekit.save.host_copy import HostBuffer
+from keras_savekit.store import syscalls
 
 
 @dataclass(slots=True)
@@ -90,24 +90,24 @@ def counted(functions: dict[str, tuple[Any, str]] | None = None) -> Iterator[Cou
         are, and as what.
     """
     counts = Counts()
-    stage, flush = KeptMemory.stage, Stream._flush
+    stage, flush = HostBuffer.stage, FileWriter._flush
 
-    def staging(self: KeptMemory, snapshot: Any) -> None:
+    def staging(self: HostBuffer, snapshot: Any) -> None:
         before = list(snapshot.tensors)
         stage(self, snapshot)
         pairs = zip(before, snapshot.tensors, strict=True)
         counts.copied += sum(new.nbytes for old, new in pairs if new is not old)
 
-    def flushing(self: Stream) -> None:
+    def flushing(self: FileWriter) -> None:
         counts.copied += self._held
         flush(self)
 
     with ExitStack() as stack:
-        _replaced(stack, KeptMemory, "stage", staging)
-        _replaced(stack, Stream, "_flush", flushing)
+        _replaced(stack, HostBuffer, "stage", staging)
+        _replaced(stack, FileWriter, "_flush", flushing)
         for name, (owner, attribute) in (functions or {}).items():
             _replaced(stack, owner, attribute, counts.around(name, getattr(owner, attribute)))
-        stack.enter_context(disk.watched(counts.call))
+        stack.enter_context(syscalls.watched(counts.call))
         yield counts
 
 

@@ -36,7 +36,7 @@ class StoppedError(Exception):
     """What stops the training."""
 
 
-class Watch(keras.callbacks.Callback):  # type: ignore[misc]
+class RequestMonitor(keras.callbacks.Callback):  # type: ignore[misc]
     """What the training holds before each batch, and each batch's logs."""
 
     def __init__(self, stopping: Any, stop_after: int | None) -> None:
@@ -141,11 +141,11 @@ def savekit(place: Path, made: keras.Model, fit: Callable[..., Any]) -> Any:
 
 def session(
     run: Callable[..., Any], place: Path, seed: int, stop: int | None
-) -> tuple[Watch, keras.Model, Any]:
+) -> tuple[RequestMonitor, keras.Model, Any]:
     """One `fit`, interrupted after `stop` batches."""
     made = model(seed)
     stopping = keras.callbacks.EarlyStopping("loss", patience=50)
-    watch = Watch(stopping, stop)
+    watch = RequestMonitor(stopping, stop)
 
     def fit(made: keras.Model, callback: Any, data: Any = None, initial_epoch: int = 0) -> Any:
         # Ours goes last in the list; before the others, the interruption would hide a save.

@@ -88,7 +88,7 @@ class OfOneSession(keras.callbacks.Callback):  # type: ignore[misc]
         """Nothing."""
 
 
-class Watch(OfOneSession):
+class RequestMonitor(OfOneSession):
     """When each batch began and ended. The first callback of the list."""
 
     def __init__(self) -> None:
@@ -158,7 +158,7 @@ def train(
     model.fit(
         data, steps_per_epoch=2, verbose=0, shuffle=False
     )  # what is made in the first step is made
-    watch = Watch()
+    watch = RequestMonitor()
     spent = timed(callback) if callback is not None else []
     callbacks = [watch, *before, *filter(None, [callback])]
     steps = every * (saves + 1) - 1

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from keras_savekit.callbacks import FullModelSaver, SaveKit, WeightsSaver
     from keras_savekit.convert.conversion import to_keras
     from keras_savekit.convert.ops import allow_ops
+    from keras_savekit.data.source import resumable
     from keras_savekit.determinism import Determinism, check_determinism
     from keras_savekit.errors import (
         CheckpointError,
@@ -37,13 +38,12 @@ if TYPE_CHECKING:
         SavekitError,
         SavekitWarning,
     )
-    from keras_savekit.loading import load_model, load_weights
+    from keras_savekit.files import save_model, save_weights
+    from keras_savekit.fit.restoration import restore
+    from keras_savekit.model.rebuild import load_model, load_weights
     from keras_savekit.policy.plan import Policy, SavePlan
-    from keras_savekit.policy.yaml_file import load_policy, parse_policy
-    from keras_savekit.restoration import restore
-    from keras_savekit.resume import Restored
-    from keras_savekit.saving import save_model, save_weights
-    from keras_savekit.training.data import resumable
+    from keras_savekit.policy.yaml.load import load_policy, parse_policy
+    from keras_savekit.resume.select import Restored
 
 _HOMES = {
     "callbacks": ("FullModelSaver", "SaveKit", "WeightsSaver"),

@@ -11,18 +11,18 @@ from typing import Any, Literal
 
 import keras
 
+from keras_savekit.data.source import source_of
 from keras_savekit.errors import DirectoryError, SavekitWarning
+from keras_savekit.fit.callback_state import open_for_appending
+from keras_savekit.fit.context import SessionContext
+from keras_savekit.fit.session import Session
+from keras_savekit.fit.steering import callbacks_of_fit
 from keras_savekit.policy.plan import Policy
-from keras_savekit.policy.yaml_file import load_policy, policy_from
-from keras_savekit.resume import Restored
-from keras_savekit.session import Session
-from keras_savekit.store.commit import write_bytes_durably
-from keras_savekit.store.directory import RunDirectory
-from keras_savekit.surroundings import Surroundings
-from keras_savekit.training.callback_state import open_for_appending
-from keras_savekit.training.data import source_of
-from keras_savekit.training.fit import callbacks_of_fit
-from keras_savekit.verify.probe import PROBE, to_bytes
+from keras_savekit.policy.yaml.load import load_policy, policy_from
+from keras_savekit.resume.select import Restored
+from keras_savekit.store.atomic import write_bytes_durably
+from keras_savekit.store.run import RunDirectory
+from keras_savekit.verify.loader.probe import PROBE, to_bytes
 
 _open: weakref.WeakValueDictionary[Path, SaveKit] = weakref.WeakValueDictionary()
 
@@ -105,7 +105,7 @@ class SaveKit(keras.callbacks.Callback):  # type: ignore[misc]
         """Resume, or start from the beginning."""
         self._claim()
         kits = tuple(each for each in callbacks_of_fit() if isinstance(each, SaveKit)) or (self,)
-        around = Surroundings(self, kits, self._run, self._source, print)
+        around = SessionContext(self, kits, self._run, self._source, print)
         self._session = None
         self._session = Session(around, self.model, self.params)
         beginning = self._session.beginning

@@ -16,12 +16,12 @@ from typing import Any
 
 import keras
 
+from keras_savekit.base.tensors import as_array
 from keras_savekit.callbacks import SaveKit
+from keras_savekit.data.source import source_of
 from keras_savekit.errors import DataError
-from keras_savekit.formats.h5_file import tensor_digest
-from keras_savekit.formats.snapshot import as_array
-from keras_savekit.training.blueprint import variables_by_role
-from keras_savekit.training.data import source_of
+from keras_savekit.formats.hdf5.fill import tensor_digest
+from keras_savekit.model.structure import variables_by_role
 
 SEED = 20
 FIT = {"shuffle": False, "verbose": 0}

@@ -7,12 +7,12 @@ import keras
 import numpy as np
 import xxhash
 
+from keras_savekit.base.moment import Moment
 from keras_savekit.formats import checkpoint
 from keras_savekit.formats.checkpoint import Purpose
-from keras_savekit.policy.moment import Moment
+from keras_savekit.model.capture import Capture
+from keras_savekit.model.structure import LiveModel, build_optimizer
 from keras_savekit.store.manifest import MANIFEST, FileEntry, to_json
-from keras_savekit.training.blueprint import LiveModel, build_optimizer
-from keras_savekit.training.capture import Capture
 
 layers = keras.layers
 

@@ -23,9 +23,9 @@ PARSERS = ("manifest", "verification", "log", "run", "policy")
 def parser(name: str, scratch: Path) -> Callable[[bytes], object]:
     """What is given the bytes. Whatever it raises that is no SavekitError is a fault."""
     from keras_savekit.errors import SavekitError
-    from keras_savekit.policy.yaml_file import load_policy
+    from keras_savekit.policy.yaml.load import load_policy
     from keras_savekit.store import run_info
-    from keras_savekit.store.events import EventLog
+    from keras_savekit.store.event_log import EventLog
     from keras_savekit.store.manifest import VERIFICATION, manifest_from_json, read_verification
 
     files = {
@@ -61,7 +61,7 @@ def sealed(body: bytes) -> bytes:
 
 def seeds(name: str) -> list[bytes]:
     """Something good to begin with."""
-    from keras_savekit.policy.moment import Moment
+    from keras_savekit.base.moment import Moment
     from keras_savekit.store.manifest import (
         FileEntry,
         Finding,
@@ -92,8 +92,8 @@ def main() -> None:
 
     name = sys.argv.pop(1)
     with atheris.instrument_imports(include=["keras_savekit", "yaml"]):
-        import keras_savekit.policy.yaml_file
-        import keras_savekit.store.events
+        import keras_savekit.policy.yaml.load
+        import keras_savekit.store.event_log
         import keras_savekit.store.manifest
         import keras_savekit.store.run_info  # noqa: F401
     scratch = Path(tempfile.mkdtemp(prefix="savekit-fuzz-"))

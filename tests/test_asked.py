@@ -21,7 +21,7 @@ from training_builders import (
 
 import keras_savekit as sk
 from keras_savekit.errors import SavekitWarning
-from keras_savekit.store.directory import RunDirectory
+from keras_savekit.store.run import RunDirectory
 
 
 class At(keras.callbacks.Callback):

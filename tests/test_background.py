@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from keras_savekit.background import Worker
+from keras_savekit.save.worker import Worker
 
 TIMEOUT = 10
 

@@ -20,7 +20,7 @@ from training_builders import (
 )
 
 import keras_savekit as sk
-from keras_savekit.training.callback_state import put_back, remember
+from keras_savekit.fit.callback_state import put_back, remember
 
 EPOCHS = 6
 EVERY_STEP = policy(plan("every 1 steps", when_busy="wait"))
@@ -197,7 +197,7 @@ def test_a_subclass_is_known_as_far_as_its_base_is(tmp_path):
     class Stopping(keras.callbacks.EarlyStopping):
         pass
 
-    from keras_savekit.training.callback_state import not_restored
+    from keras_savekit.fit.callback_state import not_restored
 
     memory = remember([Stopping()])
     assert not_restored([Stopping()], memory) == (
@@ -216,7 +216,7 @@ def test_a_subclass_is_known_as_far_as_its_base_is(tmp_path):
     ],
 )
 def test_keras_still_has_the_attributes_that_are_saved(make, tmp_path):
-    from keras_savekit.training.callback_state import REMEMBERED
+    from keras_savekit.fit.callback_state import REMEMBERED
 
     callback = make(tmp_path)
     callback.set_model(model())

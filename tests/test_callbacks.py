@@ -28,7 +28,7 @@ from training_builders import (
 )
 
 import keras_savekit as sk
-from keras_savekit.store.directory import RunDirectory
+from keras_savekit.store.run import RunDirectory
 
 
 def manifest(directory: Path, name: str):

@@ -8,7 +8,7 @@ from test_store_builders import add, prepared
 
 from keras_savekit.cli import main as cli
 from keras_savekit.policy.from_keras import from_keras
-from keras_savekit.policy.schema import policy_schema
+from keras_savekit.policy.yaml.schema import policy_schema
 
 POLICY = """\
 directory: runs/a

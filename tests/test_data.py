@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 
 import keras_savekit as sk
+from keras_savekit.data.source import source_of
 from keras_savekit.errors import DataError
-from keras_savekit.training.data import source_of
 
 X = np.arange(11, dtype=np.float32)
 

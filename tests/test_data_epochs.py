@@ -18,8 +18,8 @@ from training_builders import (
 )
 
 import keras_savekit as sk
+from keras_savekit.data.source import source_of
 from keras_savekit.errors import DataError
-from keras_savekit.training.data import source_of
 
 X, Y = arrays()
 
@@ -111,7 +111,7 @@ def test_what_would_lose_the_position_is_refused_by_name():
 
 
 def test_every_way_to_derive_a_dataset_keeps_the_position_or_is_refused():
-    from keras_savekit.training.data_epochs import _REFUSED
+    from keras_savekit.data.per_epoch import _REFUSED
 
     kept = {"map", "prefetch", "with_options"}
     assert all(callable(getattr(tf.data.Dataset, name)) for name in {*_REFUSED.split(), *kept})

@@ -2,8 +2,8 @@
 
 import pytest
 
-from keras_savekit.formats.snapshot import Variable
-from keras_savekit.training.differences import listed, of_optimizers, of_variables, ranked
+from keras_savekit.base.tensors import Variable
+from keras_savekit.model.differences import listed, of_optimizers, of_variables, ranked
 
 
 def weights(*names, shape=(2,)):

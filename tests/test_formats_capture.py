@@ -6,11 +6,11 @@ import pytest
 import tensorflow as tf
 from formats_models import arrays, batch, fingerprint, layers, small, snapshot_of, train
 
+from keras_savekit.base.moment import Moment
+from keras_savekit.base.tensors import as_array
 from keras_savekit.errors import ModelError
-from keras_savekit.formats.snapshot import as_array
-from keras_savekit.policy.moment import Moment
-from keras_savekit.training.blueprint import LiveModel
-from keras_savekit.training.capture import Capture
+from keras_savekit.model.capture import Capture
+from keras_savekit.model.structure import LiveModel
 
 pytestmark = pytest.mark.slow
 

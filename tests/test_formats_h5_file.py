@@ -9,12 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from keras_savekit.base.tensors import Blueprint, LayerWeights, Variable
 from keras_savekit.errors import CheckpointError
-from keras_savekit.formats import full_h5, h5_file
-from keras_savekit.formats.h5_form import ALIGNED_FROM, ATTRIBUTE_LIMIT, Dataset, Form, Layout
-from keras_savekit.formats.pages import PAGE
-from keras_savekit.formats.snapshot import Blueprint, LayerWeights, Variable
-from keras_savekit.formats.stream import Stream
+from keras_savekit.formats import full_h5
+from keras_savekit.formats.directio.memory import PAGE
+from keras_savekit.formats.directio.writer import FileWriter
+from keras_savekit.formats.hdf5 import fill
+from keras_savekit.formats.hdf5.template import (
+    ALIGNED_FROM,
+    ATTRIBUTE_LIMIT,
+    Dataset,
+    Layout,
+    Template,
+)
 
 BIG = np.arange(1_500_000, dtype="float32")  # more than one piece
 
@@ -25,8 +32,8 @@ def written(path, values, *, groups=None, **options):
         Dataset(name, position, **options.get(name, {})) for position, name in enumerate(values)
     )
     given = list(values.values())
-    with Stream(path) as stream:
-        return h5_file.write(stream, Form(Layout(groups or {}, datasets), given), given).entry
+    with FileWriter(path) as stream:
+        return fill.write(stream, Template(Layout(groups or {}, datasets), given), given).entry
 
 
 def test_h5py_reads_what_was_given(tmp_path):
@@ -66,11 +73,11 @@ def test_the_digest_of_a_file_is_that_of_its_bytes(tmp_path):
 
 
 def test_the_digest_of_a_tensor_is_that_of_its_own_bytes():
-    assert h5_file.tensor_digest(BIG) == xxhash.xxh3_128_hexdigest(BIG.tobytes())
+    assert fill.tensor_digest(BIG) == xxhash.xxh3_128_hexdigest(BIG.tobytes())
     turned = np.asfortranarray(np.arange(12.0).reshape(3, 4))
-    assert h5_file.tensor_digest(turned) == xxhash.xxh3_128_hexdigest(turned.tobytes("C"))
+    assert fill.tensor_digest(turned) == xxhash.xxh3_128_hexdigest(turned.tobytes("C"))
     scalar = np.array(3, "int32")
-    assert h5_file.tensor_digest(scalar) == xxhash.xxh3_128_hexdigest(scalar.tobytes())
+    assert fill.tensor_digest(scalar) == xxhash.xxh3_128_hexdigest(scalar.tobytes())
 
 
 def test_large_tensors_are_contiguous_and_aligned(tmp_path):
@@ -96,7 +103,7 @@ def test_a_stored_dtype_may_be_wider_and_is_read_back_exactly(tmp_path):
         assert file["opaque"].attrs["dtype"] == "bfloat16"
         np.testing.assert_array_equal(file["wide"], value.astype("float32"))
         assert np.isnan(file["wide"][()]).any()
-    wide, opaque = h5_file.read(tmp_path / "f.h5", [("wide", "bfloat16"), ("opaque", "bfloat16")])
+    wide, opaque = fill.read(tmp_path / "f.h5", [("wide", "bfloat16"), ("opaque", "bfloat16")])
     assert opaque.view("uint16").tobytes() == bits.tobytes()
     assert wide.view("uint16").tobytes() == bits.tobytes()
 
@@ -147,8 +154,8 @@ def test_sixty_thousand_weights_fit_into_one_full_file(tmp_path):
     values = np.arange(count, dtype="float32")
     layout = full_h5.layout(blueprint)
     scalars = [value.reshape(()) for value in values]
-    with Stream(tmp_path / "f.h5") as stream:
-        h5_file.write(stream, Form(layout, scalars), scalars)
+    with FileWriter(tmp_path / "f.h5") as stream:
+        fill.write(stream, Template(layout, scalars), scalars)
     with h5py.File(tmp_path / "f.h5") as file:
         group = file["model_weights/layer"]
         pieces = [group.attrs[f"weight_names{number}"] for number in range(len(group.attrs))]
@@ -168,10 +175,10 @@ def test_what_cannot_be_read_is_one_error_with_the_file(tmp_path):
     path = tmp_path / "f.h5"
     written(path, {"a": BIG})
     with pytest.raises(CheckpointError, match=r"cannot be read.*f\.h5"):
-        h5_file.read(path, [("b", "float32")])
+        fill.read(path, [("b", "float32")])
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(CheckpointError, match=r"cannot be read.*f\.h5"):
-        h5_file.read(path, [("a", "float32")])
+        fill.read(path, [("a", "float32")])
 
 
 NAMES = st.lists(
@@ -194,5 +201,5 @@ def test_every_layout_reads_back(tmp_path_factory, names, data):
     values = {name: data.draw(ARRAYS) for name in names}
     entry = written(path, values)
     assert entry.digest == xxhash.xxh3_128_hexdigest(path.read_bytes())
-    read = h5_file.read(path, [(name, value.dtype.name) for name, value in values.items()])
+    read = fill.read(path, [(name, value.dtype.name) for name, value in values.items()])
     assert [each.tobytes() for each in read] == [each.tobytes() for each in values.values()]

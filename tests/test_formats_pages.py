@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_savekit.formats.pages import LARGE, PAGE, page_aligned
+from keras_savekit.formats.directio.memory import LARGE, PAGE, page_aligned
 
 _SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 

@@ -9,10 +9,10 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_savekit.formats.pages import PAGE, page_aligned
-from keras_savekit.formats.reader import Parts, Reader
-from keras_savekit.formats.stream import PIECE
-from keras_savekit.store import disk
+from keras_savekit.formats.directio.memory import PAGE, page_aligned
+from keras_savekit.formats.directio.reader import FileReader, RangeDigests
+from keras_savekit.formats.directio.writer import PIECE
+from keras_savekit.store import syscalls
 
 DATA = np.random.default_rng(0).integers(0, 256, 2 * PIECE + 4321, dtype=np.uint8).tobytes()
 
@@ -20,13 +20,13 @@ DATA = np.random.default_rng(0).integers(0, 256, 2 * PIECE + 4321, dtype=np.uint
 @pytest.fixture
 def descriptor(tmp_path):
     (tmp_path / "file").write_bytes(DATA)
-    with disk.opened(tmp_path / "file", os.O_RDONLY) as descriptor:
+    with syscalls.opened(tmp_path / "file", os.O_RDONLY) as descriptor:
         yield descriptor
 
 
 def test_a_reader_gives_any_range_in_pieces_of_whole_units(descriptor):
     ranges = [(0, len(DATA)), (4095, 8), (5, 3 * 4096), (PIECE - 7, PIECE + 16), (1, 8), (9, 8)]
-    with Reader(descriptor) as reader:
+    with FileReader(descriptor) as reader:
         for offset, size in ranges:
             pieces = [bytes(each) for each in reader.pieces(offset, size, 8)]
             assert b"".join(pieces) == DATA[offset : offset + size - size % 8]
@@ -41,7 +41,7 @@ def test_a_reader_gives_any_range_in_pieces_of_whole_units(descriptor):
 def test_memory_is_filled_from_any_byte_on_as_far_as_the_file_goes(descriptor, offset, shift):
     for size in (0, 5, PAGE, 3 * PAGE + 7, PIECE + 1, len(DATA)):
         memory = page_aligned(size + shift)[shift:]
-        with Reader(descriptor) as reader:
+        with FileReader(descriptor) as reader:
             there = reader.fill(offset, memory.data)
         expected = DATA[offset : offset + size]
         assert there == len(expected)
@@ -58,7 +58,7 @@ def test_whole_pages_are_read_to_where_they_belong(descriptor):
             seen.append((address == memory.ctypes.data, len(given[1][0])))
         return call(*given)
 
-    with disk.watched(look), Reader(descriptor) as reader:
+    with syscalls.watched(look), FileReader(descriptor) as reader:
         reader.fill(PAGE, memory.data)
     assert seen[0] == (True, 2 * PAGE)
     assert [there for there, _ in seen[1:]] == [False]
@@ -72,7 +72,7 @@ def test_an_error_counts_when_it_comes_twice(descriptor):
             raise OSError(failures.pop(), "no")
         return call(*given)
 
-    with disk.watched(failing), Reader(descriptor) as reader:
+    with syscalls.watched(failing), FileReader(descriptor) as reader:
         failures.append(errno.EIO)
         assert b"".join(map(bytes, reader.pieces(0, 10))) == DATA[:10]
         failures += [errno.EIO, errno.EIO]
@@ -83,19 +83,19 @@ def test_an_error_counts_when_it_comes_twice(descriptor):
 def test_a_file_system_that_takes_the_flag_and_refuses_the_read_is_read_as_usual(descriptor):
     def refuse(name, call, *given):
         if name == "preadv":
-            if disk.fcntl.fcntl(given[0], disk.fcntl.F_GETFL) & os.O_DIRECT:
+            if syscalls.fcntl.fcntl(given[0], syscalls.fcntl.F_GETFL) & os.O_DIRECT:
                 raise OSError(errno.EINVAL, "no")
             return call(given[0], given[1], given[2])
         return call(*given)
 
-    with disk.watched(refuse), Reader(descriptor) as reader:
+    with syscalls.watched(refuse), FileReader(descriptor) as reader:
         assert b"".join(map(bytes, reader.pieces(7, len(DATA)))) == DATA[7:]
 
 
 @given(st.lists(st.tuples(st.integers(0, 300), st.integers(0, 90))), st.integers(1, 64))
 def test_parts_have_their_digests_however_the_file_goes_by(ranges, piece):
     data = DATA[:256]
-    parts = Parts(ranges)
+    parts = RangeDigests(ranges)
     for again in range(2):
         for at in range(0, len(data), piece):
             parts.update(memoryview(data)[at : at + piece])

@@ -12,8 +12,8 @@ from formats_models import arrays, batch, fingerprint, layers, small, train, wri
 
 import keras_savekit as sk
 from keras_savekit.formats.full_h5 import unique_names
-from keras_savekit.formats.keras_archive import locate_weights
-from keras_savekit.verify.checks import verify_shallow
+from keras_savekit.formats.keras_zip import locate_weights
+from keras_savekit.verify.depths import verify_shallow
 
 pytestmark = pytest.mark.slow
 

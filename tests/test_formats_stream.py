@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import xxhash
 
-from keras_savekit.formats.pages import PAGE
-from keras_savekit.formats.stream import PIECE, Stream
-from keras_savekit.store import disk
+from keras_savekit.formats.directio.memory import PAGE
+from keras_savekit.formats.directio.writer import PIECE, FileWriter
+from keras_savekit.store import syscalls
 
 RANDOM = np.random.default_rng(5)
 BYTES = RANDOM.integers(0, 256, 3 * PIECE + 12345, np.uint8)
@@ -41,7 +41,7 @@ def aligned(size):
 
 @pytest.mark.parametrize("sizes", CUTS.values(), ids=CUTS.keys())
 def test_a_file_holds_what_was_given_and_knows_its_digest(tmp_path, sizes):
-    with Stream(tmp_path / "f") as stream:
+    with FileWriter(tmp_path / "f") as stream:
         for piece in pieces(sizes):
             stream.write(piece)
     written = (tmp_path / "f").read_bytes()
@@ -56,7 +56,7 @@ def test_the_sha256_of_a_file_is_taken_where_it_is_wanted(tmp_path, sizes):
     os.write(source, BYTES.data)
     entries = []
     for wanted in (True, False):
-        with Stream(tmp_path / f"{wanted}", sha256=wanted) as stream, stream.sharing(source):
+        with FileWriter(tmp_path / f"{wanted}", sha256=wanted) as stream, stream.sharing(source):
             for piece in pieces(sizes):  # shared or not: the bytes that were given count
                 stream.write(piece)
         entries.append(stream.entry())
@@ -72,12 +72,12 @@ def directness(path, *given):
 
     def look(name, call, *arguments):
         if name == "pwrite":
-            flags = disk.fcntl.fcntl(arguments[0], disk.fcntl.F_GETFL)
+            flags = syscalls.fcntl.fcntl(arguments[0], syscalls.fcntl.F_GETFL)
             address = np.frombuffer(arguments[1], np.uint8).ctypes.data
             direct.append((bool(flags & os.O_DIRECT), address, len(arguments[1])))
         return call(*arguments)
 
-    with disk.watched(look), Stream(path) as stream:
+    with syscalls.watched(look), FileWriter(path) as stream:
         for piece in given:
             stream.write(piece.data)
     return direct
@@ -98,12 +98,12 @@ def test_whole_pages_in_aligned_memory_are_written_from_where_they_lie(tmp_path)
 def test_a_file_system_that_takes_the_flag_and_refuses_the_write_is_written_to_as_usual(tmp_path):
     def refuse(name, call, *arguments):
         if name == "pwrite":
-            flags = disk.fcntl.fcntl(arguments[0], disk.fcntl.F_GETFL)
+            flags = syscalls.fcntl.fcntl(arguments[0], syscalls.fcntl.F_GETFL)
             if flags & os.O_DIRECT:
                 raise OSError(errno.EINVAL, "no")
         return call(*arguments)
 
-    with disk.watched(refuse), Stream(tmp_path / "f") as stream:
+    with syscalls.watched(refuse), FileWriter(tmp_path / "f") as stream:
         stream.write(BYTES.data)
     assert (tmp_path / "f").read_bytes() == BYTES.tobytes()
 
@@ -115,7 +115,7 @@ def test_a_write_that_is_cut_short_goes_on_where_it_ended(tmp_path):
         return call(*arguments)
 
     small = BYTES[: PIECE // 64]
-    with disk.watched(short), Stream(tmp_path / "f") as stream:
+    with syscalls.watched(short), FileWriter(tmp_path / "f") as stream:
         stream.write(small.data)
     assert (tmp_path / "f").read_bytes() == small.tobytes()
 
@@ -126,8 +126,8 @@ def test_a_full_disk_is_told_as_it_is(tmp_path):
             raise OSError(errno.ENOSPC, "No space left on device")
         return call(*arguments)
 
-    with pytest.raises(OSError, match="No space left"), disk.watched(full):  # noqa: SIM117
-        with Stream(tmp_path / "f") as stream:
+    with pytest.raises(OSError, match="No space left"), syscalls.watched(full):  # noqa: SIM117
+        with FileWriter(tmp_path / "f") as stream:
             stream.write(BYTES.data)
 
 
@@ -136,7 +136,7 @@ def shared_write(base, path):
     head, middle = BYTES[PAGE : 2 * PAGE], aligned(PIECE + PAGE + 9)
     descriptor = os.open(base, os.O_RDONLY)
     try:
-        with Stream(path) as stream:
+        with FileWriter(path) as stream:
             stream.write(head.data)
             with stream.sharing(descriptor):
                 stream.write(middle.data)
@@ -160,7 +160,7 @@ def test_a_disk_that_shares_no_blocks_is_written_to_in_full(tmp_path):
             raise OSError(errno.EOPNOTSUPP, "no")
         return call(*arguments)
 
-    with disk.watched(refuse):
+    with syscalls.watched(refuse):
         assert shared_write(base_file(tmp_path), tmp_path / "f") == 0
 
 

@@ -6,7 +6,7 @@ import pytest
 from formats_models import layers, small, train
 from keras.src.saving import saving_lib
 
-from keras_savekit.training.keras_walk import walk
+from keras_savekit.model.saving_walk import walk
 
 pytestmark = pytest.mark.slow
 

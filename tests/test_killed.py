@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from training_builders import STEPS, events
 
-from keras_savekit.store.directory import RunDirectory
+from keras_savekit.store.run import RunDirectory
 
 pytestmark = pytest.mark.slow
 

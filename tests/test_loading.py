@@ -12,7 +12,7 @@ from test_formats_capture import Doubled
 from test_formats_stock import MODELS, Subclassed, homemade, same_predictions
 
 import keras_savekit as sk
-from keras_savekit.store.commit import LEFTOVERS
+from keras_savekit.store.atomic import LEFTOVERS
 
 pytestmark = pytest.mark.slow
 

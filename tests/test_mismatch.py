@@ -18,8 +18,8 @@ from training_builders import (
 )
 
 import keras_savekit as sk
-from keras_savekit.formats.snapshot import Variable
-from keras_savekit.training.differences import partners
+from keras_savekit.base.tensors import Variable
+from keras_savekit.model.differences import partners
 
 EPOCHS = 3
 EVERY_STEP = policy(plan("every 1 step", when_busy="wait"))

@@ -12,15 +12,15 @@ import tensorflow as tf
 from torture.worlds import STATE
 from training_builders import damage_steps, events, names, wait_until
 
-from keras_savekit.checking import OVERTAKEN, UNVERIFIED
+from keras_savekit.base.moment import Moment
+from keras_savekit.base.tensors import Blueprint, Group, LayerWeights, Slot, Snapshot, Variable
 from keras_savekit.errors import SaveError
 from keras_savekit.formats import checkpoint as checkpoint_files
-from keras_savekit.formats.snapshot import Blueprint, Group, LayerWeights, Slot, Snapshot, Variable
-from keras_savekit.pipeline import Pipeline
-from keras_savekit.policy.moment import Moment
 from keras_savekit.policy.plan import Due, Policy, SavePlan
-from keras_savekit.store.directory import RunDirectory
+from keras_savekit.save.pipeline import Pipeline
+from keras_savekit.save.verifier import OVERTAKEN, UNVERIFIED
 from keras_savekit.store.manifest import Verification
+from keras_savekit.store.run import RunDirectory
 
 BLUEPRINT = Blueprint(
     variables=(Variable("weight", 0, "dense/kernel", (2, 2), "float32"),),
@@ -149,8 +149,8 @@ def test_a_save_that_would_outlast_a_grace_period_is_not_begun_and_this_is_told(
     (due,) = (Due(running.plans[0], ("SIGTERM came",)),)
     running.save(1)
     running.pipeline._writer.join()
-    running.pipeline.save(snapshot(2), due, killed_at=time.monotonic())
-    running.pipeline.save(snapshot(3), due, killed_at=time.monotonic() + 1000)
+    running.pipeline.save(snapshot(2), due, grace_deadline=time.monotonic())
+    running.pipeline.save(snapshot(3), due, grace_deadline=time.monotonic() + 1000)
     (told,) = running.pipeline.notices()
     running.finished()
     assert names(tmp_path) == ["000000001-p", "000000003-p"]

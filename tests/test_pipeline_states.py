@@ -14,12 +14,12 @@ from test_pipeline import plan, snapshot
 from test_store_builders import Crash, crash_before_step
 from training_builders import events
 
-from keras_savekit import resume
 from keras_savekit.formats import checkpoint as checkpoint_files
-from keras_savekit.pipeline import Pipeline
 from keras_savekit.policy.plan import Due, Policy
-from keras_savekit.store.directory import RunDirectory
-from keras_savekit.verify.checks import verify_shallow
+from keras_savekit.resume import select
+from keras_savekit.save.pipeline import Pipeline
+from keras_savekit.store.run import RunDirectory
+from keras_savekit.verify.depths import verify_shallow
 
 PATIENCE = 20
 
@@ -92,7 +92,7 @@ class Sessions(RuleBasedStateMachine):
         self.directory = RunDirectory(self.place / "run")
         self.directory.prepare()
         self.directory.sweep()
-        found, _ = resume.find(self.directory, 1.0)
+        found, _ = select.find(self.directory, 1.0)
         if self.newest is not None:
             assert found is not None
             newest = int(self.newest[:9])

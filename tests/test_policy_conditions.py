@@ -7,13 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from keras_savekit.base import moment
+from keras_savekit.base.moment import ExternalRequests, Moment, Tick
 from keras_savekit.errors import PolicyError
-from keras_savekit.policy import expression, moment
-from keras_savekit.policy.measured import Improved, Reached
-from keras_savekit.policy.moment import Moment, Outside, Tick
-from keras_savekit.policy.progress import EpochEnd, Every, Steps, TrainBegin
-from keras_savekit.policy.requested import BeforeDeadline, FileAsked, Signal
-from keras_savekit.policy.triggers import AnyOf, Not, leaves, parse_trigger, read_trigger
+from keras_savekit.policy.triggers.condition import parse_condition
+from keras_savekit.policy.triggers.external import BeforeDeadline, FileRequested, Signal
+from keras_savekit.policy.triggers.metric import Improved, Reached
+from keras_savekit.policy.triggers.registry import AnyOf, Not, leaves, parse_trigger, read_trigger
+from keras_savekit.policy.triggers.schedule import EpochEnd, Every, Steps, TrainBegin
 
 quick = settings(deadline=None, derandomize=True, max_examples=100)
 
@@ -31,7 +32,7 @@ def logged(event="epoch_end", memory=None, **logs):
 
 
 def outside(memory=None, **seen):
-    return Tick(Moment(), Moment(), "step", memory or {}, Outside(**seen))
+    return Tick(Moment(), Moment(), "step", memory or {}, ExternalRequests(**seen))
 
 
 OFFSET = Every(steps=100, offset=30)
@@ -79,9 +80,9 @@ def before_deadline(wall, memory=None, deadline=1000.0):
             outside(signals=frozenset(["SIGINT", "SIGTERM"])),
             "SIGTERM and SIGINT came",
         ),
-        (FileAsked(name="NOW"), outside(), None),
-        (FileAsked(name="NOW"), outside(files={"NOW"}), "the file NOW asked for it"),
-        (FileAsked(name="NOW"), outside(files={"OTHER"}), None),
+        (FileRequested(name="NOW"), outside(), None),
+        (FileRequested(name="NOW"), outside(files={"NOW"}), "the file NOW asked for it"),
+        (FileRequested(name="NOW"), outside(files={"OTHER"}), None),
     ],
 )
 def test_a_trigger_gives_its_reason_or_none(trigger, tick, reason):
@@ -204,14 +205,14 @@ def test_reached_can_fire_at_every_look_while_it_is_true():
     ],
 )
 def test_a_condition_holds_does_not_or_is_unknown(text, logs, holds):
-    assert expression.parse(text).holds(logs) is holds
+    assert parse_condition(text).holds(logs) is holds
 
 
 @quick
 @given(st.text(st.sampled_from("ab01.<>=!()`  andornot-+e"), max_size=30))
 def test_any_text_is_a_condition_or_one_clear_error(text):
     try:
-        condition = expression.parse(text)
+        condition = parse_condition(text)
     except PolicyError:  # anything else is raised
         return
     assert condition.holds(dict.fromkeys(condition.metrics, 1.0)) in (True, False)
@@ -219,7 +220,7 @@ def test_any_text_is_a_condition_or_one_clear_error(text):
 
 def test_a_condition_nested_too_deeply_is_refused():
     with pytest.raises(PolicyError, match="nested too deeply"):
-        expression.parse("(" * 5000 + "a > 1")
+        parse_condition("(" * 5000 + "a > 1")
 
 
 def test_a_deadline_fires_once_when_its_margin_begins_and_again_for_another():
@@ -260,7 +261,7 @@ def test_a_deadline_is_a_time_seconds_or_a_variable_that_holds_one(at, environ, 
         ("steps 1000", Steps(at=1000)),
         ("signal TERM sigusr1", Signal(names=["SIGTERM", "SIGUSR1"])),
         ("signal SIGUSR1 then continue", Signal(names="SIGUSR1", then="continue")),
-        ("file SAVE_NOW", FileAsked(name="SAVE_NOW")),
+        ("file SAVE_NOW", FileRequested(name="SAVE_NOW")),
         ("train_begin", TrainBegin()),
     ],
 )
@@ -290,7 +291,7 @@ def test_a_short_string_spells_a_trigger(text, trigger):
             {"signal": {"names": ["SIGINT"], "then": "continue"}},
             "after which training goes on",
         ),
-        (FileAsked(name="NOW"), {"file": "NOW"}, "when the file NOW appears"),
+        (FileRequested(name="NOW"), {"file": "NOW"}, "when the file NOW appears"),
         (
             DEADLINE,
             {"before_deadline": {"at": "env END", "margin": "5m"}},

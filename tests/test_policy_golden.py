@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from keras_savekit.policy.retention import Record, prune
-from keras_savekit.policy.rules import read_rules
+from keras_savekit.policy.rules.kinds import Record, prune
+from keras_savekit.policy.rules.registry import read_rules
 
 GOLDEN = Path(__file__).parent / "golden"
 HOUR = 3600.0

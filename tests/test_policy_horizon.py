@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_policy_include import POLICIES
 
-from keras_savekit.policy.moment import Moment, Tick
-from keras_savekit.policy.plan import decide, horizon, saves_unasked
-from keras_savekit.policy.yaml_file import policy_from
+from keras_savekit.base.moment import Moment, Tick
+from keras_savekit.policy.plan import decide, horizon, saves_periodically
+from keras_savekit.policy.yaml.load import policy_from
 
 NEVER = float("inf")
 
@@ -68,4 +68,4 @@ def test_a_stretched_interval_is_due_later():
     ],
 )
 def test_whether_saves_come_without_being_asked_for(when, unasked):
-    assert saves_unasked(policy(*when)) is unasked
+    assert saves_periodically(policy(*when)) is unasked

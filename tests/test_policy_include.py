@@ -5,13 +5,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_savekit.errors import PolicyError
-from keras_savekit.policy.measured import Improved, Reached
 from keras_savekit.policy.plan import Limits, Policy, SavePlan
-from keras_savekit.policy.progress import EpochEnd, Every, OnException, Steps, TrainBegin, TrainEnd
-from keras_savekit.policy.requested import BeforeDeadline, FileAsked, Signal
-from keras_savekit.policy.resuming import Resume
-from keras_savekit.policy.retention import All, Best, EveryNth, Last, NewerThan, WithinSize
-from keras_savekit.policy.yaml_file import load_policy, parse_policy
+from keras_savekit.policy.resume import Resume
+from keras_savekit.policy.rules.kinds import All, Best, EveryNth, Last, NewerThan, WithinSize
+from keras_savekit.policy.triggers.external import BeforeDeadline, FileRequested, Signal
+from keras_savekit.policy.triggers.metric import Improved, Reached
+from keras_savekit.policy.triggers.schedule import (
+    EpochEnd,
+    Every,
+    OnException,
+    Steps,
+    TrainBegin,
+    TrainEnd,
+)
+from keras_savekit.policy.yaml.load import load_policy, parse_policy
 
 quick = settings(deadline=None, derandomize=True, max_examples=150)
 
@@ -171,7 +178,7 @@ TRIGGERS = st.one_of(
         names=st.lists(st.sampled_from(["SIGTERM", "SIGINT"]), min_size=1, unique=True),
         then=st.sampled_from(["stop", "continue"]),
     ),
-    st.builds(FileAsked, name=st.from_regex(r"[A-Za-z0-9_-]{1,9}", fullmatch=True)),
+    st.builds(FileRequested, name=st.from_regex(r"[A-Za-z0-9_-]{1,9}", fullmatch=True)),
     st.builds(
         BeforeDeadline,
         at=st.sampled_from(["env END", "2030-01-01", "2000000000"]),

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_savekit.policy.governor import LARGEST, WINDOW, Pace, paced
+from keras_savekit.policy.overhead import LARGEST, WINDOW, OverheadState, next_state
 from keras_savekit.policy.plan import Limits
-from keras_savekit.policy.retention import Last, Record
-from keras_savekit.policy.room import room_for
+from keras_savekit.policy.rules.free_space import free_space_for
+from keras_savekit.policy.rules.kinds import Last, Record
 
 quick = settings(deadline=None, derandomize=True, max_examples=100)
 
@@ -15,39 +15,39 @@ quick = settings(deadline=None, derandomize=True, max_examples=100)
 @pytest.mark.parametrize(
     ("pace", "trained", "spent", "stretch"),
     [
-        (Pace(), 1, 0.01, 1),
-        (Pace(), 1, 1.0, 2),
-        (Pace(), 10, 0.4, 1),
-        (Pace(), 10, 0.6, 2),
-        (Pace(2, 10, 0.6), 20, 0.6, 2),
-        (Pace(2, 10, 0.6), 21, 0.6, 1),
-        (Pace(2, 10, 0.6), 30, 2.0, 4),
-        (Pace(LARGEST, 10, 0.6), 30, 9.0, LARGEST),
+        (OverheadState(), 1, 0.01, 1),
+        (OverheadState(), 1, 1.0, 2),
+        (OverheadState(), 10, 0.4, 1),
+        (OverheadState(), 10, 0.6, 2),
+        (OverheadState(2, 10, 0.6), 20, 0.6, 2),
+        (OverheadState(2, 10, 0.6), 21, 0.6, 1),
+        (OverheadState(2, 10, 0.6), 30, 2.0, 4),
+        (OverheadState(LARGEST, 10, 0.6), 30, 9.0, LARGEST),
     ],
 )
 def test_intervals_double_above_the_budget_and_halve_far_below_it(pace, trained, spent, stretch):
-    assert paced(pace, 0.05, trained, spent).stretch == stretch
+    assert next_state(pace, 0.05, trained, spent).stretch == stretch
 
 
 @quick
 @given(st.floats(0.01, 2.0), st.floats(0.02, 0.3))
 def test_in_the_long_run_saving_keeps_to_its_budget(cost, budget):
     """One save a second, if nothing stretches it, each with the same cost."""
-    pace, spent, saved = Pace(), 0.0, 0.0
+    pace, spent, saved = OverheadState(), 0.0, 0.0
     seconds = 4000
     for second in range(1, seconds):
         if second - saved >= pace.stretch:
             saved, spent = second, spent + cost
-        pace = paced(pace, budget, second, spent)
+        pace = next_state(pace, budget, second, spent)
         assert pace.stretch & (pace.stretch - 1) == 0
     # What the first intervals cost before anything was known is on top.
     assert spent <= budget * seconds * 1.3 + 30 * cost
 
 
 def test_a_cheap_save_never_stretches_anything():
-    pace = Pace()
+    pace = OverheadState()
     for second in range(1, 500):
-        pace = paced(pace, 0.05, second, second * 0.01)
+        pace = next_state(pace, 0.05, second, second * 0.01)
     assert pace.stretch == 1
     assert pace.trained >= 500 - 1 - WINDOW
 
@@ -80,7 +80,7 @@ COMING = record(4, verified=False)
 def test_room_is_made_of_what_the_rules_let_go_or_the_save_is_refused(
     limits, free, removed, refused
 ):
-    room = room_for(COMING, RECORDS, RULES, Limits(**limits), free)
+    room = free_space_for(COMING, RECORDS, RULES, Limits(**limits), free)
     assert [int(name.split("-")[0]) for name in room.remove] == removed
     assert refused in room.refused
     assert bool(room.refused) == bool(refused)
@@ -89,12 +89,12 @@ def test_room_is_made_of_what_the_rules_let_go_or_the_save_is_refused(
 def test_room_is_never_made_of_what_is_pinned_busy_unverified_or_the_newest_verified():
     rules = {"p": (Last(count=1),)}
     kept = [record(1, pinned=True), record(2, busy=True), record(3), record(4, verified=False)]
-    assert room_for(record(5), kept, rules, Limits(disk=200), 10**6).refused
-    free = room_for(record(5), [record(0), *kept], rules, Limits(disk=500), 10**6)
+    assert free_space_for(record(5), kept, rules, Limits(disk=200), 10**6).refused
+    free = free_space_for(record(5), [record(0), *kept], rules, Limits(disk=500), 10**6)
     assert list(free.remove) == ["000000000-p"]
     assert "to make room for 000000005-p: not in last 1" in free.remove["000000000-p"]
 
 
 def test_without_any_checkpoint_there_is_room_or_there_is_not():
-    assert room_for(COMING, [], RULES, Limits(disk=100), 10**6).remove == {}
-    assert room_for(COMING, [], RULES, Limits(disk=99), 10**6).refused
+    assert free_space_for(COMING, [], RULES, Limits(disk=100), 10**6).remove == {}
+    assert free_space_for(COMING, [], RULES, Limits(disk=99), 10**6).refused

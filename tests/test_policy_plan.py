@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from keras_savekit.base.moment import Moment, Tick
 from keras_savekit.errors import PolicyError, SavekitError
-from keras_savekit.policy.moment import Moment, Tick
 from keras_savekit.policy.plan import Limits, Policy, SavePlan, decide
-from keras_savekit.policy.retention import All, Best, Last
-from keras_savekit.policy.triggers import Every, Improved, TrainEnd
+from keras_savekit.policy.rules.kinds import All, Best, Last
+from keras_savekit.policy.triggers.registry import Every, Improved, TrainEnd
 
 quick = settings(deadline=None, derandomize=True, max_examples=60)
 

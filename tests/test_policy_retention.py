@@ -7,15 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_savekit.errors import PolicyError
-from keras_savekit.policy.retention import (
-    All,
-    Best,
-    Last,
-    Record,
-    best_of,
-    prune,
-)
-from keras_savekit.policy.rules import parse_rule, read_rules
+from keras_savekit.policy.rules.kinds import All, Best, Last, Record, best_of, prune
+from keras_savekit.policy.rules.registry import parse_rule, read_rules
 
 quick = settings(deadline=None, derandomize=True, max_examples=150)
 

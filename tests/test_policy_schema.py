@@ -11,8 +11,8 @@ from test_policy_include import POLICIES
 from test_policy_yaml import CONFIGS, MALFORMED
 
 from keras_savekit.errors import PolicyError
-from keras_savekit.policy.schema import policy_schema
-from keras_savekit.policy.yaml_file import load_policy, parse_policy, policy_from
+from keras_savekit.policy.yaml.load import load_policy, parse_policy, policy_from
+from keras_savekit.policy.yaml.schema import policy_schema
 
 quick = settings(deadline=None, derandomize=True, max_examples=60)
 

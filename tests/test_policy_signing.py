@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keras_savekit.base.key import Key
 from keras_savekit.errors import PolicyError, SavekitError
-from keras_savekit.policy.key import Key
 from keras_savekit.policy.plan import Limits, Policy
 from keras_savekit.policy.signing import Signing, secret_in, secret_of
-from keras_savekit.policy.yaml_file import load_policy, parse_policy
+from keras_savekit.policy.yaml.load import load_policy, parse_policy
 
 PLANS = "plans: [{name: p, when: every epoch}]\n"
 

@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from keras_savekit.base.moment import Moment, Tick
 from keras_savekit.errors import PolicyError
-from keras_savekit.policy.moment import Moment, Tick
-from keras_savekit.policy.progress import UNITS
-from keras_savekit.policy.triggers import (
+from keras_savekit.policy.triggers.registry import (
     KINDS,
     AllOf,
     AnyOf,
@@ -24,6 +23,7 @@ from keras_savekit.policy.triggers import (
     parse_trigger,
     read_trigger,
 )
+from keras_savekit.policy.triggers.schedule import UNITS
 
 quick = settings(deadline=None, derandomize=True, max_examples=80)
 

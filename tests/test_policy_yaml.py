@@ -8,11 +8,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from keras_savekit.errors import PolicyError
+from keras_savekit.policy.fields import WrongValueError
 from keras_savekit.policy.plan import Policy, SavePlan
-from keras_savekit.policy.retention import Best, Last
-from keras_savekit.policy.triggers import Every, Improved, OnException, TrainEnd
-from keras_savekit.policy.value import WrongValueError
-from keras_savekit.policy.yaml_file import MAX_BYTES, load_policy, parse_policy, policy_from
+from keras_savekit.policy.rules.kinds import Best, Last
+from keras_savekit.policy.triggers.registry import Every, Improved, OnException, TrainEnd
+from keras_savekit.policy.yaml.load import MAX_BYTES, load_policy, parse_policy, policy_from
 
 quick = settings(deadline=None, derandomize=True, max_examples=150)
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_savekit.formats import training_state
-from keras_savekit.training import randomness
+from keras_savekit.backend import random_state
+from keras_savekit.formats import state_h5
 
 
 def draws():
@@ -29,11 +29,11 @@ def test_every_generator_goes_on_after_a_way_through_json(drawn):
     keras.utils.set_random_seed(4)
     for _ in range(drawn):
         draws()
-    saved = json.loads(bytes(training_state.encode(randomness.state())))
+    saved = json.loads(bytes(state_h5.encode(random_state.state())))
     expected = draws()
     keras.utils.set_random_seed(99)
     draws()
-    randomness.restore(saved)
+    random_state.restore(saved)
     assert draws() == {**expected, **_not_made_yet(saved, expected)}
 
 
@@ -43,21 +43,21 @@ def _not_made_yet(saved, expected):
 
 
 def test_a_process_that_never_seeded_tensorflow_is_left_unseeded(monkeypatch):
-    monkeypatch.setattr(randomness.context, "global_seed", lambda: None)
-    assert randomness.state()["tensorflow"] is None
+    monkeypatch.setattr(random_state.context, "global_seed", lambda: None)
+    assert random_state.state()["tensorflow"] is None
 
 
 def test_a_state_that_was_taken_does_not_go_on_with_its_generators():
     keras.utils.set_random_seed(4)
     draws()
-    taken = randomness.state()
-    at_once = bytes(training_state.encode(taken))
+    taken = random_state.state()
+    at_once = bytes(state_h5.encode(taken))
     draws()
-    assert bytes(training_state.encode(taken)) == at_once
+    assert bytes(state_h5.encode(taken)) == at_once
 
 
 def test_taking_the_state_changes_nothing():
     keras.utils.set_random_seed(4)
     draws()
-    first, second = (bytes(training_state.encode(randomness.state())) for _ in range(2))
+    first, second = (bytes(state_h5.encode(random_state.state())) for _ in range(2))
     assert first == second

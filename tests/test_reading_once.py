@@ -5,8 +5,8 @@ import pytest
 from formats_models import write
 from test_store_builders import reads_of
 
-from keras_savekit.training.restore import read_tensors
-from keras_savekit.verify.checks import verify_shallow
+from keras_savekit.model.assign import read_tensors
+from keras_savekit.verify.depths import verify_shallow
 
 ROUNDING = 1.1  # whole pages, and what HDF5 itself reads of an archive
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_savekit.policy.yaml_file import load_policy
+from keras_savekit.policy.yaml.load import load_policy
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

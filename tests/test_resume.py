@@ -25,8 +25,8 @@ from training_builders import (
 
 import keras_savekit as sk
 from keras_savekit.formats import checkpoint as checkpoint_files
-from keras_savekit.formats import training_state
-from keras_savekit.store.directory import RunDirectory
+from keras_savekit.formats import state_h5
+from keras_savekit.store.run import RunDirectory
 
 EPOCHS = 3
 EVERY_STEP = policy(plan("every 1 steps", when_busy="wait"))
@@ -357,5 +357,5 @@ def test_what_is_written_late_is_what_was_when_it_was_asked_for(tmp_path, monkey
     kit = sk.SaveKit(EVERY_STEP, directory=tmp_path, data=data())
     with pytest.raises(KeyboardInterrupt):
         fit(model(), kit, NextEpoch(), Interrupt(STEPS + 1), on=data())
-    state = training_state.read(tmp_path / "checkpoints" / f"{STEPS - 1:09d}-p" / "state.h5")
+    state = state_h5.read(tmp_path / "checkpoints" / f"{STEPS - 1:09d}-p" / "state.h5")
     assert state["history"] == []

@@ -20,11 +20,10 @@ from test_store_builders import prepared
 from training_builders import data, events, fit, names, plan, policy
 
 import keras_savekit as sk
+from keras_savekit.base.key import Key
 from keras_savekit.cli import main as cli
-from keras_savekit.formats import training_state
-from keras_savekit.policy.key import Key
-from keras_savekit.store import signing
-from keras_savekit.store.directory import RunDirectory
+from keras_savekit.formats import state_h5
+from keras_savekit.store import manifest_signature
 from keras_savekit.store.manifest import (
     MANIFEST,
     SignatureError,
@@ -33,7 +32,8 @@ from keras_savekit.store.manifest import (
     split_place,
     to_json,
 )
-from keras_savekit.verify.load import LoadChecker
+from keras_savekit.store.run import RunDirectory
+from keras_savekit.verify.loader.client import LoadChecker
 
 ROOT = Path(__file__).parent.parent / "keras_savekit"
 SECRET = b"a key that nobody guesses"
@@ -401,14 +401,14 @@ def test_a_lone_file_has_no_signature(tmp_path):
 
 
 def test_every_byte_before_a_signature_counts():
-    text = signing.signed(b'{\n  "a": 1', KEY)
-    assert signing.is_signed_with(text, KEY)
-    assert not signing.is_signed_with(text, ANOTHER)
+    text = manifest_signature.signed(b'{\n  "a": 1', KEY)
+    assert manifest_signature.is_signed_with(text, KEY)
+    assert not manifest_signature.is_signed_with(text, ANOTHER)
     for position in range(len(text)):
         other = bytearray(text)
         other[position] ^= 1
-        assert not signing.is_signed_with(bytes(other), KEY)
-    assert not signing.is_signed(b"")
+        assert not manifest_signature.is_signed_with(bytes(other), KEY)
+    assert not manifest_signature.is_signed(b"")
 
 
 # Nothing is unpickled, and no code of a file runs unasked.
@@ -432,7 +432,7 @@ def test_a_pickle_where_the_state_belongs_is_refused_and_not_run(tmp_path):
 
     (tmp_path / "state.h5").write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(sk.CheckpointError, match="the training state cannot be read"):
-        training_state.read(tmp_path / "state.h5")
+        state_h5.read(tmp_path / "state.h5")
     run = prepared(tmp_path / "run")
     (run.checkpoints_path / "000000001-p").mkdir()
     (run.checkpoints_path / "000000001-p" / MANIFEST).write_bytes(pickle.dumps(Bomb()))

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_savekit.formats.pages import PAGE
-from keras_savekit.formats.snapshot import Blueprint, Snapshot, Variable, in_host_memory
-from keras_savekit.formats.stream import PIECE
-from keras_savekit.policy.moment import Moment
-from keras_savekit.staging import KeptMemory
+from keras_savekit.base.moment import Moment
+from keras_savekit.base.tensors import Blueprint, Snapshot, Variable, in_host_memory
+from keras_savekit.formats.directio.memory import PAGE
+from keras_savekit.formats.directio.writer import PIECE
+from keras_savekit.save.host_copy import HostBuffer
 
 _MADV_PAGEOUT = 21  # Python has no name for it
 
@@ -51,13 +51,13 @@ def same(tensors, values):
 
 def test_copies_hold_the_same_bits_and_large_ones_begin_at_a_page():
     given = snapshot(VALUES)
-    KeptMemory().stage(given)
+    HostBuffer().stage(given)
     assert same(given.tensors, VALUES)
     assert [given.tensors[at].ctypes.data % PAGE for at in (0, 6)] == [0, 0]
 
 
 def test_memory_is_used_again_once_nobody_needs_the_snapshot_in_it():
-    memory = KeptMemory()
+    memory = HostBuffer()
     first = snapshot(VALUES)
     memory.stage(first)
     place = first.tensors[0].ctypes.data
@@ -68,7 +68,7 @@ def test_memory_is_used_again_once_nobody_needs_the_snapshot_in_it():
 
 
 def test_a_snapshot_that_is_still_to_be_written_is_not_written_over():
-    memory = KeptMemory()
+    memory = HostBuffer()
     first, second = snapshot(VALUES), snapshot([value + value for value in VALUES[:2]])
     memory.stage(first)
     memory.stage(second)
@@ -77,7 +77,7 @@ def test_a_snapshot_that_is_still_to_be_written_is_not_written_over():
 
 
 def test_a_second_plan_finds_the_copies_of_the_first():
-    memory = KeptMemory()
+    memory = HostBuffer()
     given = snapshot(VALUES)
     memory.stage(given)
     copies = list(given.tensors)
@@ -86,7 +86,7 @@ def test_a_second_plan_finds_the_copies_of_the_first():
 
 
 def test_memory_grows_with_what_is_to_be_held():
-    memory = KeptMemory()
+    memory = HostBuffer()
     memory.stage(snapshot(VALUES[:1]))
     larger = snapshot(VALUES * 3)
     memory.stage(larger)
@@ -95,7 +95,7 @@ def test_memory_grows_with_what_is_to_be_held():
 
 def test_memory_that_was_reserved_is_there_before_the_first_snapshot():
     values = [np.ones(2**24, "float32"), *VALUES]
-    memory, given = KeptMemory(), snapshot(values)
+    memory, given = HostBuffer(), snapshot(values)
     variables = given.blueprint.variables
     memory.reserve([each for each in variables if each.dtype != "bool"])  # a metric's come later
     memory._mapping.join(60)
@@ -109,7 +109,7 @@ def test_memory_that_was_reserved_is_there_before_the_first_snapshot():
 
 
 def test_a_snapshot_waits_for_the_memory_that_is_being_reserved():
-    memory, given = KeptMemory(), snapshot(VALUES)
+    memory, given = HostBuffer(), snapshot(VALUES)
     memory.reserve(given.blueprint.variables)
     memory.stage(given)
     assert same(given.tensors, VALUES)
@@ -122,7 +122,7 @@ def lazily_free():
 
 
 def test_low_memory_is_the_systems_to_take_while_no_snapshot_is_in_it():
-    memory, values = KeptMemory(low=True), [np.arange(2**23, dtype="float32")]
+    memory, values = HostBuffer(low=True), [np.arange(2**23, dtype="float32")]
     given = snapshot(values)
     memory.stage(given)
     before = lazily_free()
@@ -137,7 +137,7 @@ def test_low_memory_is_the_systems_to_take_while_no_snapshot_is_in_it():
 
 
 def test_low_memory_that_was_reserved_is_the_systems_to_take_too():
-    memory, given = KeptMemory(low=True), snapshot([np.arange(2**23, dtype="float32")])
+    memory, given = HostBuffer(low=True), snapshot([np.arange(2**23, dtype="float32")])
     before = lazily_free()
     memory.reserve(given.blueprint.variables)
     memory._mapping.join()
@@ -145,7 +145,7 @@ def test_low_memory_that_was_reserved_is_the_systems_to_take_too():
 
 
 def test_memory_that_holds_the_next_snapshot_already_is_not_offered():
-    memory, values = KeptMemory(low=True), [np.arange(2**23, dtype="float32")]
+    memory, values = HostBuffer(low=True), [np.arange(2**23, dtype="float32")]
     first, second = snapshot(values), snapshot(values)
     memory.stage(first)
     returned = memory._borrower
@@ -157,7 +157,7 @@ def test_memory_that_holds_the_next_snapshot_already_is_not_offered():
 
 
 def test_memory_is_kept_where_it_need_not_be_low():
-    memory, given = KeptMemory(), snapshot([np.arange(2**23, dtype="float32")])
+    memory, given = HostBuffer(), snapshot([np.arange(2**23, dtype="float32")])
     memory.stage(given)
     before = lazily_free()
     del given
@@ -167,7 +167,7 @@ def test_memory_is_kept_where_it_need_not_be_low():
 def test_what_callbacks_remember_is_not_copied():
     given = snapshot(VALUES[:1])
     remembered = given.tensors[0] = np.ones((256, 256), "float32")
-    KeptMemory().stage(given)
+    HostBuffer().stage(given)
     assert given.tensors[0] is remembered
 
 
@@ -199,6 +199,6 @@ def from_a_device(low):
         return pulled(tensor)
 
     type(given.tensors[0]).numpy = counted
-    KeptMemory(low=low).stage(given)
+    HostBuffer(low=low).stage(given)
     assert same(given.tensors, values)
     assert 0 < largest <= PIECE

@@ -13,9 +13,8 @@ import h5py
 import numpy as np
 import xxhash
 
-from keras_savekit.policy.moment import Moment
-from keras_savekit.store import disk
-from keras_savekit.store.directory import RunDirectory
+from keras_savekit.base.moment import Moment
+from keras_savekit.store import syscalls
 from keras_savekit.store.manifest import (
     MANIFEST,
     FileEntry,
@@ -25,7 +24,8 @@ from keras_savekit.store.manifest import (
     to_json,
 )
 from keras_savekit.store.naming import CheckpointName
-from keras_savekit.verify.checks import verify_shallow
+from keras_savekit.store.run import RunDirectory
+from keras_savekit.verify.depths import verify_shallow
 
 LAYER = "/model_weights/dense/seq/dense"
 KERNEL = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -175,6 +175,6 @@ def reads_of(call):
         read.extend([result] * (name == "preadv"))
         return result
 
-    with disk.watched(count):
+    with syscalls.watched(count):
         result = call()
     return result, sum(read)

@@ -8,8 +8,8 @@ import pytest
 from test_store_builders import STEPS, crashes_everywhere
 
 from keras_savekit.errors import DirectoryError
-from keras_savekit.store import commit
-from keras_savekit.store.commit import (
+from keras_savekit.store import atomic
+from keras_savekit.store.atomic import (
     LEFTOVERS,
     publish,
     replace_link,
@@ -49,7 +49,7 @@ def failing(monkeypatch, name, code, *, only=lambda *_: True):
             raise OSError(code, os.strerror(code))
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(commit.os, name, call)
+    monkeypatch.setattr(atomic.os, name, call)
 
 
 def test_publishing_gives_the_directory_its_name(tmp_path):

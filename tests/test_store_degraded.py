@@ -17,11 +17,11 @@ import pytest
 from test_store_builders import add, prepared, tiny_checkpoint
 
 from keras_savekit.errors import DirectoryError, DirectoryInUseError, SavekitWarning
-from keras_savekit.store import disk
-from keras_savekit.store.commit import publish, publish_file, scratch_for
-from keras_savekit.store.events import EventLog
-from keras_savekit.store.lock import DirectoryLock
-from keras_savekit.store.process import this_process
+from keras_savekit.store import syscalls
+from keras_savekit.store.atomic import publish, publish_file, scratch_for
+from keras_savekit.store.event_log import EventLog
+from keras_savekit.store.process_id import this_process
+from keras_savekit.store.run_lock import RunLock
 
 LACKING = [errno.EINVAL, errno.ENOTSUP, errno.EPERM, errno.ENOSYS, errno.ENOLCK]
 
@@ -37,7 +37,7 @@ def refusing(code, *names, calls=None):
             raise OSError(code, os.strerror(code))
         return call(*arguments)
 
-    with disk.watched(watcher):
+    with syscalls.watched(watcher):
         yield
 
 
@@ -115,9 +115,9 @@ DEAD = {
 @pytest.mark.parametrize("how", DEAD)
 def test_without_locks_that_of_a_dead_process_is_taken_over(tmp_path, monkeypatch, how):
     here = dataclasses.replace(this_process(), machine="m")
-    monkeypatch.setattr("keras_savekit.store.process.this_process", lambda: here)
+    monkeypatch.setattr("keras_savekit.store.process_id.this_process", lambda: here)
     note(tmp_path, **DEAD[how])
-    with refusing(errno.ENOLCK, "flock"), DirectoryLock(tmp_path) as lock:
+    with refusing(errno.ENOLCK, "flock"), RunLock(tmp_path) as lock:
         assert lock.held
     assert not (tmp_path / ".lock.holder").exists()
 
@@ -133,7 +133,7 @@ def test_without_locks_that_of_a_dead_process_is_taken_over(tmp_path, monkeypatc
 def test_without_locks_that_of_a_living_or_unknown_process_is_heeded(tmp_path, changes, message):
     note(tmp_path, **changes)
     with refusing(errno.ENOLCK, "flock"), pytest.raises(DirectoryInUseError, match=message):
-        DirectoryLock(tmp_path).acquire()
+        RunLock(tmp_path).acquire()
 
 
 ORPHAN = """
@@ -159,7 +159,7 @@ def test_a_lock_that_a_dead_process_left_to_its_child_is_told_as_such(tmp_path):
         parent.wait()
         try:
             with pytest.raises(DirectoryInUseError, match=f"what process {parent.pid} on .* left"):
-                DirectoryLock(tmp_path).acquire()
+                RunLock(tmp_path).acquire()
         finally:
             os.kill(child, signal.SIGKILL)
 
@@ -188,7 +188,7 @@ def test_what_is_not_certain_to_stay_is_not_published(tmp_path):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return call(*arguments)
 
-    with disk.watched(last_sync), pytest.raises(DirectoryError, match="cannot publish"):
+    with syscalls.watched(last_sync), pytest.raises(DirectoryError, match="cannot publish"):
         publish(scratch, tmp_path / "x")
     assert scratch.is_dir()
     assert not (tmp_path / "x").exists()

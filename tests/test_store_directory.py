@@ -12,10 +12,10 @@ import pytest
 from test_store_builders import add, crashes_everywhere, prepared, tiny_checkpoint
 
 from keras_savekit.errors import CheckpointError, DirectoryError
-from keras_savekit.store.commit import LEFTOVERS
-from keras_savekit.store.directory import LINKS, RunDirectory
+from keras_savekit.store.atomic import LEFTOVERS
 from keras_savekit.store.manifest import Finding, Verification
-from keras_savekit.verify.checks import verify_shallow
+from keras_savekit.store.run import LINKS, RunDirectory
+from keras_savekit.verify.depths import verify_shallow
 
 GOOD = Verification("structure", 2.0)
 BAD = Verification("bytes", 2.0, (Finding("digest", "a.bin", "changed"),))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from keras_savekit.errors import DirectoryError
-from keras_savekit.store.events import EventLog
+from keras_savekit.store.event_log import EventLog
 
 
 def log(tmp_path, now=7.0):

@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from keras_savekit.errors import DirectoryError, DirectoryInUseError
-from keras_savekit.store.lock import DirectoryLock
+from keras_savekit.store.run_lock import RunLock
 
 HOLD = """
 import sys, time, pathlib
@@ -27,7 +27,7 @@ def test_the_lock_vanishes_with_its_process_however_that_ends(tmp_path):
         [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout.readline() == "held\n"
-        lock = DirectoryLock(tmp_path)
+        lock = RunLock(tmp_path)
         message = (
             rf"in use by process {other.pid} on .+, since \d{{4}}-.* UTC "
             rf"\[{re.escape(str(tmp_path))}\]\n  choose another directory or stop that one"
@@ -41,38 +41,38 @@ def test_the_lock_vanishes_with_its_process_however_that_ends(tmp_path):
 
 
 def test_the_same_process_cannot_take_it_twice(tmp_path):
-    lock = DirectoryLock(tmp_path, clock=lambda: 0.0)
+    lock = RunLock(tmp_path, clock=lambda: 0.0)
     with lock:
-        for each in (lock, DirectoryLock(tmp_path)):
+        for each in (lock, RunLock(tmp_path)):
             with pytest.raises(
                 DirectoryInUseError, match=rf"this process \({os.getpid()}\) already, since 1970"
             ):
                 each.acquire()
         assert lock.held
     assert not lock.held
-    with DirectoryLock(tmp_path):
+    with RunLock(tmp_path):
         pass
 
 
 def test_one_thread_may_give_back_what_another_took(tmp_path):
-    lock = DirectoryLock(tmp_path)
+    lock = RunLock(tmp_path)
     lock.acquire()
     thread = threading.Thread(target=lock.release)
     thread.start()
     thread.join()
-    with DirectoryLock(tmp_path):
+    with RunLock(tmp_path):
         pass
     lock.release()  # once more does nothing
 
 
 @pytest.mark.parametrize("holder", ["", "{}", '{"pid": "x"}', "[1]", '{"started": 1e99}'])
 def test_an_unreadable_note_about_the_holder_does_not_matter(tmp_path, holder):
-    with DirectoryLock(tmp_path):
+    with RunLock(tmp_path):
         (tmp_path / ".lock.holder").write_text(holder)
         with pytest.raises(DirectoryInUseError, match="in use by another process"):
-            DirectoryLock(tmp_path).acquire()
+            RunLock(tmp_path).acquire()
 
 
 def test_a_directory_that_is_not_there_cannot_be_locked(tmp_path):
     with pytest.raises(DirectoryError, match="cannot lock the directory: No such file"):
-        DirectoryLock(tmp_path / "missing").acquire()
+        RunLock(tmp_path / "missing").acquire()

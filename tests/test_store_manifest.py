@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_store_builders import tiny_checkpoint
 
+from keras_savekit.base.moment import Moment
 from keras_savekit.errors import CheckpointError
-from keras_savekit.policy.moment import Moment
 from keras_savekit.store.manifest import (
     FileEntry,
     Finding,

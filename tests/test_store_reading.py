@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from test_store_builders import Crash, add, crash_before_step, prepared, tiny_checkpoint
 
-from keras_savekit import keeping
 from keras_savekit.errors import CheckpointError
-from keras_savekit.policy.retention import prune
-from keras_savekit.policy.rules import read_rules
-from keras_savekit.store import reading
-from keras_savekit.store.directory import RunDirectory
+from keras_savekit.policy.rules.kinds import prune
+from keras_savekit.policy.rules.registry import read_rules
+from keras_savekit.save import retention
+from keras_savekit.store import checkpoint_lock
 from keras_savekit.store.manifest import Finding, Verification
-from keras_savekit.verify.checks import verify_shallow
+from keras_savekit.store.run import RunDirectory
+from keras_savekit.verify.depths import verify_shallow
 
 GOOD = Verification("bytes", 1.0)
 BAD = Verification("bytes", 1.0, (Finding("digest", "a.bin", "is other than promised"),))
@@ -51,7 +51,7 @@ def test_what_is_no_checkpoint_cannot_be_pinned_or_read(run):
         run.pin("000000009-latest", pinned=True)
     with (
         pytest.raises(CheckpointError, match="no such checkpoint"),
-        reading.held_for_reading(run.path / "gone"),
+        checkpoint_lock.hold_shared(run.path / "gone"),
     ):
         pass
 
@@ -185,7 +185,7 @@ class Runs(RuleBasedStateMachine):
 
         def apply():
             records = [
-                keeping.record(each, busy=self.run.being_read(each.name))
+                retention.record(each, busy=self.run.being_read(each.name))
                 for each in self.run.checkpoints()
             ]
             for name in prune(records, self.rules, now=1e9).remove:

@@ -6,9 +6,9 @@ import shutil
 import pytest
 from test_store_builders import add, fake_checkpoint, prepared, tiny_checkpoint
 
-from keras_savekit.store import manifest, remembered
+from keras_savekit.store import listing_cache, manifest
+from keras_savekit.store.listing_cache import ListingCache
 from keras_savekit.store.manifest import Finding, Verification, read_manifest, read_outline
-from keras_savekit.store.remembered import Remembered
 
 GOOD = Verification("bytes", 1.0)
 BAD = Verification("bytes", 2.0, (Finding("digest", "a.bin", "is other than promised"),))
@@ -41,7 +41,7 @@ def another_tick(run):
         probe.touch()
 
 
-@pytest.mark.parametrize("tick", [0, remembered._TICK], ids=["settled", "fresh"])
+@pytest.mark.parametrize("tick", [0, listing_cache._TICK], ids=["settled", "fresh"])
 @pytest.mark.parametrize(
     "change",
     [
@@ -60,8 +60,8 @@ def another_tick(run):
     ],
 )
 def test_a_change_from_outside_is_seen_at_the_next_look(run, change, tick, monkeypatch):
-    monkeypatch.setattr(remembered, "_TICK", tick)
-    looked = Remembered(run)
+    monkeypatch.setattr(listing_cache, "_TICK", tick)
+    looked = ListingCache(run)
     for _ in range(2):
         assert repr(looked.checkpoints()) == repr(run.checkpoints())
     another_tick(run)
@@ -71,8 +71,8 @@ def test_a_change_from_outside_is_seen_at_the_next_look(run, change, tick, monke
 
 
 def test_what_has_not_changed_is_not_read_again(run, opened, monkeypatch):
-    monkeypatch.setattr(remembered, "_TICK", 0)
-    looked = Remembered(run)
+    monkeypatch.setattr(listing_cache, "_TICK", 0)
+    looked = ListingCache(run)
     another_tick(run)
     looked.checkpoints()
     run.pin(SECOND, pinned=True)
@@ -82,7 +82,7 @@ def test_what_has_not_changed_is_not_read_again(run, opened, monkeypatch):
 
 
 def test_what_has_just_changed_is_read_again(run, opened):
-    looked = Remembered(run)
+    looked = ListingCache(run)
     for _ in range(2):
         opened.clear()
         looked.checkpoints()

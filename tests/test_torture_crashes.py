@@ -5,7 +5,7 @@ import random
 import pytest
 from torture import crashes, worlds
 
-from keras_savekit.store import commit
+from keras_savekit.store import atomic
 
 pytestmark = pytest.mark.slow
 
@@ -37,16 +37,16 @@ def test_what_is_published_is_certain(tmp_path):
 
 
 def test_a_rename_before_its_directory_is_synced_is_found(tmp_path, monkeypatch):
-    sync = commit.sync_directory
+    sync = atomic.sync_directory
 
     def forgetting(path):
         return path.name.startswith(".scratch-") or sync(path)
 
-    monkeypatch.setattr(commit, "sync_directory", forgetting)
+    monkeypatch.setattr(atomic, "sync_directory", forgetting)
     failures = just_published(tmp_path / "base", tmp_path).failures
     assert any("is listed and no checkpoint" in each for each in failures)
 
 
 def test_a_file_that_is_not_synced_is_found(tmp_path, monkeypatch):
-    monkeypatch.setattr(commit, "_sync_file", lambda path: None)
+    monkeypatch.setattr(atomic, "_sync_file", lambda path: None)
     assert just_published(tmp_path / "base", tmp_path).failures

@@ -3,7 +3,7 @@
 import pytest
 from torture import full_disk, worlds
 
-from keras_savekit import pipeline
+from keras_savekit.save import pipeline
 
 pytestmark = pytest.mark.slow
 

@@ -26,7 +26,7 @@ def test_the_rung_sees_every_way_to_break_the_promise(tmp_path):
         yield "writes", lambda: (world.outside / "new").write_text("") and ""
         yield "reads", lambda: (world.outside / "secret").read_bytes() and ""
 
-    found = "\n".join(hostile.tried(world, harmful, hostile.Watch()))
+    found = "\n".join(hostile.tried(world, harmful, hostile.RequestMonitor()))
     for each in ("raises: KeyError", "accepts: was not", "shows: ", "was outside: open", "left"):
         assert each in found
     assert "secret" in found

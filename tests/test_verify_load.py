@@ -17,12 +17,13 @@ import pytest
 from formats_models import layers, seal_again, small, train, write
 from training_builders import wait_until
 
-from keras_savekit.formats import architecture, h5_file
+from keras_savekit.formats import config_digest
+from keras_savekit.formats.hdf5 import fill
 from keras_savekit.store.manifest import MANIFEST, read_manifest
-from keras_savekit.verify import stock
-from keras_savekit.verify.configuration import Configuration
-from keras_savekit.verify.load import LoadChecker
-from keras_savekit.verify.process import Budget
+from keras_savekit.verify.loader import stock_load
+from keras_savekit.verify.loader.client import LoadChecker
+from keras_savekit.verify.loader.configuration import Configuration
+from keras_savekit.verify.loader.process import Budget
 
 pytestmark = pytest.mark.slow
 
@@ -83,7 +84,7 @@ def test_a_flipped_weight_is_found_though_every_digest_fits(checker, model, save
         value = file[path][()]
         value.view("uint32")[0, 0] ^= 1
         file[path][...] = value
-    wrong = h5_file.tensor_digest(value)
+    wrong = fill.tensor_digest(value)
     seal_again(directory, manifest)
     verification = checker.verify(directory, 0.0)
     assert not verification.good
@@ -121,10 +122,10 @@ def test_an_architecture_that_loads_as_another_is_found(checker, model, tmp_path
     (finding,) = checker.verify(directory, 0.0).findings
     assert finding.what == "is not the architecture that was saved"
     said = Configuration.of(directory, manifest)
-    (differs,) = stock._compare_architecture(small(), said, manifest)
+    (differs,) = stock_load._compare_architecture(small(), said, manifest)
     assert differs.what == "its architecture differs after loading"
-    assert not list(stock._compare_architecture(model, said, manifest))
-    seal_again(directory, manifest, architecture=architecture.digest(json.loads(text)))
+    assert not list(stock_load._compare_architecture(model, said, manifest))
+    seal_again(directory, manifest, architecture=config_digest.digest(json.loads(text)))
     assert checker.verify(directory, 0.0).good
 
 
@@ -314,7 +315,7 @@ def test_the_child_ends_when_its_pipe_does():
     theirs, ours = os.pipe()
     ours_in, theirs_out = os.pipe()
     child = subprocess.Popen(
-        [sys.executable, "-m", "keras_savekit.verify.child", str(theirs), str(theirs_out)],
+        [sys.executable, "-m", "keras_savekit.verify.loader.child", str(theirs), str(theirs_out)],
         pass_fds=(theirs, theirs_out),
     )
     for descriptor in (theirs, theirs_out, ours):
@@ -324,7 +325,7 @@ def test_the_child_ends_when_its_pipe_does():
 
 
 def test_the_checker_uses_no_keras_of_its_own():
-    code = "import sys, keras_savekit.verify.load; sys.exit('keras' in sys.modules)"
+    code = "import sys, keras_savekit.verify.loader.client; sys.exit('keras' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -9,10 +9,10 @@ from training_builders import data, events, fit, model, names, plan, policy
 
 import keras_savekit as sk
 from keras_savekit.cli import main as cli
-from keras_savekit.store.directory import RunDirectory
-from keras_savekit.verify import probe
-from keras_savekit.verify.load import LoadChecker
-from keras_savekit.verify.predict import UnansweredError, compare
+from keras_savekit.store.run import RunDirectory
+from keras_savekit.verify.loader import probe
+from keras_savekit.verify.loader.client import LoadChecker
+from keras_savekit.verify.loader.predict import UnansweredError, compare
 
 pytestmark = pytest.mark.slow
 

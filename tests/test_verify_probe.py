@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from keras_savekit.errors import CheckpointError, DataError
-from keras_savekit.verify import probe
+from keras_savekit.verify.loader import probe
 
 ONE, TWO = np.arange(6.0).reshape(2, 3), np.array([[1], [2]], np.int64)
 

@@ -22,13 +22,13 @@ from test_store_builders import (
     write_manifest,
 )
 
-from keras_savekit.formats import architecture
-from keras_savekit.formats.stream import PIECE
-from keras_savekit.store import disk
+from keras_savekit.formats import config_digest
+from keras_savekit.formats.directio.writer import PIECE
+from keras_savekit.store import syscalls
 from keras_savekit.store.manifest import FileEntry, Manifest, Verification, read_manifest, to_json
 from keras_savekit.verify.bytes import check_bytes
-from keras_savekit.verify.checks import verify_shallow
-from keras_savekit.verify.structure import check_structure
+from keras_savekit.verify.depths import verify_shallow
+from keras_savekit.verify.tensors import check_structure
 
 
 def kinds(findings):
@@ -181,7 +181,7 @@ def test_many_small_tensors_are_read_together(tmp_path, monkeypatch):
     tensors = [replace(tensor(each, BIAS, each), index=int(each)) for each in names]
     manifest = stored(tmp_path, write, *tensors)
     calls = []
-    with disk.watched(lambda name, call, *args: (calls.append(name), call(*args))[1]):
+    with syscalls.watched(lambda name, call, *args: (calls.append(name), call(*args))[1]):
         assert check_structure(tmp_path, manifest) == ()
     assert 0 < calls.count("preadv") < 10
 
@@ -427,7 +427,7 @@ def test_an_architecture_other_than_the_one_that_was_saved_is_found(tmp_path, te
         if text is not None:
             file.attrs["model_config"] = json.dumps(text)
 
-    manifest = replace(stored(tmp_path, write), architecture=architecture.digest(ARCHITECTURE))
+    manifest = replace(stored(tmp_path, write), architecture=config_digest.digest(ARCHITECTURE))
     found = kinds(check_structure(tmp_path, manifest))
     assert found == ([(kind, "model.h5:model_config")] if kind else [])
 

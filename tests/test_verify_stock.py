@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from formats_models import layers, seal_again, small, train, write
 
-from keras_savekit.verify import stock
-from keras_savekit.verify.stock import StockKeras
+from keras_savekit.verify.loader import stock_load
+from keras_savekit.verify.loader.stock_load import StockLoader
 
 pytestmark = pytest.mark.slow
 
@@ -16,8 +16,8 @@ pytestmark = pytest.mark.slow
 def built(monkeypatch):
     """How often a model has been built, and the checks that did it."""
     calls = []
-    load = stock._load
-    monkeypatch.setattr(stock, "_load", lambda *given: calls.append(given) or load(*given))
+    load = stock_load._load
+    monkeypatch.setattr(stock_load, "_load", lambda *given: calls.append(given) or load(*given))
     return calls
 
 
@@ -28,7 +28,7 @@ def saved(tmp_path, model, form):
 @pytest.mark.parametrize(("form", "times"), [("h5", 1), ("weights.h5", 1), ("keras", 3)])
 def test_a_model_is_built_once_while_weights_are_all_that_changes(form, times, built, tmp_path):
     """Of a `.keras` file loading reads more than the weights: optimizer and vocabularies."""
-    model, kept = small(), StockKeras()
+    model, kept = small(), StockLoader()
     for step in range(3):
         directory, _ = saved(tmp_path, train(model, seed=step), form)
         checked = kept.check(directory, "load", None)
@@ -48,7 +48,7 @@ def another_layer():
 
 @pytest.mark.parametrize("other", [another_optimizer, another_layer])
 def test_another_configuration_is_built_anew(other, built, tmp_path):
-    kept = StockKeras()
+    kept = StockLoader()
     for model in (small(), other(), small()):
         directory, _ = write(tmp_path, train(model))
         assert not kept.check(directory, "load", None).findings
@@ -56,7 +56,7 @@ def test_another_configuration_is_built_anew(other, built, tmp_path):
 
 
 def test_a_model_that_was_asked_for_outputs_is_not_filled_again(built, tmp_path):
-    kept = StockKeras()
+    kept = StockLoader()
     directory, _ = write(tmp_path, train(small()))
     for depth in ("predict", "load", "predict", "load"):
         assert not kept.check(directory, depth, None).findings
@@ -66,7 +66,7 @@ def test_a_model_that_was_asked_for_outputs_is_not_filled_again(built, tmp_path)
 @pytest.mark.parametrize("form", ["h5", "weights.h5"])
 def test_a_wrong_weight_is_found_in_a_model_that_was_filled(form, built, tmp_path):
     """And told as it is found by building: the next good one is good."""
-    model, kept = train(small()), StockKeras()
+    model, kept = train(small()), StockLoader()
     good, _ = saved(tmp_path, model, form)
     assert not kept.check(good, "load", None).findings
     wrong, manifest = saved(tmp_path, train(model, seed=1), form)
@@ -90,7 +90,7 @@ def fail(*given):
 
 @pytest.mark.parametrize("filling", [leave_all_out, fail])
 def test_a_model_that_is_not_filled_as_it_should_be_is_built(filling, built, monkeypatch, tmp_path):
-    kept = StockKeras()
+    kept = StockLoader()
     directory, _ = write(tmp_path, train(small()))
     kept.check(directory, "load", None)
     monkeypatch.setattr(keras.Model, "load_weights", filling)
@@ -99,7 +99,7 @@ def test_a_model_that_is_not_filled_as_it_should_be_is_built(filling, built, mon
 
 
 def test_what_the_manifest_says_of_the_architecture_is_compared_again(built, tmp_path):
-    kept = StockKeras()
+    kept = StockLoader()
     directory, manifest = write(tmp_path, train(small()))
     kept.check(directory, "load", None)
     seal_again(directory, manifest, architecture="0" * 32)
@@ -108,7 +108,7 @@ def test_what_the_manifest_says_of_the_architecture_is_compared_again(built, tmp
 
 
 def test_too_little_memory_to_fill_a_model_accuses_nothing(monkeypatch, tmp_path):
-    kept = StockKeras()
+    kept = StockLoader()
     directory, _ = write(tmp_path, train(small()))
     kept.check(directory, "load", None)
 
@@ -137,7 +137,7 @@ class Counting(layers.Layer):
 
 def test_nothing_of_what_was_loaded_stays_in_a_kept_model():
     model = keras.Sequential([keras.Input((4,)), Counting()])
-    stock._blank(model)
+    stock_load._blank(model)
     steps, seen, half, whole = (keras.ops.convert_to_numpy(each) for each in model.weights)
     assert np.array_equal(steps, np.full((2, 3), -2))
     assert seen.all()
@@ -165,5 +165,5 @@ def has_complex_numbers():
 @pytest.mark.skipif(not has_complex_numbers(), reason="older versions of Keras have none")
 def test_nothing_of_complex_numbers_stays_in_a_kept_model():
     model = keras.Sequential([keras.Input((4,)), Turning()])
-    stock._blank(model)
+    stock_load._blank(model)
     assert np.isnan(keras.ops.convert_to_numpy(model.weights[0])).all()

@@ -6,10 +6,10 @@ import threading
 
 import pytest
 
-from keras_savekit.policy.moment import Moment, Tick
+from keras_savekit.base.moment import Moment, Tick
+from keras_savekit.fit.requests import LOOK, OverheadMeter, RequestMonitor
+from keras_savekit.fit.signals import Signals
 from keras_savekit.policy.plan import Policy, SavePlan, decide
-from keras_savekit.signals import Signals
-from keras_savekit.watching import LOOK, Costs, Watch
 
 
 class Clock:
@@ -26,7 +26,7 @@ class Watched:
     def __init__(self, path, *when, environ=None):
         self.policy = Policy(plans=[SavePlan(name="p", when=list(when))])
         self.clock = Clock()
-        self.watch = Watch(self.policy, path, self.clock, self.clock, environ or {})
+        self.watch = RequestMonitor(self.policy, path, self.clock, self.clock, environ or {})
         self.memory = {}
 
     def tick(self):
@@ -69,17 +69,17 @@ def test_a_grace_period_counts_from_the_signal_and_ends_for_who_survives_it(tmp_
     patient = {"names": ["SIGUSR2"], "grace": "30s", "then": "continue"}
     watched = Watched(tmp_path, {"signal": {**patient, "grace": "90s"}}, {"signal": patient})
     try:
-        assert (watched.tick(), watched.watch.killed_at) == (([], False), None)
+        assert (watched.tick(), watched.watch.grace_deadline) == (([], False), None)
         os.kill(os.getpid(), signal.SIGUSR2)
         watched.clock.now += 10  # a step that takes long
         assert watched.tick()[0] == ["SIGUSR2 came", "SIGUSR2 came"]
-        assert watched.watch.killed_at == 130.0
+        assert watched.watch.grace_deadline == 130.0
         watched.clock.now += 19
-        assert (watched.tick(), watched.watch.killed_at) == (([], False), 130.0)
+        assert (watched.tick(), watched.watch.grace_deadline) == (([], False), 130.0)
         watched.clock.now += 1
-        assert watched.watch.killed_at == 190.0
+        assert watched.watch.grace_deadline == 190.0
         watched.clock.now += 60
-        assert watched.watch.killed_at is None
+        assert watched.watch.grace_deadline is None
     finally:
         watched.watch.release()
 
@@ -93,7 +93,7 @@ def test_a_signal_waits_for_the_rest_of_a_condition_though_another_plan_has_serv
     ]
     watched = Watched(tmp_path, "every epoch")
     watched.policy = Policy(plans=plans)
-    watched.watch = Watch(watched.policy, tmp_path, watched.clock, watched.clock, {})
+    watched.watch = RequestMonitor(watched.policy, tmp_path, watched.clock, watched.clock, {})
     try:
         os.kill(os.getpid(), signal.SIGUSR2)
         assert watched.tick() == (["SIGUSR2 came"], False)
@@ -208,7 +208,7 @@ def test_a_deadline_stops_training_once_where_the_policy_says_so(tmp_path):
 
 def test_costs_stretch_intervals_only_under_a_budget():
     clock = Clock()
-    free, bound = Costs(None, clock), Costs(0.05, clock)
+    free, bound = OverheadMeter(None, clock), OverheadMeter(0.05, clock)
     for costs in (free, bound):
         costs.stalled(3.0)
     clock.now += 10

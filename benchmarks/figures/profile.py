@@ -9,18 +9,18 @@ from counting import Counts, counted
 from sides import kit
 from workloads import Scale, median, standard, train
 
-import keras_savekit.pipeline
-import keras_savekit.session
-import keras_savekit.verify.load
+import keras_savekit.fit.session
+import keras_savekit.save.pipeline
+import keras_savekit.verify.loader.client
 from figures import Found, Row, mb, table
-from keras_savekit import admission
+from keras_savekit.fit import callback_state
 from keras_savekit.formats import checkpoint
 from keras_savekit.formats.checkpoint import Forms
-from keras_savekit.keeping import Keeper
-from keras_savekit.staging import KeptMemory
-from keras_savekit.store.directory import RunDirectory
-from keras_savekit.training import callback_state
-from keras_savekit.training.capture import Capture
+from keras_savekit.model.capture import Capture
+from keras_savekit.save import preflight
+from keras_savekit.save.host_copy import HostBuffer
+from keras_savekit.save.retention import RetentionApplier
+from keras_savekit.store.run import RunDirectory
 
 TITLE = "Profile of a save"
 ABOUT = (
@@ -29,21 +29,21 @@ ABOUT = (
 )
 TRAINING = "training thread"
 FUNCTIONS = {
-    "decide": (keras_savekit.session, "decide"),
+    "decide": (keras_savekit.fit.session, "decide"),
     "remember": (callback_state, "remember"),
-    "state": (keras_savekit.session.Session, "_state"),
+    "state": (keras_savekit.fit.session.Session, "_state"),
     "capture": (Capture, "__call__"),
-    "hand over": (keras_savekit.pipeline.Pipeline, "save"),
-    "stage": (KeptMemory, "stage"),
-    "finite": (admission, "not_finite"),
-    "room": (Keeper, "make_room"),
+    "hand over": (keras_savekit.save.pipeline.Pipeline, "save"),
+    "stage": (HostBuffer, "stage"),
+    "finite": (preflight, "not_finite"),
+    "room": (RetentionApplier, "make_room"),
     "layouts": (Forms, "layouts"),
     "form": (Forms, "form"),
     "write": (checkpoint, "write"),
     "publish": (RunDirectory, "publish"),
-    "verify": (keras_savekit.verify.load.LoadChecker, "look"),
+    "verify": (keras_savekit.verify.loader.client.LoadChecker, "look"),
     "record": (RunDirectory, "record"),
-    "settle": (Keeper, "settle"),
+    "settle": (RetentionApplier, "settle"),
 }
 
 
@@ -58,7 +58,7 @@ def measure(side: str, place: Path, scale: Scale) -> dict[str, Any]:
     callback = kit(place / "run", f"every {every} steps", side.split()[1])
     asked: list[float] = []
     with counted(FUNCTIONS) as counts:
-        save = keras_savekit.session.Session._save
+        save = keras_savekit.fit.session.Session._save
 
         def first_left_out(*given: Any, **named: Any) -> None:
             if len(asked) == 1:
@@ -67,11 +67,11 @@ def measure(side: str, place: Path, scale: Scale) -> dict[str, Any]:
             asked.append(0.0)
             save(*given, **named)
 
-        keras_savekit.session.Session._save = first_left_out
+        keras_savekit.fit.session.Session._save = first_left_out
         try:
             found = train(standard(scale), callback, every=every, saves=saves, batch_size=64)
         finally:
-            keras_savekit.session.Session._save = save
+            keras_savekit.fit.session.Session._save = save
     return {"stall": median(found["stalls"]), "lines": _lines(counts, found["stalls"][1:])}
 
 

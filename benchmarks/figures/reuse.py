@@ -17,7 +17,7 @@ from sides import kit, logged
 from workloads import Scale, median, standard, train
 
 from figures import Found, Row, mb, table, values
-from keras_savekit.store import disk
+from keras_savekit.store import syscalls
 
 TITLE = "Unchanged tensors"
 ABOUT = (
@@ -39,7 +39,7 @@ def measure(side: str, place: Path, scale: Scale) -> dict[str, Any]:
         model = standard(scale, scale(1792, 256), layers=30, frozen=29)
         callback = kit(where / "run", "every 2 steps", reuse=side != OFF)
         settle = Settle(callback, lambda step: None)
-        with disk.watched(_pretended if side == PRETENDED else _called):
+        with syscalls.watched(_pretended if side == PRETENDED else _called):
             train(model, callback, every=2, saves=3, batch_size=16, before=[settle])
         found = logged(where / "run")
         frozen = sum(math.prod(each.shape) for each in model.non_trainable_variables)
@@ -103,7 +103,7 @@ def _shares(place: Path) -> bool:
     source, target = (os.open(path, flags) for path in paths)
     shares = False
     with suppress(OSError):
-        disk.clone(source, target, 0, 4096)
+        syscalls.clone(source, target, 0, 4096)
         shares = True
     for descriptor, path in zip((source, target), paths, strict=True):
         os.close(descriptor)

@@ -78,7 +78,7 @@ def _savekit() -> None:
 @click.option("--json", "as_json", is_flag=True, help="For programs instead of people.")
 def _list(directory: Path, as_json: bool) -> int:
     """List the checkpoints of the run in DIRECTORY."""
-    from keras_savekit.cli import listing
+    from keras_savekit.cli import list as listing
 
     return listing.run(directory, as_json=as_json)
 
@@ -101,9 +101,9 @@ def _verify(directory: Path, depth: str, key_env: str | None, as_json: bool) -> 
     The outcome is recorded, unless a training is using the directory. Ends with
     1 if anything wrong was found, or time or memory did not suffice to look.
     """
-    from keras_savekit.cli import verifying
+    from keras_savekit.cli import verify
 
-    return verifying.run(directory, verifying.as_depth(depth), as_json=as_json, key_env=key_env)
+    return verify.run(directory, verify.as_depth(depth), as_json=as_json, key_env=key_env)
 
 
 @_savekit.command(name="resume-plan")
@@ -115,9 +115,9 @@ def _resume_plan(directory: Path, key_env: str | None, as_json: bool) -> int:
 
     Reads every tensor of it. Ends with 1 if there is none.
     """
-    from keras_savekit.cli import planning
+    from keras_savekit.cli import resume_plan
 
-    return planning.run(directory, as_json=as_json, key_env=key_env)
+    return resume_plan.run(directory, as_json=as_json, key_env=key_env)
 
 
 @_savekit.command(name="check")
@@ -127,7 +127,7 @@ def _check(policy: Path) -> int:
 
     Ends with 2, and every problem with its line, if it cannot be used.
     """
-    from keras_savekit.policy.yaml_file import load_policy
+    from keras_savekit.policy.yaml.load import load_policy
 
     click.echo(load_policy(policy).describe())
     return 0
@@ -146,11 +146,11 @@ def _explain(
     With --steps-per-epoch and --epochs also when the predictable triggers would
     fire and what would then be kept; with --step-seconds those in time too.
     """
-    from keras_savekit.cli import explaining
+    from keras_savekit.cli import explain
 
     if (steps_per_epoch is None) != (epochs is None):
         raise click.UsageError("--steps-per-epoch and --epochs go together")
-    return explaining.run(policy, steps_per_epoch, epochs, step_seconds)
+    return explain.run(policy, steps_per_epoch, epochs, step_seconds)
 
 
 @_savekit.command(name="schema")
@@ -158,7 +158,7 @@ def _schema() -> int:
     """Print the JSON Schema of a policy, for editors and other programs."""
     import json
 
-    from keras_savekit.policy.schema import policy_schema
+    from keras_savekit.policy.yaml.schema import policy_schema
 
     click.echo(json.dumps(policy_schema(), indent=2))
     return 0
@@ -198,11 +198,11 @@ def _convert(
     ends in .h5, .keras or .weights.h5. What was written is loaded and gives
     the outputs of SOURCE bit for bit before it takes its place; ends with 1 if not.
     """
-    from keras_savekit.cli import converting
+    from keras_savekit.cli import convert
 
     constants = "weights" if constants_as_weights else "keep"
-    asked = converting.Asked(**options, constants=constants, trainable=not frozen)
-    return converting.run(source, target, asked)
+    asked = convert.Asked(**options, constants=constants, trainable=not frozen)
+    return convert.run(source, target, asked)
 
 
 @_savekit.command(name="pin")
@@ -214,9 +214,9 @@ def _pin(directory: Path, name: str) -> int:
     NAME is as `savekit list` shows it, or `latest` or `best`. A training that
     runs heeds it from its next save on.
     """
-    from keras_savekit.cli import pinning
+    from keras_savekit.cli import pin
 
-    return pinning.run(directory, name, pinned=True)
+    return pin.run(directory, name, pinned=True)
 
 
 @_savekit.command(name="unpin")
@@ -224,6 +224,6 @@ def _pin(directory: Path, name: str) -> int:
 @click.argument("name")
 def _unpin(directory: Path, name: str) -> int:
     """Give the pinned checkpoint NAME back to the policy's rules."""
-    from keras_savekit.cli import pinning
+    from keras_savekit.cli import pin
 
-    return pinning.run(directory, name, pinned=False)
+    return pin.run(directory, name, pinned=False)

@@ -11,11 +11,11 @@ from typing import Any
 
 import click
 
+from keras_savekit.base.key import Key
 from keras_savekit.errors import DirectoryError
-from keras_savekit.policy.key import Key
 from keras_savekit.policy.signing import secret_in, secret_of
-from keras_savekit.store.directory import RunDirectory
 from keras_savekit.store.manifest import Finding
+from keras_savekit.store.run import RunDirectory
 
 
 def open_run(directory: Path) -> RunDirectory:

@@ -15,20 +15,14 @@ from typing import Literal
 
 import xxhash
 
-from keras_savekit.formats import (
-    architecture,
-    full_h5,
-    h5_file,
-    keras_archive,
-    training_state,
-    weights_h5,
-)
-from keras_savekit.formats.h5_file import Written
-from keras_savekit.formats.h5_form import Compression, Form, Layout
-from keras_savekit.formats.snapshot import Array, Blueprint, Snapshot, as_array
-from keras_savekit.formats.stream import Stream
-from keras_savekit.policy.key import Key
-from keras_savekit.store import disk
+from keras_savekit.base.key import Key
+from keras_savekit.base.tensors import Array, Blueprint, Snapshot, as_array
+from keras_savekit.formats import config_digest, full_h5, keras_zip, state_h5, weights_h5
+from keras_savekit.formats.directio.writer import FileWriter
+from keras_savekit.formats.hdf5 import fill
+from keras_savekit.formats.hdf5.fill import Written
+from keras_savekit.formats.hdf5.template import Compression, Layout, Template
+from keras_savekit.store import syscalls
 from keras_savekit.store.manifest import MANIFEST, FileEntry, Manifest, TensorEntry, to_json
 
 Save = Literal["model", "weights"]
@@ -62,7 +56,7 @@ class Forms:
     def __init__(self) -> None:
         self._blueprint: Blueprint | None = None
         self._layouts: dict[Format, Layouts] = {}
-        self._forms: dict[str, Form] = {}
+        self._forms: dict[str, Template] = {}
         self.architecture = ""  # its digest
         self.written: Files = {}  # by the last `write`
 
@@ -72,22 +66,22 @@ class Forms:
         if blueprint != self._blueprint:
             self._blueprint = blueprint
             self._layouts.clear()
-            self.architecture = architecture.digest(json.loads(blueprint.model_config))
+            self.architecture = config_digest.digest(json.loads(blueprint.model_config))
         if format not in self._layouts:
             model = _structure(blueprint, format)
             rest = positions_outside(model, blueprint)
-            state = training_state.layout(blueprint, rest, state_position=len(blueprint.variables))
-            self._layouts[format] = {MODEL_FILES[format]: model, training_state.STATE_FILE: state}
+            state = state_h5.layout(blueprint, rest, state_position=len(blueprint.variables))
+            self._layouts[format] = {MODEL_FILES[format]: model, state_h5.STATE_FILE: state}
         layouts = dict(self._layouts[format])
         name = MODEL_FILES[format]
         return layouts | {name: _told(layouts[name], snapshot, format)}
 
-    def form(self, key: str, layout: Layout, values: list[Array]) -> Form:
+    def form(self, key: str, layout: Layout, values: list[Array]) -> Template:
         """Of one file; its last one, if that serves again."""
         before = self._forms.get(key)
         if before is not None and before.serves(layout, values):
             return before
-        form = Form(layout, values)
+        form = Template(layout, values)
         if layout.compression is None:  # else it holds the tensors too
             self._forms[key] = form
         return form
@@ -116,14 +110,14 @@ def write(
     }
     blueprint = snapshot.blueprint
     values = [as_array(tensor) for tensor in snapshot.tensors]
-    values.append(training_state.encode(snapshot.state))
-    values += training_state.asset_values(blueprint)
+    values.append(state_h5.encode(snapshot.state))
+    values += state_h5.asset_values(blueprint)
     written: dict[str, Written] = {}
     sha256 = key is not None
     for name, layout in layouts.items():
         form = forms.form(f"{purpose.format} {name}", layout, values)
         before = (base or {}).get(name)
-        with Stream(directory / name, sha256=sha256) as stream:
+        with FileWriter(directory / name, sha256=sha256) as stream:
             written[name] = write_file(stream, blueprint, form, values, purpose.created, before)
     forms.written = written
     files = [each.entry for each in written.values()]
@@ -141,11 +135,11 @@ def write(
         model_file=MODEL_FILES[purpose.format],
         files=tuple(files),
         tensors=tensor_entries(snapshot, layouts, values, digests, _offsets(written))
-        + training_state.asset_entries(blueprint, file=training_state.STATE_FILE),
+        + state_h5.asset_entries(blueprint, file=state_h5.STATE_FILE),
         versions=blueprint.versions,
         architecture=forms.architecture,
     )
-    disk.write_new(directory / MANIFEST, to_json(manifest, key))
+    syscalls.write_new(directory / MANIFEST, to_json(manifest, key))
     return manifest
 
 
@@ -155,17 +149,17 @@ def moved(files: Files, directory: Path) -> Files:
 
 
 def write_file(
-    stream: Stream,
+    stream: FileWriter,
     blueprint: Blueprint,
-    form: Form,
+    form: Template,
     values: list[Array],
     created: float,
     base: Written | None = None,
 ) -> Written:
     """Write one file, of the kind its name says."""
     if stream.path.suffix == ".keras":
-        return keras_archive.write(stream, blueprint, form, values, created, base)
-    return h5_file.write(stream, form, values, base)
+        return keras_zip.write(stream, blueprint, form, values, created, base)
+    return fill.write(stream, form, values, base)
 
 
 def model_layout(snapshot: Snapshot, format: Format) -> Layout:  # noqa: A002 - the policy's word
@@ -226,7 +220,7 @@ def tensor_entries(
             name=variable.name,
             shape=variable.shape,
             dtype=variable.dtype,
-            digest=known.get(position) or h5_file.tensor_digest(values[position]),
+            digest=known.get(position) or fill.tensor_digest(values[position]),
             places=tuple(places[position]),
             offsets=tuple(begins[position]),
         )
@@ -237,6 +231,6 @@ def tensor_entries(
 
 def write_text(path: Path, text: bytes, *, sha256: bool = False) -> FileEntry:
     """Write a small file; return what a manifest promises of it."""
-    disk.write_new(path, text)
+    syscalls.write_new(path, text)
     strong = hashlib.sha256(text).hexdigest() if sha256 else None
     return FileEntry(path.name, len(text), xxhash.xxh3_128_hexdigest(text), strong)

@@ -11,7 +11,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from keras_savekit.formats.snapshot import Array
+from keras_savekit.base.tensors import Array
 
 
 def by_name(name: str) -> np.dtype[Any]:

@@ -18,8 +18,8 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from keras_savekit.formats.h5_form import Dataset, Layout
-from keras_savekit.formats.snapshot import Blueprint, Snapshot, as_array
+from keras_savekit.base.tensors import Blueprint, Snapshot, as_array
+from keras_savekit.formats.hdf5.template import Dataset, Layout
 
 OPTIMIZER_GROUP = "savekit_optimizer"
 COMPILE_ATTRIBUTE = "savekit_compile_config"

@@ -6,8 +6,8 @@ as Keras stores it: two opaque bytes and an attribute that says what they are.
 
 from __future__ import annotations
 
-from keras_savekit.formats.h5_form import Dataset, Layout
-from keras_savekit.formats.snapshot import Blueprint
+from keras_savekit.base.tensors import Blueprint
+from keras_savekit.formats.hdf5.template import Dataset, Layout
 
 BFLOAT16 = "bfloat16"
 

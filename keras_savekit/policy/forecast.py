@@ -9,13 +9,13 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from keras_savekit.base.moment import Event, Moment, Tick
 from keras_savekit.errors import PolicyError, Problem
-from keras_savekit.policy.moment import Event, Moment, Tick
 from keras_savekit.policy.plan import Policy, SavePlan, decide
-from keras_savekit.policy.progress import EpochEnd, Every, Steps, TrainBegin, TrainEnd
-from keras_savekit.policy.retention import All, EveryNth, Last, Record, Rule, prune
-from keras_savekit.policy.trigger import Trigger
-from keras_savekit.policy.triggers import leaves
+from keras_savekit.policy.rules.kinds import All, EveryNth, Last, Record, Rule, prune
+from keras_savekit.policy.triggers.base import Trigger
+from keras_savekit.policy.triggers.registry import leaves
+from keras_savekit.policy.triggers.schedule import EpochEnd, Every, Steps, TrainBegin, TrainEnd
 
 MAX_SAVES = 100_000
 _COUNTED = (Every, EpochEnd, Steps, TrainBegin, TrainEnd)

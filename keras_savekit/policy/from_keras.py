@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from keras_savekit.errors import PolicyError, Problem
+from keras_savekit.policy.fields import show, suggest
 from keras_savekit.policy.plan import Policy
-from keras_savekit.policy.value import show, suggest
 
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "ModelCheckpoint": {

@@ -13,15 +13,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_serializer, field_validator, model_validator
 
+from keras_savekit.base.moment import NEVER, Horizon, Moment, Tick, nearest
 from keras_savekit.errors import Problem
-from keras_savekit.policy.measured import Improved
-from keras_savekit.policy.moment import NEVER, Horizon, Moment, Tick, nearest
-from keras_savekit.policy.resuming import Resume, Resuming
-from keras_savekit.policy.retention import All, Best
-from keras_savekit.policy.rules import Rules
+from keras_savekit.policy.fields import Text, Value, Whole, WrongValueError, plural, show, wrong
+from keras_savekit.policy.resume import Resume, Resuming
+from keras_savekit.policy.rules.kinds import All, Best
+from keras_savekit.policy.rules.registry import Rules
 from keras_savekit.policy.signing import Signing, read_signing
-from keras_savekit.policy.trigger import Trigger
-from keras_savekit.policy.triggers import Triggers, leaves
+from keras_savekit.policy.triggers.base import Trigger
+from keras_savekit.policy.triggers.metric import Improved
+from keras_savekit.policy.triggers.registry import Triggers, leaves
 from keras_savekit.policy.units import (
     Duration,
     Share,
@@ -31,7 +32,6 @@ from keras_savekit.policy.units import (
     share_text,
     size_text,
 )
-from keras_savekit.policy.value import Text, Value, Whole, WrongValueError, plural, show, wrong
 
 FORMATS = {"model": ("h5", "keras"), "weights": ("weights.h5",)}
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -232,7 +232,7 @@ class Policy(Value):
 
     def to_yaml(self) -> str:
         """The policy as a YAML text, which `parse_policy` reads back as the same policy."""
-        from keras_savekit.policy.yaml_file import policy_text
+        from keras_savekit.policy.yaml.load import policy_text
 
         return policy_text(self)
 
@@ -294,7 +294,7 @@ def horizon(policy: Policy, now: Moment, stretch: int) -> Horizon:
     return nearest(trigger.horizon(now, stretch) for trigger in triggers)
 
 
-def saves_unasked(policy: Policy) -> bool:
+def saves_periodically(policy: Policy) -> bool:
     """Whether saves come while training goes on, and not only when it ends or somebody asks."""
     triggers = [trigger for plan in policy.plans for trigger in plan.when]
     with_epochs = any(

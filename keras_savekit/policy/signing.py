@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
+from keras_savekit.base.key import Key, in_bytes
 from keras_savekit.errors import SavekitError
-from keras_savekit.policy.key import Key, in_bytes
-from keras_savekit.policy.value import Value, wrong
+from keras_savekit.policy.fields import Value, wrong
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 VARIABLE = re.compile(rf"env\s+({_NAME.pattern})")

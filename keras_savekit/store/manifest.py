@@ -21,11 +21,11 @@ from pydantic import FailFast, GetPydanticSchema, TypeAdapter, ValidationError
 from pydantic_core import from_json
 from pydantic_core import to_json as pydantic_to_json
 
+from keras_savekit.base.key import Key
+from keras_savekit.base.moment import Count, Few, Moment
 from keras_savekit.errors import CheckpointError
-from keras_savekit.policy.key import Key
-from keras_savekit.policy.moment import Count, Few, Moment
-from keras_savekit.store import signing
-from keras_savekit.store.plain import as_text, content
+from keras_savekit.store import manifest_signature
+from keras_savekit.store.regular_file import as_text, content
 
 MANIFEST = "manifest.json"
 VERIFICATION = "verification.json"
@@ -240,7 +240,7 @@ def to_json(value: Manifest | Verification, key: Key | None = None) -> bytes:
     text = pydantic_to_json(value, indent=2, inf_nan_mode="strings", fallback=list)
     body = text.removesuffix(b"\n}").replace(_NO_SHA256, b"")
     if key is not None:
-        body = signing.signed(body, key)
+        body = manifest_signature.signed(body, key)
     return body + _SEAL % _digest(body)
 
 
@@ -351,9 +351,9 @@ class _OnDisk(Sequence[TensorEntry]):
 
 
 def _require_signed(body: bytes, manifest: Manifest, key: Key, path: str) -> None:
-    if not signing.is_signed(body):
+    if not manifest_signature.is_signed(body):
         raise UnsignedError("is not signed", path)
-    if not signing.is_signed_with(body, key):
+    if not manifest_signature.is_signed_with(body, key):
         what = "its signature is wrong: it was made with another key, or changed since"
         raise SignatureError(what, path)
     bare = [each.name for each in manifest.files if each.sha256 is None]

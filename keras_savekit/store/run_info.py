@@ -12,8 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from keras_savekit.errors import DirectoryError
-from keras_savekit.store.commit import disk_errors, write_bytes_durably
-from keras_savekit.store.plain import content
+from keras_savekit.store.atomic import disk_errors, write_bytes_durably
+from keras_savekit.store.regular_file import content
 
 RUN = "savekit.json"
 RUN_FORMAT = 1

@@ -18,8 +18,8 @@ from pathlib import Path, PurePosixPath
 import xxhash
 
 from keras_savekit.errors import CheckpointError
-from keras_savekit.formats.reader import Parts, Reader
-from keras_savekit.store import disk
+from keras_savekit.formats.directio.reader import FileReader, RangeDigests
+from keras_savekit.store import syscalls
 from keras_savekit.store.manifest import (
     MANIFEST,
     PINNED,
@@ -28,7 +28,7 @@ from keras_savekit.store.manifest import (
     Finding,
     Manifest,
 )
-from keras_savekit.store.plain import FLAGS, NotPlainError, inside
+from keras_savekit.store.regular_file import FLAGS, NotRegularFileError, inside
 
 MOST_EXTRA = 100  # to be named, of files the manifest does not know
 # This process has no more memory or descriptors: no fault of the checkpoint's.
@@ -40,7 +40,7 @@ def check_bytes(
     manifest: Manifest,
     *,
     sha256: bool = False,
-    parts: Mapping[str, Parts] | None = None,
+    parts: Mapping[str, RangeDigests] | None = None,
 ) -> tuple[Finding, ...]:
     """Everything in which the files of `directory` differ from what `manifest` promises.
 
@@ -60,9 +60,9 @@ def check_bytes(
         checked.add(entry.name)
         with _unreadable(entry.name, findings):
             wanted = parts.get(entry.name) if parts else None
-            findings += disk.twice(partial(_check_file, directory, entry, sha256, wanted))
+            findings += syscalls.retry_once(partial(_check_file, directory, entry, sha256, wanted))
     with _unreadable(".", findings):
-        findings += disk.twice(lambda: _some_extra(directory, checked))
+        findings += syscalls.retry_once(lambda: _some_extra(directory, checked))
     return tuple(findings)
 
 
@@ -73,17 +73,17 @@ def plain_path(directory: Path, name: str) -> Path | Finding:
     """
     try:
         return inside(directory, name)
-    except NotPlainError as error:
+    except NotRegularFileError as error:
         return Finding(error.kind, name, error.what)
 
 
 def _check_file(
-    directory: Path, entry: FileEntry, sha256: bool, parts: Parts | None
+    directory: Path, entry: FileEntry, sha256: bool, parts: RangeDigests | None
 ) -> list[Finding]:
     path = plain_path(directory, entry.name)
     if isinstance(path, Finding):
         return [path]
-    descriptor = disk.open(path, os.O_RDONLY | FLAGS)
+    descriptor = syscalls.open(path, os.O_RDONLY | FLAGS)
     if parts is not None:
         parts.restart()
     try:
@@ -99,15 +99,15 @@ def _check_file(
             return [Finding("forged", entry.name, what)]
         return []
     finally:
-        disk.close(descriptor)
+        syscalls.close(descriptor)
 
 
 def _digests(
-    descriptor: int, size: int, sha256: bool, parts: Parts | None
+    descriptor: int, size: int, sha256: bool, parts: RangeDigests | None
 ) -> tuple[str, str | None]:
     """xxh3_128 of a file, and SHA-256 if that is wanted."""
     digest, strong = xxhash.xxh3_128(), hashlib.sha256() if sha256 else None
-    with Reader(descriptor) as reader:
+    with FileReader(descriptor) as reader:
         for piece in reader.pieces(0, size):
             digest.update(piece)
             if parts is not None:

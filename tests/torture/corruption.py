@@ -37,16 +37,16 @@ import formats_models
 import training_builders
 import xxhash
 
-from keras_savekit import resume
+from keras_savekit.base.moment import Moment
 from keras_savekit.formats import checkpoint
 from keras_savekit.formats.checkpoint import Purpose
-from keras_savekit.policy.moment import Moment
-from keras_savekit.store.directory import RunDirectory
+from keras_savekit.model.capture import Capture
+from keras_savekit.model.structure import LiveModel, build_optimizer
+from keras_savekit.resume import select
 from keras_savekit.store.manifest import Finding, Verification, to_json
 from keras_savekit.store.naming import CheckpointName
-from keras_savekit.training.blueprint import LiveModel, build_optimizer
-from keras_savekit.training.capture import Capture
-from keras_savekit.verify.checks import verify_shallow
+from keras_savekit.store.run import RunDirectory
+from keras_savekit.verify.depths import verify_shallow
 from torture.score import Score
 
 FULL = 10_000
@@ -394,7 +394,7 @@ def wrong(run: RunDirectory, whole: set[int]) -> str:
 
 def resumed_wrongly(run: RunDirectory, whole: set[int]) -> str:
     """The same for what a resume goes on from, sets aside and leaves."""
-    found, _ = resume.find(run, 3.0)
+    found, _ = select.find(run, 3.0)
     chosen = found.checkpoint.name if found else None
     if chosen != name(max(whole)):
         return f"resumed from {chosen}, not from {name(max(whole))}"

@@ -31,7 +31,7 @@ from typing import Any, Literal
 
 import xxhash
 
-from keras_savekit.store import disk
+from keras_savekit.store import syscalls
 from torture import worlds
 from torture.score import Score
 
@@ -281,7 +281,7 @@ def _digest(state: dict[int, Inode], inode: int = 0) -> bytes:
 def record(base: Path) -> Recording:
     """A session in `base`; knows after which operation each checkpoint was promised."""
     recording = Recording(base)
-    with disk.watched(recording), worlds.quiet():
+    with syscalls.watched(recording), worlds.quiet():
         for step in (4, 5):
             told = worlds.live(base, (step,))
             assert not told.problems, told

@@ -20,10 +20,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from keras_savekit.checking import NO_LONGER
 from keras_savekit.errors import SavekitError, SavekitWarning
-from keras_savekit.store import disk
-from keras_savekit.store.directory import RunDirectory
+from keras_savekit.save.verifier import NO_LONGER
+from keras_savekit.store import syscalls
+from keras_savekit.store.run import RunDirectory
 from torture import worlds
 from torture.score import Score
 from torture.worlds import Killed, Told
@@ -115,7 +115,7 @@ def run(seed: int, count: int, scratch: Path) -> list[Score]:
 
 
 def session(path: Path, fault: Fault) -> Told | None:
-    with disk.watched(fault):
+    with syscalls.watched(fault):
         try:
             return worlds.live(path, (4, 5), gone=lambda: fault.gone)
         except Killed:
@@ -174,7 +174,7 @@ def _fits(seed: int, count: int, scratch: Path) -> Score:
         policy = built.policy(plan, directory=str(path), on_failure=on_failure)
         if final_wait is not None:
             policy["limits"] = {"final_wait": final_wait}
-        with disk.watched(fault), warnings.catch_warnings(record=True) as told:
+        with syscalls.watched(fault), warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             data = built.data()
             made = built.model()

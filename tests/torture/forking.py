@@ -21,7 +21,7 @@ def ready_to_fork() -> None:
     import training_builders  # noqa: F401
 
     import keras_savekit.callbacks
-    import keras_savekit.session  # noqa: F401
+    import keras_savekit.fit.session  # noqa: F401
 
 
 def forked(work: Callable[[], None], error: Path) -> int:

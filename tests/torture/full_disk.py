@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from keras_savekit.errors import SavekitError, SavekitWarning
-from keras_savekit.store.commit import LEFTOVERS
+from keras_savekit.store.atomic import LEFTOVERS
 from torture import worlds
 from torture.score import Score
 

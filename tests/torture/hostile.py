@@ -662,8 +662,8 @@ def asked_of_a_run(
     good: whether a resume takes the newest checkpoint.
     code: what `savekit verify` ends with.
     """
-    from keras_savekit import resume
-    from keras_savekit.store.directory import RunDirectory
+    from keras_savekit.resume import select
+    from keras_savekit.store.run import RunDirectory
 
     run = str(world.run)
     for arguments in (("list", run), ("list", "--json", run), ("resume-plan", run)):
@@ -672,7 +672,7 @@ def asked_of_a_run(
     yield "the log", lambda: refused_or(RunDirectory(world.run).events.read)
 
     def resumed():
-        found, _ = resume.find(RunDirectory(world.run), 3.0)
+        found, _ = select.find(RunDirectory(world.run), 3.0)
         expected = NEWEST if good else BEFORE
         name = found.checkpoint.name if found else "nothing"
         return "" if name == expected else f"resumed from {name}, not from {expected}"
@@ -834,7 +834,7 @@ def traces(outside: Path) -> dict[str, tuple[int, ...]]:
     return found
 
 
-class Watch:
+class RequestMonitor:
     """Notes what Python does in a directory while it looks."""
 
     EVENTS = (
@@ -863,13 +863,13 @@ class Watch:
 def build_master(master: Path) -> None:
     import formats_models
 
+    from keras_savekit.base.moment import Moment
     from keras_savekit.formats import checkpoint
     from keras_savekit.formats.checkpoint import Purpose
-    from keras_savekit.policy.moment import Moment
-    from keras_savekit.store.directory import RunDirectory
-    from keras_savekit.training.blueprint import LiveModel, build_optimizer
-    from keras_savekit.training.capture import Capture
-    from keras_savekit.verify.checks import verify_shallow
+    from keras_savekit.model.capture import Capture
+    from keras_savekit.model.structure import LiveModel, build_optimizer
+    from keras_savekit.store.run import RunDirectory
+    from keras_savekit.verify.depths import verify_shallow
     from torture.corruption import STATE
 
     run = RunDirectory(master / "run")
@@ -904,7 +904,7 @@ def child(seed: int, first: int, count: int, scratch: Path, answers: int) -> Non
     if not master.exists():
         build_master(master)
     live_model()
-    every, watch = shuffled(seed), Watch()
+    every, watch = shuffled(seed), RequestMonitor()
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, used + ROOM))
     for number in range(first, first + count):
@@ -915,7 +915,7 @@ def child(seed: int, first: int, count: int, scratch: Path, answers: int) -> Non
         os.write(answers, json.dumps(line).encode() + b"\n")
 
 
-def tried(world: World, ask: Callable, watch: Watch) -> list[str]:
+def tried(world: World, ask: Callable, watch: RequestMonitor) -> list[str]:
     failures = []
     asked = ask(world)
     first = next(asked)  # it is built by now

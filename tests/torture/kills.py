@@ -26,9 +26,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from keras_savekit.store import disk
-from keras_savekit.store.directory import RunDirectory
-from keras_savekit.verify.checks import verify_shallow
+from keras_savekit.store import syscalls
+from keras_savekit.store.run import RunDirectory
+from keras_savekit.verify.depths import verify_shallow
 from torture.forking import forked, ready_to_fork, wait
 from torture.score import Score
 
@@ -285,7 +285,7 @@ class Worker:
         import exactness
 
         seam = Seam(kill)
-        with disk.watched(seam):
+        with syscalls.watched(seam):
             case = exactness.Case(model, "arrays", "")
             exactness.child(case, directory, directory.with_suffix(".json"), kill=False, **changes)
         directory.with_suffix(".calls").write_text(str(seam.calls))

@@ -21,10 +21,10 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from keras_savekit.checking import UNVERIFIED
-from keras_savekit.store.directory import RunDirectory
+from keras_savekit.save.verifier import UNVERIFIED
 from keras_savekit.store.manifest import MANIFEST, VERIFICATION, to_json
 from keras_savekit.store.naming import CheckpointName
+from keras_savekit.store.run import RunDirectory
 from torture.forking import forked, ready_to_fork, wait
 from torture.score import Score
 
@@ -59,7 +59,7 @@ def train(directory: Path, steps: int, slowly: float = 0.0, **plan: str) -> None
 
     import keras_savekit as sk
 
-    class Watch(keras.callbacks.Callback):
+    class RequestMonitor(keras.callbacks.Callback):
         """How much memory is taken and how much waits, after each tenth of the steps."""
 
         step, memory, waiting = 0, (), 0
@@ -85,7 +85,7 @@ def train(directory: Path, steps: int, slowly: float = 0.0, **plan: str) -> None
     data = sk.resumable(x, 2 * x, batch_size=1, seed=5)
     asked = {"name": "p", "when": "every 1 steps", "when_busy": "wait", "verify": "bytes"}
     kit = sk.SaveKit({"plans": [asked | plan]}, directory=directory, data=data)
-    watch, began = Watch(), time.monotonic()
+    watch, began = RequestMonitor(), time.monotonic()
     model.fit(data, shuffle=False, epochs=1, verbose=0, callbacks=[watch, kit])
     said = {
         "digest": digest(model),

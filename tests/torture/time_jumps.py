@@ -21,10 +21,10 @@ from typing import Any
 from unittest import mock
 
 from keras_savekit import callbacks
-from keras_savekit.policy.moment import Event, Moment, Outside, Tick
+from keras_savekit.base.moment import Event, ExternalRequests, Moment, Tick
+from keras_savekit.fit.context import SessionContext, steady
 from keras_savekit.policy.plan import Policy, SavePlan, decide
-from keras_savekit.store.directory import LINKS, RunDirectory
-from keras_savekit.surroundings import Surroundings, steady
+from keras_savekit.store.run import LINKS, RunDirectory
 from torture import worlds
 from torture.score import Score
 
@@ -135,7 +135,7 @@ def _fired(drawn: str) -> Iterator[str]:
             epoch, batch = divmod(step, 4)
             now = Moment(epoch, batch, step, clock.now, {"loss": losses[step - 1]})
             event: Event = "epoch_end" if batch == 0 else "step"
-            tick = Tick(before, now, event, memory, Outside(wall=clock.wall()))
+            tick = Tick(before, now, event, memory, ExternalRequests(wall=clock.wall()))
             decision = decide(policy, tick)
             memory, before = decision.memory, now
             found.append(tuple(reason for due in decision.due for reason in due.reasons))
@@ -162,7 +162,7 @@ def _fits(seed: int, count: int, scratch: Path) -> Score:
         )
         data = built.data()
         with mock.patch.object(
-            callbacks, "Surroundings", functools.partial(Surroundings, wall=wall)
+            callbacks, "Surroundings", functools.partial(SessionContext, wall=wall)
         ):
             built.fit(built.model(), sk.SaveKit(policy, data=data), on=data)
         return [each.name for each in RunDirectory(path).checkpoints()]

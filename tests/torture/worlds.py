@@ -17,16 +17,16 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_savekit import resume
+from keras_savekit.base.moment import Moment
+from keras_savekit.base.tensors import Blueprint, Group, LayerWeights, Slot, Snapshot, Variable
 from keras_savekit.errors import SavekitError
-from keras_savekit.formats.snapshot import Blueprint, Group, LayerWeights, Slot, Snapshot, Variable
-from keras_savekit.pipeline import Pipeline
-from keras_savekit.policy.moment import Moment
 from keras_savekit.policy.plan import Due, Policy, SavePlan
-from keras_savekit.store import disk
-from keras_savekit.store.commit import LEFTOVERS
-from keras_savekit.store.directory import LINKS, RunDirectory
-from keras_savekit.verify.checks import verify_shallow
+from keras_savekit.resume import select
+from keras_savekit.save.pipeline import Pipeline
+from keras_savekit.store import syscalls
+from keras_savekit.store.atomic import LEFTOVERS
+from keras_savekit.store.run import LINKS, RunDirectory
+from keras_savekit.verify.depths import verify_shallow
 
 SHAPE = (40, 50)
 BLUEPRINT = Blueprint(
@@ -114,7 +114,7 @@ def live(
             told.notices += directory.lost()
             run = directory.write_run_info({}).run
             directory.sweep()
-            found, told.passed = resume.find(directory, wall())
+            found, told.passed = select.find(directory, wall())
             told.resumed = found.checkpoint.manifest.moment.step if found else None
             pipeline = Pipeline(directory, Policy(plans=list(plans)), run, wall)
             for step in steps:
@@ -162,7 +162,7 @@ def faults_of(directory: RunDirectory) -> Iterator[str]:
         verification = verify_shallow(each.path, "structure", 0.0)
         yield from (f"{each.name}: {finding}" for finding in verification.findings)
         if verification.good:
-            value = resume.read(each).tensors.get("weight", {0: None})[0]
+            value = select.read(each).tensors.get("weight", {0: None})[0]
             if value is not None and not (np.asarray(value) == each.manifest.moment.step).all():
                 yield f"{each.name} holds other values than those of its step"
     for which in LINKS:
@@ -210,7 +210,7 @@ def quiet() -> Iterator[None]:
 
 def unsynced() -> AbstractContextManager[None]:
     """In here nobody waits for the disk; what a loss of power does is the business of `crashes`."""
-    return disk.watched(lambda name, call, *given: None if name == "fsync" else call(*given))
+    return syscalls.watched(lambda name, call, *given: None if name == "fsync" else call(*given))
 
 
 def make_base(path: Path) -> None:

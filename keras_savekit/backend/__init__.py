@@ -1,0 +1,1 @@
+"""What depends on the Keras backend: read variables, and the random state of the process."""

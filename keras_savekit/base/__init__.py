@@ -1,0 +1,1 @@
+"""Values that every layer speaks. Imports nothing of this package but `errors`."""

@@ -1,0 +1,1 @@
+"""Training data that can start at any batch of any epoch."""

@@ -1,0 +1,1 @@
+"""One running `fit`: where it stands, what is due, what others remember."""

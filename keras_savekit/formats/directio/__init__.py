@@ -1,0 +1,1 @@
+"""Files written and read past the page cache."""

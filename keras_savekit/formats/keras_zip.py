@@ -1,0 +1,164 @@
+"""The whole model in one `.keras` archive, as stock Keras writes and reads it.
+
+An uncompressed zip of `metadata.json`, `config.json` and `model.weights.h5`,
+by PKWARE's APPNOTE 6.3, written from its first byte to its last: each CRC is taken
+on the way and stands in a data descriptor behind its member. The weights begin
+at a page.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import lzma
+import struct
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from keras_savekit.base.tensors import Array, Blueprint
+from keras_savekit.errors import CheckpointError
+from keras_savekit.formats.directio.memory import PAGE
+from keras_savekit.formats.directio.writer import FileWriter
+from keras_savekit.formats.hdf5 import fill
+from keras_savekit.formats.hdf5.fill import Written
+from keras_savekit.formats.hdf5.template import Template
+
+WEIGHTS_MEMBER = "model.weights.h5"
+CONFIG_MEMBER = "config.json"
+ASSETS = "assets"
+MEMBERS = ("metadata.json", CONFIG_MEMBER, WEIGHTS_MEMBER)
+_DESCRIPTOR_FOLLOWS = 0x08
+# What `zipfile` and its decompressors raise over damage: the second is for encrypted members.
+NO_ARCHIVE = (
+    zipfile.BadZipFile,
+    RuntimeError,
+    NotImplementedError,
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+)
+_PADDING = 0xD935  # the extra field that zipalign pads with
+
+
+def write(
+    stream: FileWriter,
+    blueprint: Blueprint,
+    form: Template,
+    values: Sequence[Array],
+    created: float,
+    base: Written | None = None,
+) -> Written:
+    """Write a new archive.
+
+    form: of the weights.
+    base: an archive written before; what is equal in both is shared, where the disk can.
+    created: seconds since 1970.
+    """
+    day = datetime.fromtimestamp(created, tz=timezone.utc)
+    metadata = {
+        "keras_version": blueprint.versions["keras"],
+        "date_saved": day.strftime("%Y-%m-%d@%H:%M:%S"),
+    }
+    with zipfile.ZipFile(_Unseekable(stream), "w") as archive:
+        archive.writestr("metadata.json", json.dumps(metadata))
+        archive.writestr(CONFIG_MEMBER, blueprint.model_config)
+        for name, content in blueprint.assets.items():
+            archive.writestr(f"{ASSETS}/{name}", content)
+        weights = _aligned(WEIGHTS_MEMBER, stream.size)
+        with archive.open(weights, "w", force_zip64=True) as member:
+            weights.extra = b""  # the directory at the end needs no padding
+            begin = stream.size
+            digests = fill.write_into(stream, member.write, form, values, base)
+    return Written(stream.path, form, begin, stream.shared, stream.entry(), digests)
+
+
+class _Unseekable(io.RawIOBase):
+    """A stream as `zipfile` knows it: what cannot seek has sizes and CRC behind each member."""
+
+    def __init__(self, stream: FileWriter) -> None:
+        super().__init__()
+        self._stream = stream
+        self._failed = False
+
+    def write(self, data: Any) -> int:
+        """Hand all of `data` on; return its length.
+
+        Raises once: `zipfile` writes more while it closes, and would tell of that instead.
+        """
+        if not self._failed:
+            self._failed = True
+            self._stream.write(memoryview(data))
+            self._failed = False
+        return len(data)
+
+
+def _aligned(name: str, offset: int) -> zipfile.ZipInfo:
+    """A member whose header, at `offset`, is so long that what follows begins at a page."""
+    member = zipfile.ZipInfo(name)
+    member.flag_bits |= _DESCRIPTOR_FOLLOWS
+    bare = len(member.FileHeader(zip64=True)) + 4
+    gap = -(offset + bare) % PAGE
+    member.extra = struct.pack("<HH", _PADDING, gap) + bytes(gap)
+    return member
+
+
+def members(path: Path) -> Counter[str]:
+    """How often each name stands in an archive. ValueError or OSError if it is none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return Counter(archive.namelist())
+    except NO_ARCHIVE as error:
+        raise ValueError(str(error)) from error
+
+
+def read_config(path: Path) -> bytes:
+    """The architecture in an archive. OSError, KeyError or ValueError if it cannot be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = archive.getinfo(CONFIG_MEMBER).file_size
+            if size > path.stat().st_size:
+                raise ValueError(f"{CONFIG_MEMBER} claims {size} bytes")
+            return archive.read(CONFIG_MEMBER)
+    except NO_ARCHIVE as error:
+        raise ValueError(str(error)) from error
+
+
+def read_assets(path: Path) -> dict[str, bytes]:
+    """What lies in an archive's assets, by path; CheckpointError if it cannot be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {
+                name.removeprefix(f"{ASSETS}/"): archive.read(name)
+                for name in archive.namelist()
+                if name.startswith(f"{ASSETS}/") and not name.endswith("/")
+            }
+    except (OSError, *NO_ARCHIVE) as error:
+        raise CheckpointError(f"its assets cannot be read: {error}", str(path)) from error
+
+
+def locate_weights(path: Path) -> int:
+    """The byte at which the weights of an archive begin. CheckpointError if there are none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            weights = archive.getinfo(WEIGHTS_MEMBER)
+        if weights.compress_type != zipfile.ZIP_STORED:
+            raise CheckpointError("its weights are not stored as they are", str(path))
+        with path.open("rb") as file:
+            return start_of(file, weights)
+    except (OSError, KeyError, ValueError, *NO_ARCHIVE) as error:
+        raise CheckpointError(f"is no archive with weights: {error}", str(path)) from error
+
+
+def start_of(file: Any, member: zipfile.ZipInfo) -> int:
+    """The byte of an open archive at which a stored member's content begins. Else BadZipFile."""
+    file.seek(member.header_offset)
+    header = file.read(30)
+    if len(header) < 30 or header[:4] != b"PK\x03\x04":
+        raise zipfile.BadZipFile(f"{member.filename} has no header")
+    name, extra = struct.unpack("<HH", header[26:30])
+    return int(member.header_offset) + 30 + int(name) + int(extra)

@@ -1,0 +1,116 @@
+"""A model, or its weights, in one file that needs no directory around it.
+
+The file is what `full_h5` or `weights_h5` lays out, so stock Keras reads it.
+Beside Keras's own groups it has two of ours: every variable that format has no
+place for, and a manifest with a digest of every tensor, so that a file that was
+damaged is known before anything is made of it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from keras_savekit.base.tensors import Snapshot, as_array
+from keras_savekit.errors import CheckpointError, ModelError
+from keras_savekit.formats import checkpoint, config_digest, keras_zip, state_h5
+from keras_savekit.formats.checkpoint import Format
+from keras_savekit.formats.directio.writer import FileWriter
+from keras_savekit.formats.hdf5 import fill
+from keras_savekit.formats.hdf5.template import Dataset, Layout, Template
+from keras_savekit.store.manifest import (
+    MAX_MANIFEST_BYTES,
+    FileEntry,
+    Manifest,
+    manifest_from_json,
+    to_json,
+)
+
+MANIFEST_DATASET = "savekit_manifest"
+STATE_GROUP = "savekit_state"
+WEIGHTS_SUFFIX = ".weights.h5"
+_FORMATS: dict[str, Format] = {".weights.h5": "weights.h5", ".h5": "h5", ".keras": "keras"}
+
+
+def write(path: Path, snapshot: Snapshot, created: float) -> Manifest:
+    """Write a snapshot into a new file; return what the file promises.
+
+    created: seconds since 1970.
+    """
+    blueprint = snapshot.blueprint
+    layout = checkpoint.model_layout(snapshot, format_of(path))
+    rest = checkpoint.positions_outside(layout, blueprint)
+    datasets = (
+        *layout.datasets,
+        *state_h5.variables(blueprint, rest, prefix=f"{STATE_GROUP}/"),
+    )
+    values = [as_array(tensor) for tensor in snapshot.tensors]
+    extra = state_h5.assets(blueprint, len(values), prefix=f"{STATE_GROUP}/")
+    manifest = Manifest(
+        run="",
+        plan="",
+        save="weights" if format_of(path) == "weights.h5" else "model",
+        reasons=(),
+        moment=snapshot.moment,
+        created=created,
+        model_file="",  # whatever the file is called
+        files=(),
+        tensors=checkpoint.tensor_entries(snapshot, {"": Layout({}, datasets)}, values, {}, {})
+        + state_h5.asset_entries(blueprint, prefix=f"{STATE_GROUP}/"),
+        versions=blueprint.versions,
+        architecture=config_digest.digest(json.loads(blueprint.model_config)),
+    )
+    values += state_h5.asset_values(blueprint)
+    values.append(np.frombuffer(to_json(manifest), np.uint8))
+    last = Dataset(MANIFEST_DATASET, len(values) - 1)
+    whole = Layout(layout.groups, (*datasets, *extra, last))
+    with FileWriter(path) as stream:
+        form = Template(whole, values)
+        written = checkpoint.write_file(stream, blueprint, form, values, created)
+    return _named(manifest, written.entry)
+
+
+def architecture_beside(weights: Path) -> Path:
+    """Where the architecture of a `.weights.h5` file lies."""
+    return weights.with_name(weights.name.removesuffix(WEIGHTS_SUFFIX) + ".json")
+
+
+def format_of(path: Path) -> Format:
+    """The format that a file's name asks for. Raises ModelError for names of no model."""
+    for suffix, found in _FORMATS.items():
+        if path.name.endswith(suffix):
+            return found
+    remedy = "give it a name ending in .h5, .keras or .weights.h5"
+    raise ModelError("is no name of a model's file", str(path), remedy)
+
+
+def read_manifest(path: Path) -> Manifest | None:
+    """The manifest inside a file, None for a file that was not written by `write`.
+
+    Raises CheckpointError if the file is no HDF5 file or its manifest is damaged.
+    """
+    try:
+        base = keras_zip.locate_weights(path) if path.suffix == ".keras" else 0
+        with fill.opened(path, base) as (file, _):
+            if file.get(MANIFEST_DATASET, getclass=True, getlink=True) is not h5py.HardLink:
+                return None
+            dataset = file[MANIFEST_DATASET]
+            if dataset.dtype != np.uint8 or dataset.ndim != 1 or dataset.size > MAX_MANIFEST_BYTES:
+                raise CheckpointError("its manifest is not one text", str(path))
+            text = bytes(dataset[()])
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"cannot be read: {error}", str(path)) from error
+    size = path.stat().st_size
+    return _named(manifest_from_json(text, str(path)), FileEntry(path.name, size, ""))
+
+
+def _named(manifest: Manifest, entry: FileEntry) -> Manifest:
+    tensors = (
+        replace(tensor, places=tuple(entry.name + place for place in tensor.places))
+        for tensor in manifest.tensors
+    )
+    return replace(manifest, model_file=entry.name, files=(entry,), tensors=tuple(tensors))

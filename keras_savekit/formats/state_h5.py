@@ -1,0 +1,124 @@
+"""`state.h5`: what resume needs and no Keras file holds.
+
+Seed generators, metric variables as they stood, every other variable that the
+model file beside it leaves out, and the position with everything else that is
+plain JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import xxhash
+
+from keras_savekit.base.tensors import Array, Blueprint
+from keras_savekit.errors import CheckpointError
+from keras_savekit.formats.hdf5.datasets import ExternalDataError, own_dataset, require_own_data
+from keras_savekit.formats.hdf5.template import Dataset, Layout
+from keras_savekit.store.manifest import TensorEntry
+
+STATE_FILE = "state.h5"
+STATE_DATASET = "training_state"
+STATE_FORMAT = 1
+ASSETS = "assets"
+_ROUNDED = 4096  # spaces behind the JSON let files that differ little have one form
+
+
+def layout(blueprint: Blueprint, positions: Iterable[int], state_position: int) -> Layout:
+    """Variables at `positions`, by role and index, and the JSON state at `state_position`."""
+    datasets = (
+        Dataset(STATE_DATASET, state_position),
+        *variables(blueprint, positions),
+        *assets(blueprint, state_position + 1),
+    )
+    return Layout({"": {"savekit_state": str(STATE_FORMAT)}}, datasets)
+
+
+def variables(
+    blueprint: Blueprint, positions: Iterable[int], prefix: str = ""
+) -> Iterator[Dataset]:
+    """A dataset for each variable at `positions`, by role and index."""
+    for position in positions:
+        variable = blueprint.variables[position]
+        dtype = "V2" if variable.dtype == "bfloat16" else None
+        attributes = {"path": variable.name, "dtype": variable.dtype}
+        path = f"{prefix}{variable.role}/{variable.index:06d}"
+        yield Dataset(path, position, dtype, attributes)
+
+
+def assets(blueprint: Blueprint, first: int, prefix: str = "") -> Iterator[Dataset]:
+    """A dataset for the bytes of each asset, whose values are those at `first` and behind."""
+    for number, name in enumerate(blueprint.assets):
+        yield Dataset(f"{prefix}{ASSETS}/{name}", first + number)
+
+
+def asset_values(blueprint: Blueprint) -> list[Array]:
+    """The values that `assets` has places for."""
+    return [np.frombuffer(content, np.uint8) for content in blueprint.assets.values()]
+
+
+def asset_entries(
+    blueprint: Blueprint, prefix: str = "", file: str = ""
+) -> tuple[TensorEntry, ...]:
+    """What a manifest promises of the assets in a file."""
+    return tuple(
+        TensorEntry(
+            role="asset",
+            index=number,
+            name=name,
+            shape=(len(content),),
+            dtype="uint8",
+            digest=xxhash.xxh3_128_hexdigest(content),
+            places=(f"{file}:/{prefix}{ASSETS}/{name}",),
+        )
+        for number, (name, content) in enumerate(blueprint.assets.items())
+    )
+
+
+def read_assets(path: Path, prefix: str = "") -> dict[str, bytes]:
+    """The assets in a file, by path; CheckpointError if it cannot be read."""
+    found: dict[str, bytes] = {}
+
+    def visit(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            require_own_data(item)
+            found[name] = bytes(np.asarray(item))
+
+    try:
+        with h5py.File(path, "r") as file:
+            if f"{prefix}{ASSETS}" in file:
+                file[f"{prefix}{ASSETS}"].visititems(visit)
+    except ExternalDataError as error:
+        raise CheckpointError(f"an asset {error.what}", str(path)) from error
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError) as error:
+        raise CheckpointError(f"its assets cannot be read: {error}", str(path)) from error
+    return found
+
+
+def encode(state: Mapping[str, Any]) -> Array:
+    """JSON values as the bytes of a dataset; arrays and tensors become lists.
+
+    NaN and infinities keep Python's spelling.
+    """
+    text = json.dumps(state, default=lambda value: np.asarray(value).tolist()).encode()
+    return np.frombuffer(text + b" " * (-len(text) % _ROUNDED), dtype=np.uint8)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The JSON state in a `state.h5`; CheckpointError if it cannot be read."""
+    try:
+        with h5py.File(path, "r") as file:
+            text = bytes(np.asarray(own_dataset(file, STATE_DATASET)))
+        state = json.loads(text)
+    except ExternalDataError as error:
+        raise CheckpointError(f"the training state {error.what}", str(path)) from error
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError) as error:
+        raise CheckpointError(f"the training state cannot be read: {error}", str(path)) from error
+    if not isinstance(state, dict):
+        raise CheckpointError("the training state is not a JSON object", str(path))
+    return state

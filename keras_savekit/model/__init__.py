@@ -1,0 +1,1 @@
+"""A Keras model without a `fit`: structure, saving walk, assigned values, rebuilt models."""

@@ -1,0 +1,150 @@
+"""A checkpoint's tensors go back into a live model: all of them or none.
+
+Everything is read, digested and compared before the first variable is
+assigned, so that a damaged file or another architecture leaves the model as
+it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from keras_savekit.base.tensors import Array, Variable
+from keras_savekit.errors import CheckpointError, MismatchError
+from keras_savekit.formats import keras_zip
+from keras_savekit.formats.hdf5 import fill
+from keras_savekit.model import differences
+from keras_savekit.model.saving_walk import put, walk
+from keras_savekit.model.structure import describe, variables_by_role
+from keras_savekit.store.manifest import Manifest, Role, split_place
+from keras_savekit.store.regular_file import NotRegularFileError, inside
+
+Tensors = Mapping[tuple[Role, int], Array]
+
+
+def read_tensors(directory: Path, manifest: Manifest) -> Tensors:
+    """Every variable of a checkpoint, each equal to the digest taken when it was in memory.
+
+    Raises CheckpointError if a file cannot be read or a digest differs.
+    """
+    known = {entry.name for entry in manifest.files}
+    wanted: dict[str, list[tuple[str, Any]]] = {}
+    for tensor in manifest.tensors:
+        if not tensor.places:
+            raise CheckpointError(f"{tensor.name} is stored nowhere", str(directory))
+        name, dataset = split_place(tensor.places[0])
+        if name not in known:
+            what = f"{tensor.name} is said to be in a file the manifest does not know"
+            raise CheckpointError(what, f"{directory}:{name}")
+        wanted.setdefault(name, []).append((dataset, tensor))
+    found: dict[tuple[Role, int], Array] = {}
+    for name, entries in wanted.items():
+        file = _plain(directory, name)
+        base = keras_zip.locate_weights(file) if file.suffix == ".keras" else 0
+        paths = [(dataset, tensor.dtype) for dataset, tensor in entries]
+        for (dataset, tensor), value in zip(entries, fill.read(file, paths, base), strict=True):
+            if value.shape != tensor.shape or fill.tensor_digest(value) != tensor.digest:
+                raise CheckpointError(
+                    f"{tensor.name} differs from the manifest", f"{directory / name}:/{dataset}"
+                )
+            found[tensor.role, tensor.index] = value
+    return found
+
+
+def _plain(directory: Path, name: str) -> Path:
+    try:
+        return inside(directory, name)
+    except (NotRegularFileError, OSError) as error:
+        what = error.what if isinstance(error, NotRegularFileError) else f"cannot be read: {error}"
+        raise CheckpointError(what, f"{directory}:{name}") from error
+
+
+def differing(model: Any, manifest: Manifest, roles: Iterable[Role]) -> dict[Role, list[str]]:
+    """What of a checkpoint does not fit the model, in words, by role; empty if all of it fits."""
+    live = variables_by_role(model)
+    found = {
+        role: differences.of_variables(_saved(manifest, role), _described(role, live[role]))
+        for role in roles
+    }
+    return {role: each for role, each in found.items() if each}
+
+
+def require_same(model: Any, manifest: Manifest, roles: Iterable[Role], where: str) -> None:
+    """Raise MismatchError, naming what differs, unless the checkpoint fits the model."""
+    for role, found in differing(model, manifest, roles).items():
+        raise MismatchError(belongs(role, found), where, REMEDY)
+
+
+def belongs(role: Role, found: Sequence[str]) -> str:
+    """What is wrong, for a message."""
+    return f"the checkpoint belongs to another {_BELONGS[role]}:{differences.listed(found)}"
+
+
+def weights_that_fit(model: Any, manifest: Manifest, tensors: Tensors) -> tuple[Tensors, int]:
+    """The weights, in the model's order, and how many of them are the checkpoint's.
+
+    A weight that the checkpoint has no partner for keeps the value it has.
+    """
+    live = variables_by_role(model)["weight"]
+    found = differences.partners(_saved(manifest, "weight"), _described("weight", live))
+    taken: dict[tuple[Role, int], Array] = {
+        ("weight", index): variable.numpy() if partner is None else tensors["weight", partner]
+        for index, (variable, partner) in enumerate(zip(live, found, strict=True))
+    }
+    return taken, sum(partner is not None for partner in found)
+
+
+def _saved(manifest: Manifest, role: Role) -> list[Variable]:
+    return [
+        Variable(role, entry.index, entry.name, tuple(entry.shape), entry.dtype)
+        for entry in manifest.tensors
+        if entry.role == role
+    ]
+
+
+def _described(role: Role, live: Sequence[Any]) -> list[Variable]:
+    return [describe(role, index, variable) for index, variable in enumerate(live)]
+
+
+REMEDY = "nothing was changed; use another directory, or the model that was trained here"
+_BELONGS = {
+    "weight": "architecture",
+    "optimizer": "optimizer",
+    "metric": "set of metrics",
+    "seed": "set of seed generators and states",
+}
+
+
+def require_computed(model: Any, tensors: Tensors, manifest: Manifest, where: str) -> None:
+    """Hand layers with a `load_own_variables` of their own what they computed when saved.
+
+    For a model whose weights were assigned. Raises MismatchError, naming the
+    layers, if one does not take it.
+    """
+    computed = {
+        entry.name: tensors[entry.role, entry.index]
+        for entry in manifest.tensors
+        if entry.role == "computed" and (entry.role, entry.index) in tensors
+    }
+    if not computed:
+        return
+    values = {
+        path: computed.get(path, value)
+        for path, value in walk(model).values.items()
+        if not path.startswith("optimizer/")
+    }
+    failures = put(model, {**values, **computed})
+    if failures:
+        raise MismatchError(
+            "layers did not take what they saved:\n  " + "\n  ".join(failures), where
+        )
+
+
+def assign(model: Any, tensors: Tensors, roles: Iterable[Role]) -> None:
+    """Set the model's variables of these roles. Check with `require_same` before."""
+    live = variables_by_role(model)
+    for role in roles:
+        for index, variable in enumerate(live[role]):
+            variable.assign(tensors[role, index])

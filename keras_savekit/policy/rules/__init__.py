@@ -1,0 +1,1 @@
+"""Why a checkpoint stays: one class for each rule of `keep`."""

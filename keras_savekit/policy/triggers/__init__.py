@@ -1,0 +1,1 @@
+"""Why a save is due: one class for each trigger."""

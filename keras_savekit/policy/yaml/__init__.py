@@ -1,0 +1,1 @@
+"""YAML text to a policy, with the place of every problem."""

@@ -1,0 +1,61 @@
+"""Whether a snapshot is worth writing, and how much room it will take."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from keras_savekit.base.tensors import Snapshot, as_array
+from keras_savekit.formats.hdf5.fill import tensor_digest
+from keras_savekit.policy.plan import Due
+from keras_savekit.policy.rules.kinds import Record
+from keras_savekit.store.manifest import Manifest
+
+_BLOCK = 2**20  # elements looked at in one go: no second tensor is needed beside a large one
+_PER_TENSOR = 2048  # bytes that HDF5 and the manifest take for one, about
+_BESIDE = 2**16  # bytes for everything else
+
+
+def not_finite(snapshot: Snapshot) -> str:
+    """The loss or the first weight that is NaN or infinite, with its value; empty if none is."""
+    loss = snapshot.moment.logs.get("loss", 0.0)
+    if not math.isfinite(loss):
+        return f"the loss is {loss}"
+    for position in snapshot.blueprint.positions("weight"):
+        flat = as_array(snapshot.tensors[position]).reshape(-1)
+        if not (np.issubdtype(flat.dtype, np.inexact) or flat.dtype.kind == "V"):
+            continue  # whole numbers and text are always finite
+        for start in range(0, flat.size, _BLOCK):
+            if not np.isfinite(flat[start : start + _BLOCK]).all():
+                return f"{snapshot.blueprint.variables[position].name} holds values not finite"
+    return ""
+
+
+def same_weights(manifest: Manifest, snapshot: Snapshot) -> bool:
+    """Whether a checkpoint holds the weights of a snapshot, bit for bit."""
+    saved = [entry.digest for entry in manifest.tensors if entry.role == "weight"]
+    weights = (snapshot.tensors[each] for each in snapshot.blueprint.positions("weight"))
+    return saved == [tensor_digest(as_array(each)) for each in weights]
+
+
+def predicted_bytes(snapshot: Snapshot) -> int:
+    """About what an uncompressed checkpoint will take on the disk, rather more than less."""
+    tensors = sum(as_array(tensor).nbytes + _PER_TENSOR for tensor in snapshot.tensors)
+    return tensors + 2 * len(snapshot.blueprint.model_config) + _BESIDE
+
+
+def coming(snapshot: Snapshot, due: Due, size: int, now: float) -> Record:
+    """A save of about `size` bytes, as retention would know its checkpoint."""
+    moment = snapshot.moment
+    return Record(
+        name=f"step {moment.step} of {due.plan.name}",
+        plan=due.plan.name,
+        step=moment.step,
+        logs=moment.logs,
+        verified=False,
+        epoch=moment.epoch,
+        seconds=moment.seconds,
+        created=now,
+        bytes=size,
+    )

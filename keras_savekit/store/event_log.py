@@ -1,0 +1,144 @@
+"""What happened in a run, in order: one JSON object a line, only ever appended.
+
+Written for people and reports; nothing is decided from it. A line that a crash
+tore is closed by the next append, which says so, and is passed over by `read`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pydantic_core import to_json
+
+from keras_savekit.errors import DirectoryError
+from keras_savekit.store import syscalls
+from keras_savekit.store.atomic import disk_errors
+from keras_savekit.store.regular_file import FLAGS, as_text
+
+_AFTER_TORN = "after_torn_line"
+MAX_LINE = 16 * 2**20
+
+
+class EventLog:
+    """The log in the file `path`, which need not exist yet.
+
+    clock: gives seconds since 1970.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        self.path = path
+        self._clock = clock
+        self._one_at_a_time = threading.Lock()
+        self._failure: DirectoryError | None = None
+        self._told = False
+
+    def append(self, kind: str, **fields: Any) -> None:
+        """Adds one event.
+
+        Arguments:
+            kind: what happened, in one word.
+            fields: the rest, of JSON's types, numbers of NumPy or paths. Numbers
+                that are not finite become "NaN", "Infinity" and "-Infinity".
+
+        If the disk refuses, the event is missing, those before it stand, and
+        `failure` says so: no training ends for a line in its log.
+        """
+        if "time" in fields or _AFTER_TORN in fields:
+            raise ValueError(f"an event's fields cannot be called time or {_AFTER_TORN}")
+        event = {"time": self._clock(), "kind": kind, **fields}
+        try:
+            with self._one_at_a_time, disk_errors("append to the log", self.path):
+                self._append(event)
+        except DirectoryError as error:
+            self._failure = self._failure or error
+
+    def failure(self) -> DirectoryError | None:
+        """Why events are missing, the first time this is asked after one went missing."""
+        if self._told or self._failure is None:
+            return None
+        self._told = True
+        return self._failure
+
+    def _append(self, event: dict[str, Any]) -> None:
+        # A link would have us write elsewhere, a pipe wait for a reader.
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | FLAGS
+        with syscalls.opened(self.path, flags) as descriptor:
+            torn = _ends_torn(descriptor)
+            line = _line(event | {_AFTER_TORN: True} if torn else event)
+            left = b"\n" + line if torn else line
+            # One write, unless the disk takes less, and then says why: the kernel
+            # keeps lines of several processes apart.
+            while left:
+                left = left[syscalls.write(descriptor, left) :]
+
+    def read(self) -> list[dict[str, Any]]:
+        """All events, oldest first; a line that a crash tore is left out.
+
+        Raises DirectoryError if the log cannot be read, or a line that no crash
+        explains is not an event.
+        """
+        with disk_errors("read the log", self.path):
+            try:
+                descriptor = syscalls.open(self.path, os.O_RDONLY | FLAGS)
+            except FileNotFoundError:
+                return []
+            with os.fdopen(descriptor, "rb") as file:
+                return self._events(file)
+
+    def _events(self, file: BinaryIO) -> list[dict[str, Any]]:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise DirectoryError("is not a plain file", str(self.path))
+        events: list[dict[str, Any]] = []
+        broken, line = 0, b""
+        # A line at a time, and none without an end.
+        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE), b""), start=1):
+            event = _event(line)
+            if event:
+                closed = event.pop(_AFTER_TORN, False)
+                if broken and not closed:
+                    raise DirectoryError(f"line {broken} is not an event", str(self.path))
+                broken = 0
+                events.append(event)
+            elif b"\0" not in line:
+                broken = broken or number  # zeros are what a loss of power leaves
+        if broken and line.endswith(b"\n"):  # else it is what a crash leaves behind
+            raise DirectoryError(f"line {broken} is not an event", str(self.path))
+        return events
+
+
+def _line(event: dict[str, Any]) -> bytes:
+    return to_json(_as_text(event), inf_nan_mode="strings", fallback=_plain) + b"\n"
+
+
+def _as_text(value: Any) -> Any:
+    """Names on a disk may be no text, which JSON cannot hold."""
+    if isinstance(value, str):
+        return as_text(value)
+    if isinstance(value, dict):
+        return {_as_text(key): _as_text(each) for key, each in value.items()}
+    return [_as_text(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _plain(value: object) -> object:
+    item = getattr(value, "item", None)
+    return item() if callable(item) else str(value)
+
+
+def _ends_torn(descriptor: int) -> bool:
+    size = os.fstat(descriptor).st_size
+    return size > 0 and syscalls.pread(descriptor, 1, size - 1) != b"\n"
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) and event else None

@@ -1,1 +1,0 @@
-"""The live side: the only rooms that touch Keras objects."""

@@ -1,0 +1,1 @@
+"""Depths `load` and `predict`: another process loads the checkpoint with stock Keras."""

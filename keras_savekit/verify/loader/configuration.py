@@ -1,0 +1,109 @@
+"""What a checkpoint's files tell stock Keras to build, and what of it is not Keras's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import keras
+
+from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE
+from keras_savekit.formats.embedded_code import code_in, code_of_compile, names_in
+from keras_savekit.formats.keras_zip import read_config
+from keras_savekit.store.manifest import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """JSON, as the files have it.
+
+    model: the architecture, which in a `.keras` file says how to compile it too.
+    training: what a `.h5` file says of `compile`.
+    """
+
+    model: str | bytes
+    training: str | bytes = "{}"
+
+    @classmethod
+    def of(cls, path: Path, manifest: Manifest) -> Configuration:
+        """That of the checkpoint in the directory `path`."""
+        file = path / manifest.model_file
+        if manifest.save == "weights":
+            return cls((path / ARCHITECTURE_FILE).read_bytes())
+        if manifest.model_file.endswith(".keras"):
+            return cls(read_config(file))
+        with h5py.File(file, "r") as opened:
+            said = opened.attrs
+            return cls(said["model_config"], said.get("training_config", "{}"))
+
+    @property
+    def architecture(self) -> Any:
+        """The model, as `keras.saving.serialize_keras_object` describes it."""
+        said = json.loads(self.model)
+        wrapped = isinstance(said, dict) and said["class_name"] == "deserialize"
+        return said["config"]["config"] if wrapped else said
+
+    def code_inside(self) -> str:
+        """Why not even to try: older versions of Keras run what it holds, import what it names."""
+        architecture, training = self.architecture, json.loads(self.training)
+        compiled = (
+            architecture.get("compile_config") if isinstance(architecture, dict) else None,
+            training,
+        )
+        code = [
+            *code_in(architecture, "the model"),
+            *(each for one in compiled for each in code_of_compile(one)),
+        ]
+        if code:
+            held = dict.fromkeys(f"{what} in {place}" for place, what in code)
+            return f"it holds {', '.join([*held][:3])}, which is not run"
+        names = dict.fromkeys(names_in([architecture, *compiled], _is_registered))
+        if names:
+            return f"it needs {', '.join([*names][:3])}, which stock Keras does not have"
+        return ""
+
+    def code_of_its_own(self) -> Iterator[str]:
+        """Classes and functions that Keras does not bring along."""
+        training = json.loads(self.training)
+        yield from _foreign(self.architecture)
+        yield from _foreign(training)
+        for key in ("loss", "metrics", "weighted_metrics"):
+            yield from (name for name in _texts(training.get(key)) if not _is_of_keras(name))
+
+
+def _is_registered(name: str) -> bool:
+    return keras.saving.get_registered_object(name) is not None
+
+
+def _foreign(config: Any) -> Iterator[str]:
+    if isinstance(config, dict):
+        module, name = str(config.get("module") or ""), config.get("class_name")
+        known = module.split(".", maxsplit=1)[0] in ("keras", "builtins")
+        if name == "function":
+            if not _is_of_keras(config["config"]):
+                yield str(config["config"])
+        elif name == "__lambda__" or (name and "registered_name" in config and not known):
+            yield f"{module or '__main__'}.{name}"
+        for value in config.values():
+            yield from _foreign(value)
+    elif isinstance(config, list):
+        for value in config:
+            yield from _foreign(value)
+
+
+def _texts(config: Any) -> Iterator[str]:
+    if isinstance(config, str):
+        yield config
+    elif isinstance(config, list) or (isinstance(config, dict) and "class_name" not in config):
+        for value in config.values() if isinstance(config, dict) else config:
+            yield from _texts(value)
+
+
+def _is_of_keras(function: str) -> bool:
+    rooms = (keras.losses, keras.metrics, keras.activations, keras.initializers, keras.ops)
+    resolved_by_compile = {"accuracy", "acc", "crossentropy", "ce"}
+    return function in resolved_by_compile or any(hasattr(room, function) for room in rooms)

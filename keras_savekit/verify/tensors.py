@@ -1,0 +1,402 @@
+"""Depth `structure`: every tensor is where the manifest says, with the same content.
+
+Tensors are compared with digests that were taken from memory, so this also
+finds a writer's mistakes, which `bytes` cannot. HDF5 is only asked where things
+are: plain datasets were digested on the pass that read the file, or are read around
+its process-wide lock, so that a check beside a training does not hold up a save.
+
+Whether Keras can make a model of it is the business of the depth `load`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import h5py
+import ml_dtypes
+import numpy as np
+import xxhash
+
+from keras_savekit.errors import CheckpointError
+from keras_savekit.formats import keras_zip, untrusted
+from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE
+from keras_savekit.formats.config_digest import digest
+from keras_savekit.formats.directio.reader import FileReader, RangeDigests
+from keras_savekit.formats.directio.writer import PIECE
+from keras_savekit.formats.dtypes import by_name, narrowed
+from keras_savekit.formats.hdf5 import fill
+from keras_savekit.formats.hdf5.datasets import ExternalDataError, own_dataset
+from keras_savekit.formats.single_file import MANIFEST_DATASET
+from keras_savekit.formats.state_h5 import ASSETS, STATE_DATASET, STATE_FILE
+from keras_savekit.store.manifest import (
+    MANIFEST,
+    FileEntry,
+    Finding,
+    Manifest,
+    TensorEntry,
+    split_place,
+)
+from keras_savekit.store.regular_file import as_text
+from keras_savekit.verify.bytes import MOST_EXTRA, plain_path
+
+CONFIGURATIONS = ("model_config", "training_config")
+_SLACK = 2**20  # of a compressed dataset's chunk over the tensor it holds
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """An open HDF5 file.
+
+    plain: the same file's bytes.
+    base: where HDF5 begins in it.
+    digests: of ranges of it, as far as known.
+    """
+
+    hdf5: Any
+    plain: FileReader
+    base: int
+    digests: Mapping[tuple[int, int], str]
+
+
+class _WrongError(Exception):
+    """Carries one finding out of the middle of a tensor."""
+
+    def __init__(self, kind: str, what: str) -> None:
+        super().__init__(kind, what)
+        self.kind = kind
+        self.what = what
+
+
+def check_structure(
+    directory: Path,
+    manifest: Manifest,
+    *,
+    closed: Collection[str] = (),
+    parts: Mapping[str, RangeDigests] | None = None,
+) -> tuple[Finding, ...]:
+    """Everything in which the tensors in `directory` differ from what `manifest` promises.
+
+    Each tensor is looked at in each of its places: a plain dataset of that
+    shape, of the variable's dtype or a wider one, with the variable's content.
+    Nothing else may be there. Configurations must be JSON, the architecture the
+    one that was saved. Damaged files give findings.
+
+    Arguments:
+        directory: of one checkpoint.
+        manifest: its own.
+        closed: names of files that are known to be damaged and are not opened.
+            One flipped bit can make the HDF5 library loop forever with its
+            lock held, which would take every other thread's HDF5 with it.
+        parts: of files, digested just now: what lies there is not read again.
+    """
+    findings: list[Finding] = []
+    promised = _known(manifest)
+    with ExitStack() as stack:
+        files: dict[str, _File | None] = {}
+        for entry in manifest.files:
+            if entry.name in closed or entry.name in files:
+                files.setdefault(entry.name, None)
+                continue
+            files[entry.name] = None
+            with _damage(entry.name, findings):
+                known = parts.get(entry.name) if parts else None
+                files[entry.name] = file = _check_file(
+                    directory, entry, manifest, stack, findings, known.digests if known else {}
+                )
+                if file is not None:
+                    findings += _extra_datasets(
+                        file.hdf5, entry.name, manifest, promised[entry.name]
+                    )
+        findings += _said_twice(manifest)
+        if manifest.model_file not in files:
+            what = "is said to be the model's, and the manifest does not know it"
+            findings.append(Finding("missing", manifest.model_file, what))
+        for tensor in manifest.tensors:
+            findings.extend(_check_tensor(tensor, files))
+    return tuple(findings)
+
+
+def parts_of(manifest: Manifest) -> dict[str, RangeDigests]:
+    """What of each file is a tensor as it was in memory, as the manifest has it."""
+    ranges: dict[str, list[tuple[int, int]]] = {}
+    for tensor in manifest.tensors:
+        for place, offset in zip(tensor.places, tensor.offsets, strict=False):
+            if offset is not None:
+                with suppress(TypeError):  # an unknown dtype is found soon enough
+                    ranges.setdefault(split_place(place)[0], []).append((offset, _size(tensor)))
+    return {name: RangeDigests(each) for name, each in ranges.items()}
+
+
+def _size(tensor: TensorEntry) -> int:
+    return math.prod(tensor.shape) * by_name(tensor.dtype).itemsize
+
+
+def _said_twice(manifest: Manifest) -> Iterator[Finding]:
+    """Tensors, or places of tensors, that the manifest has more than once."""
+    tensors = Counter((tensor.role, tensor.index) for tensor in manifest.tensors)
+    places = Counter(place for tensor in manifest.tensors for place in tensor.places)
+    for (role, index), count in tensors.items():
+        if count > 1:
+            yield Finding("twice", MANIFEST, f"{role} {index} stands there {count} times")
+    for place, count in places.items():
+        if count > 1:
+            yield Finding("twice", place, f"is the place of {count} tensors")
+
+
+def _known(manifest: Manifest) -> dict[str, set[str]]:
+    """The datasets that each file may have."""
+    ours = {STATE_FILE: STATE_DATASET}  # else it has its manifest inside
+    known = {each.name: {ours.get(each.name, MANIFEST_DATASET)} for each in manifest.files}
+    for tensor in manifest.tensors:
+        for name, path in map(split_place, tensor.places):
+            known.setdefault(name, set()).add(path.strip("/"))
+    return known
+
+
+def _extra_datasets(hdf5: Any, name: str, manifest: Manifest, known: set[str]) -> list[Finding]:
+    folders = {str(each) for path in known for each in PurePosixPath(path).parents}
+    # Older manifests do not name the assets.
+    unnamed = f"{ASSETS}/" if name == STATE_FILE and not manifest.architecture else "/"
+    found: list[Finding] = []
+
+    def visit(path: bytes, link: Any) -> bool | None:
+        text = as_text(path.decode("utf-8", "surrogateescape"))
+        if text in known or text in folders or text.startswith(unnamed):
+            return None
+        hard = link.type == h5py.h5l.TYPE_HARD  # others are not followed
+        if hard and h5py.h5o.get_info(hdf5.id, path).type == h5py.h5o.TYPE_GROUP:
+            return None  # Keras makes empty ones
+        found.append(Finding("extra", f"{name}:/{text}", "the manifest does not know it"))
+        return True if len(found) == MOST_EXTRA else None
+
+    hdf5.id.links.visit(visit, info=True)
+    return found
+
+
+def _check_members(path: Path, name: str) -> Iterator[Finding]:
+    """An archive has nothing but what Keras reads, once each."""
+    for member, count in keras_zip.members(path).items():
+        if member not in keras_zip.MEMBERS and not member.startswith(f"{ASSETS}/"):
+            yield Finding("extra", f"{name}:{member}", "no such archive has it")
+        if count > 1:
+            yield Finding("twice", f"{name}:{member}", f"stands there {count} times")
+
+
+def _check_file(
+    directory: Path,
+    entry: FileEntry,
+    manifest: Manifest,
+    stack: ExitStack,
+    findings: list[Finding],
+    digests: Mapping[tuple[int, int], str],
+) -> _File | None:
+    path = plain_path(directory, entry.name)
+    if isinstance(path, Finding):
+        findings.append(path)
+        return None
+    if path.stat().st_size != entry.size:
+        what = f"the file has {path.stat().st_size} bytes, {entry.size} were written"
+        findings.append(Finding("size", entry.name, what))
+        return None
+    has_it = ARCHITECTURE_FILE if manifest.save == "weights" else manifest.model_file
+    architecture = manifest.architecture if entry.name == has_it else ""
+    if path.suffix == ".json":
+        _parse(path.read_bytes(), architecture)
+    if path.suffix not in (".h5", ".keras"):
+        return None
+    base = 0
+    if path.suffix == ".keras":
+        untrusted.require_harmless_zip(path)
+        base = keras_zip.locate_weights(path)
+        findings += _check_members(path, entry.name)
+        with _damage(f"{entry.name}:{keras_zip.CONFIG_MEMBER}", findings):
+            _parse(keras_zip.read_config(path), architecture)
+    source = fill.Window(_opened(path, stack), base) if base else path
+    hdf5 = h5py.File(source, "r", locking=False)
+    stack.callback(_close, hdf5)
+    file = _File(hdf5, stack.enter_context(FileReader(_opened(path, stack))), base, digests)
+    if entry.name == STATE_FILE:
+        with _damage(f"{entry.name}:{STATE_DATASET}", findings, "the training state "):
+            _parse(bytes(own_dataset(file.hdf5, STATE_DATASET)[()]))
+    for name in CONFIGURATIONS:
+        with _damage(f"{entry.name}:{name}", findings):
+            wanted = architecture if name == "model_config" and not base else ""
+            if name in file.hdf5.attrs:
+                _check_configuration(file.hdf5, name, entry.size, wanted)
+            elif wanted:
+                raise _WrongError("missing", "is missing")
+    return file
+
+
+def _opened(path: Path, stack: ExitStack) -> int:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    stack.callback(os.close, descriptor)
+    return descriptor
+
+
+def _check_configuration(hdf5: Any, name: str, limit: int, architecture: str) -> None:
+    attribute = h5py.h5a.open(hdf5.id, name.encode())
+    if attribute.shape != () or attribute.get_storage_size() > limit:
+        raise _WrongError("config", "is not one text")
+    _parse(hdf5.attrs[name], architecture)
+
+
+def _parse(text: Any, architecture: str = "") -> None:
+    """Raise unless it is JSON and, if a digest is given, the architecture that it is of."""
+    try:
+        value = json.loads(text)
+        found = digest(value) if architecture else ""
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise _WrongError("config", f"is not JSON: {error}") from error
+    if found != architecture:
+        raise _WrongError("config", "is not the architecture that was saved")
+
+
+def _check_tensor(tensor: TensorEntry, files: dict[str, _File | None]) -> Iterator[Finding]:
+    if not tensor.places:
+        yield Finding("missing", tensor.name, f"{_title(tensor)} is stored nowhere")
+    for place in tensor.places:
+        name, path = split_place(place)
+        if name not in files:
+            what = f"{_title(tensor)} is said to be in a file the manifest does not know"
+            yield Finding("missing", place, what)
+            continue
+        file = files[name]
+        if file is None:
+            continue  # the file itself is a finding
+        findings: list[Finding] = []
+        with _damage(place, findings, f"{_title(tensor)} "):
+            _check_place(tensor, file, path)
+        yield from findings
+
+
+def _check_place(tensor: TensorEntry, file: _File, path: str) -> None:
+    dataset = own_dataset(file.hdf5, path)
+    stored = _stored_dtype(dataset, tensor)
+    if stored == _dtype(tensor.dtype):
+        held, offset = dataset.id.get_storage_size(), dataset.id.get_offset()
+        found = None if offset is None else file.digests.get((file.base + offset, held))
+        if found is not None and held == _size(tensor):
+            _require_equal(tensor, found)
+            return
+    _compare(tensor, _pieces(file, dataset, stored))
+
+
+def _stored_dtype(dataset: Any, tensor: TensorEntry) -> np.dtype[Any]:
+    """How the tensor is stored, checked against how the manifest says it is."""
+    if dataset.shape != tensor.shape:
+        what = f"has shape {dataset.shape}, {tensor.shape} was written"
+        raise _WrongError("shape", what)
+    own = _dtype(tensor.dtype)
+    stored: np.dtype[Any] = dataset.dtype
+    if stored == own:
+        return own
+    if stored == np.dtype(f"V{own.itemsize}") and own.kind in "Vf":
+        named = dataset.attrs.get("dtype")
+        if named == tensor.dtype or named == tensor.dtype.encode():
+            return own
+    if _is_wider(stored, own):
+        return stored
+    raise _WrongError("dtype", f"is stored as {stored}, which does not hold {tensor.dtype}")
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    try:
+        return by_name(name)
+    except TypeError as error:
+        raise _WrongError("dtype", f"is of an unknown dtype, {name}") from error
+
+
+def _is_wider(stored: np.dtype[Any], own: np.dtype[Any]) -> bool:
+    if stored.kind != "f" or stored.itemsize <= own.itemsize or not stored.isnative:
+        return False
+    return own.kind == "f" or hasattr(ml_dtypes, own.name)
+
+
+def _pieces(file: _File, dataset: Any, stored: np.dtype[Any]) -> Iterator[Array]:
+    """The dataset's content in C order, flat, a few MB at a time."""
+    size = math.prod(dataset.shape) * stored.itemsize
+    if not size:
+        return iter(())
+    if dataset.chunks is not None:
+        return _chunked(dataset, stored, size)
+    held, offset = dataset.id.get_storage_size(), dataset.id.get_offset()
+    if held != size:
+        raise _WrongError("size", f"has {held} bytes in the file, {size} were written")
+    if offset is None:  # compact: inside the header, 64 KiB at most
+        return iter([dataset[()].reshape(-1).view(stored)])
+    return _contiguous(file.plain, stored, file.base + offset, size)
+
+
+def _contiguous(
+    plain: FileReader, stored: np.dtype[Any], offset: int, size: int
+) -> Iterator[Array]:
+    left = size
+    for piece in plain.pieces(offset, size, stored.itemsize):
+        left -= len(piece)
+        yield np.frombuffer(piece, stored)
+    if left:
+        raise _WrongError("size", f"ends {left} bytes too early")
+
+
+def _chunked(dataset: Any, stored: np.dtype[Any], size: int) -> Iterator[Array]:
+    if math.prod(dataset.chunks) * stored.itemsize > size + _SLACK:
+        raise _WrongError("size", f"has chunks of {dataset.chunks}, larger than itself")
+    row = size // dataset.shape[0]
+    rows = max(1, PIECE // row)
+    for start in range(0, dataset.shape[0], rows):
+        yield dataset[start : start + rows].reshape(-1).view(stored)
+
+
+def _compare(tensor: TensorEntry, pieces: Iterator[Array]) -> None:
+    own = _dtype(tensor.dtype)
+    found = xxhash.xxh3_128()
+    for piece in pieces:
+        try:
+            value = np.ascontiguousarray(narrowed(piece, own))
+        except ValueError as error:
+            raise _WrongError("tensor", str(error)) from error
+        found.update(value.view(np.uint8).data)
+    _require_equal(tensor, found.hexdigest())
+
+
+def _require_equal(tensor: TensorEntry, digest: str) -> None:
+    if digest != tensor.digest:
+        raise _WrongError("tensor", "is not what it was in memory")
+
+
+def _title(tensor: TensorEntry) -> str:
+    return f"{tensor.role} {tensor.name or tensor.index}"
+
+
+def _close(hdf5: Any) -> None:
+    with _damage("", []):
+        hdf5.close()
+
+
+@contextmanager
+def _damage(where: str, findings: list[Finding], subject: str = "") -> Iterator[None]:
+    """Turns what h5py and the system raise over damaged files into findings: the one seam."""
+    try:
+        yield
+    except CheckpointError as error:
+        findings.append(Finding("unreadable", where, error.what))
+    except (_WrongError, ExternalDataError) as wrong:
+        findings.append(Finding(wrong.kind, where, f"{subject}{wrong.what}"))
+    # What h5py raises over damaged files depends on which of its parts trips.
+    except (OSError, LookupError, RuntimeError, ValueError, TypeError, ArithmeticError) as error:
+        findings.append(Finding("unreadable", where, f"{subject}cannot be read: {error}"))
+    except MemoryError:
+        findings.append(
+            Finding("unreadable", where, f"{subject}asks for more memory than there is")
+        )
