@@ -10,10 +10,12 @@ from pydantic import TypeAdapter, ValidationError
 from keras_savekit.base import moment
 from keras_savekit.base.moment import ExternalRequests, Moment, Tick
 from keras_savekit.errors import PolicyError
+from keras_savekit.policy.triggers.base import Length, leaves
+from keras_savekit.policy.triggers.combine import AnyOf, Not
 from keras_savekit.policy.triggers.condition import parse_condition
 from keras_savekit.policy.triggers.external import BeforeDeadline, FileRequested, Signal
 from keras_savekit.policy.triggers.metric import Improved, Reached
-from keras_savekit.policy.triggers.registry import AnyOf, Not, leaves, parse_trigger, read_trigger
+from keras_savekit.policy.triggers.registry import parse_trigger, read_trigger
 from keras_savekit.policy.triggers.schedule import EpochEnd, Every, Steps, TrainBegin
 
 quick = settings(deadline=None, derandomize=True, max_examples=100)
@@ -317,11 +319,23 @@ def test_leaves_are_found_however_deep_they_stand():
     assert list(leaves(nested)) == [OFFSET, FROM, REACHED, LAST]
 
 
-def test_every_knows_its_period_in_seconds_where_it_counts_time():
-    assert Every(minutes=2, offset=1).period() == (120, 60)
-    assert Every(steps=5).period() == (5, 0)
-    assert Every(hours=1).in_time()
-    assert not Every(epochs=1).in_time()
+def test_every_foresees_the_steps_at_which_it_fires():
+    known = Length(steps_per_epoch=10, epochs=4, step_seconds=6.0)
+    assert list(Every(minutes=2, offset=1).foreseen(known)) == [10, 30]
+    assert list(Every(steps=15, offset=5).foreseen(known)) == [5, 20, 35]
+    assert list(Every(epochs=1).foreseen(known)) == []
+    assert Every(hours=1).foreseen(Length(steps_per_epoch=10, epochs=4)) is None
+
+
+def test_triggers_combine_with_operators_as_in_yaml():
+    every, end, first = read_trigger("every 2 steps"), read_trigger("train_end"), LAST
+    assert (every | end | first) == read_trigger({"any": [every, end, first]})
+    assert (every & ~end) == read_trigger({"all": [every, {"not": end}]})
+    assert (every & (end | first)).parts()[1] == (end | first)
+    with pytest.raises(PolicyError, match="not inside not says nothing"):
+        _ = ~~every
+    with pytest.raises(TypeError):
+        _ = every | "train_end"
 
 
 def test_a_plan_does_not_see_the_signals_that_it_has_served():

@@ -7,7 +7,8 @@ import pytest
 
 from keras_savekit.policy.plan import Limits, Policy, SavePlan
 from keras_savekit.policy.rules.registry import read_rules
-from keras_savekit.policy.triggers.registry import KINDS, parse_trigger, read_triggers
+from keras_savekit.policy.triggers.base import KINDS
+from keras_savekit.policy.triggers.registry import parse_trigger, read_triggers
 from keras_savekit.policy.yaml.load import parse_policy
 
 TEXT = (Path(__file__).parent.parent / "docs" / "policy.md").read_text()

@@ -6,9 +6,10 @@ from hypothesis import strategies as st
 
 from keras_savekit.base.moment import Moment, Tick
 from keras_savekit.errors import PolicyError
-from keras_savekit.policy.forecast import Length, forecast
+from keras_savekit.policy.forecast import forecast
 from keras_savekit.policy.from_keras import from_keras
 from keras_savekit.policy.plan import Policy, SavePlan, decide
+from keras_savekit.policy.triggers.base import Length
 from keras_savekit.policy.yaml.load import parse_policy
 
 quick = settings(deadline=None, derandomize=True, max_examples=60)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from keras_savekit.policy.rules.kinds import Record, prune
+from keras_savekit.policy.rules.base import Record
+from keras_savekit.policy.rules.prune import prune
 from keras_savekit.policy.rules.registry import read_rules
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -50,7 +51,7 @@ RULES = {
 
 
 def report(rules):
-    pruning = prune(HISTORY, {"p": read_rules(rules)}, "000001000-p", NOW)
+    pruning = prune(HISTORY, {"p": read_rules(rules)}, NOW)
     lines = [f"rules: {rules}", ""]
     for each in HISTORY:
         kept = pruning.keep.get(each.name)

@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from keras_savekit.policy.overhead import LARGEST, WINDOW, OverheadState, next_state
 from keras_savekit.policy.plan import Limits
+from keras_savekit.policy.rules.base import Record
 from keras_savekit.policy.rules.free_space import free_space_for
-from keras_savekit.policy.rules.kinds import Last, Record
+from keras_savekit.policy.rules.kinds import Last
 
 quick = settings(deadline=None, derandomize=True, max_examples=100)
 

@@ -12,7 +12,8 @@ from keras_savekit.base.moment import Moment, Tick
 from keras_savekit.errors import PolicyError, SavekitError
 from keras_savekit.policy.plan import Limits, Policy, SavePlan, decide
 from keras_savekit.policy.rules.kinds import All, Best, Last
-from keras_savekit.policy.triggers.registry import Every, Improved, TrainEnd
+from keras_savekit.policy.triggers.metric import Improved
+from keras_savekit.policy.triggers.schedule import Every, TrainEnd
 
 quick = settings(deadline=None, derandomize=True, max_examples=60)
 

@@ -10,20 +10,11 @@ from hypothesis import strategies as st
 
 from keras_savekit.base.moment import Moment, Tick
 from keras_savekit.errors import PolicyError
-from keras_savekit.policy.triggers.registry import (
-    KINDS,
-    AllOf,
-    AnyOf,
-    Every,
-    Improved,
-    Not,
-    OnException,
-    TrainEnd,
-    Trigger,
-    parse_trigger,
-    read_trigger,
-)
-from keras_savekit.policy.triggers.schedule import UNITS
+from keras_savekit.policy.triggers.base import KINDS, Trigger
+from keras_savekit.policy.triggers.combine import AllOf, AnyOf, Not
+from keras_savekit.policy.triggers.metric import Improved
+from keras_savekit.policy.triggers.registry import parse_trigger, read_trigger
+from keras_savekit.policy.triggers.schedule import UNITS, Every, OnException, TrainEnd
 
 quick = settings(deadline=None, derandomize=True, max_examples=80)
 

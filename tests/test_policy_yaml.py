@@ -11,7 +11,8 @@ from keras_savekit.errors import PolicyError
 from keras_savekit.policy.fields import WrongValueError
 from keras_savekit.policy.plan import Policy, SavePlan
 from keras_savekit.policy.rules.kinds import Best, Last
-from keras_savekit.policy.triggers.registry import Every, Improved, OnException, TrainEnd
+from keras_savekit.policy.triggers.metric import Improved
+from keras_savekit.policy.triggers.schedule import Every, OnException, TrainEnd
 from keras_savekit.policy.yaml.load import MAX_BYTES, load_policy, parse_policy, policy_from
 
 quick = settings(deadline=None, derandomize=True, max_examples=150)
@@ -194,7 +195,7 @@ MALFORMED = [
     (plan("keep:"), 4, 10, "got nothing"),
     (plan("keep: 3"), 4, 11, "write {last: 3}"),
     (plan("keep: []"), 4, 11, "write all to keep everything"),
-    (plan("keep: last"), 4, 11, 'known: "last 3"'),
+    (plan("keep: last"), 4, 11, 'must be written like "last 3"'),
     (plan("keep: {lst: 3}"), 4, 12, 'did you mean "last"'),
     (plan("keep: {last: 0}"), 4, 18, "must be 1 or more"),
     (plan("keep: {last: three}"), 4, 18, 'must be a number, got "three"'),

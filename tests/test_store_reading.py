@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from test_store_builders import Crash, add, crash_before_step, prepared, tiny_checkpoint
 
 from keras_savekit.errors import CheckpointError
-from keras_savekit.policy.rules.kinds import prune
+from keras_savekit.policy.rules.prune import prune
 from keras_savekit.policy.rules.registry import read_rules
 from keras_savekit.save import retention
 from keras_savekit.store import checkpoint_lock

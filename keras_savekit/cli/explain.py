@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 
 from keras_savekit.policy.fields import plural
-from keras_savekit.policy.forecast import Fire, Forecast, Length, forecast
+from keras_savekit.policy.forecast import Fire, Forecast, forecast
 from keras_savekit.policy.plan import SavePlan
+from keras_savekit.policy.triggers.base import Length
 from keras_savekit.policy.yaml.load import load_policy
 
 _SHOWN = 12  # steps that a line names before it leaves some out

@@ -12,8 +12,7 @@ from keras_savekit.errors import DirectoryError
 from keras_savekit.fit.signals import Signals
 from keras_savekit.policy.overhead import OverheadState, next_state
 from keras_savekit.policy.plan import Due, Policy
-from keras_savekit.policy.triggers.external import BeforeDeadline, FileRequested, Signal
-from keras_savekit.policy.triggers.registry import leaves
+from keras_savekit.policy.triggers.base import Requests, Trigger, leaves
 from keras_savekit.store import syscalls
 from keras_savekit.store.atomic import disk_errors
 
@@ -38,37 +37,35 @@ class RequestMonitor:
         clock: Callable[[], float],
         environ: Mapping[str, str] = os.environ,
     ) -> None:
-        waited = list(leaves(trigger for plan in policy.plans for trigger in plan.when))
-        signals = [each for each in waited if isinstance(each, Signal)]
-        self._names = {each.name for each in waited if isinstance(each, FileRequested)}
         self._directory = directory
         self._wall, self._clock = wall, clock
-        self._waiting = {
-            (plan.name, name)
-            for plan in policy.plans
-            for each in leaves(plan.when)
-            if isinstance(each, Signal)
-            for name in each.names
-        }
-        self._served: dict[tuple[str, str], int] = {}  # how often, by plan and signal
-        self._came: Mapping[str, Sequence[float]] = {}
-        names = dict.fromkeys(name for each in signals for name in each.names)
-        self._signals = Signals(names, clock)
-        self._graces = [(each.names, each.grace) for each in signals if each.grace is not None]
-        self._files: frozenset[str] = frozenset()
-        self._looked: float | None = None
+        self._names: set[str] = set()  # of files
+        self._waiting: set[tuple[str, str]] = set()  # plan and signal
+        self._graces: list[tuple[tuple[str, ...], float]] = []
         self._deadlines: dict[str, float] = {}
         self.problems: list[str] = []
         self.exit_status: int | None = None
-        for each in waited:
-            if isinstance(each, BeforeDeadline):
-                deadline = each.deadline(environ)
-                if deadline is None:
-                    self.problems.append(f"{each.describe()}: there is no time in {each.at}")
-                else:
-                    self._deadlines[each.at] = deadline
+        for plan in policy.plans:
+            for trigger in leaves(plan.when):
+                self._wait_for(plan.name, trigger, trigger.requests(environ))
+        self._served: dict[tuple[str, str], int] = {}  # how often, by plan and signal
+        self._came: Mapping[str, Sequence[float]] = {}
+        self._signals = Signals(dict.fromkeys(name for _, name in sorted(self._waiting)), clock)
+        self._files: frozenset[str] = frozenset()
+        self._looked: float | None = None
         if not self._signals.watch():
             self.problems.append("signals are heeded only where fit runs in the main thread")
+
+    def _wait_for(self, plan: str, trigger: Trigger, requests: Requests) -> None:
+        self._waiting |= {(plan, name) for name in requests.signals}
+        self._names |= set(requests.files)
+        if requests.grace is not None:
+            self._graces.append((requests.signals, requests.grace))
+        for text, deadline in requests.deadlines.items():
+            if deadline is None:
+                self.problems.append(f"{trigger.describe()}: there is no time in {text}")
+            else:
+                self._deadlines[text] = deadline
 
     def quiet(self) -> bool:
         """Whether nothing came, and it is not time to look for files."""
@@ -122,18 +119,15 @@ class RequestMonitor:
         for one in due:
             seen = tick.seen_by(one.plan.name)
             fired = [each for each in one.plan.when if each.reason(seen) is not None]
-            for each in leaves(fired):
-                if isinstance(each, Signal):
-                    came = seen.outside.signals.intersection(each.names)
-                    pairs = [(one.plan.name, name) for name in came]
-                    self._served.update({pair: self._times(pair) for pair in pairs})
-                    stop |= bool(came) and each.then != "continue"
-                    if came and each.then == "exit":
-                        self.exit_status = 128 + min(getattr(signal, name) for name in came)
-                elif isinstance(each, BeforeDeadline):
-                    stop |= bool(each.learn(seen)) and each.then == "stop"
-                elif isinstance(each, FileRequested) and each.name in seen.outside.files:
-                    self._take_away(each.name)
+            for trigger in leaves(fired):
+                response = trigger.response(seen)
+                pairs = [(one.plan.name, name) for name in response.signals]
+                self._served.update({pair: self._times(pair) for pair in pairs})
+                stop |= response.stop
+                if response.exit:
+                    self.exit_status = 128 + min(getattr(signal, n) for n in response.signals)
+                for name in response.files:
+                    self._take_away(name)
         return stop
 
     def _take_away(self, name: str) -> None:

@@ -11,19 +11,28 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from keras_savekit.errors import PolicyError, Problem
 
 Mode = Literal["min", "max"]
+Ties = Literal["first", "last"]
 T = TypeVar("T")
 
 UNKNOWN_KEY = "unknown key"
 _LARGEST = 1e18
 _WHOLE = re.compile(r"[+-]?(?:0|[1-9][0-9]{0,17})")
 _NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+
+
+class Ranking(NamedTuple):
+    """By which metric something is ranked, which way is better, and which of equals counts."""
+
+    metric: str
+    mode: Mode
+    ties: Ties
 
 
 class WrongValueError(PolicyError, ValueError):
@@ -41,8 +50,12 @@ class WrongValueError(PolicyError, ValueError):
 class Value(BaseModel):
     """A frozen value that refuses unknown keys.
 
+    one_of: fields of which exactly one is given, if there are such.
+
     Raises WrongValueError, with all problems, if it cannot be built.
     """
+
+    one_of: ClassVar[tuple[str, ...]] = ()
 
     model_config = ConfigDict(
         frozen=True,

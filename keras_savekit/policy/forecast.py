@@ -5,37 +5,19 @@ The same `decide` and `prune` as in a training, over a training that only counts
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 from keras_savekit.base.moment import Event, Moment, Tick
 from keras_savekit.errors import PolicyError, Problem
 from keras_savekit.policy.plan import Policy, SavePlan, decide
-from keras_savekit.policy.rules.kinds import All, EveryNth, Last, Record, Rule, prune
-from keras_savekit.policy.triggers.base import Trigger
-from keras_savekit.policy.triggers.registry import leaves
-from keras_savekit.policy.triggers.schedule import EpochEnd, Every, Steps, TrainBegin, TrainEnd
+from keras_savekit.policy.rules.base import Record, Rule
+from keras_savekit.policy.rules.kinds import Last
+from keras_savekit.policy.rules.prune import prune
+from keras_savekit.policy.triggers.base import Length, leaves
 
 MAX_SAVES = 100_000
-_COUNTED = (Every, EpochEnd, Steps, TrainBegin, TrainEnd)
-
-
-@dataclass(frozen=True, slots=True)
-class Length:
-    """How long a training is.
-
-    step_seconds: how long a step takes; None if nobody knows.
-    """
-
-    steps_per_epoch: int
-    epochs: int
-    step_seconds: float | None = None
-
-    @property
-    def steps(self) -> int:
-        """All of them."""
-        return self.steps_per_epoch * self.epochs
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +73,8 @@ def _moments(policy: Policy, length: Length) -> Iterator[tuple[Event, Moment]]:
     seconds = length.step_seconds or 0.0
     triggers = list(leaves(trigger for plan in policy.plans for trigger in plan.when))
     steps = {epoch * length.steps_per_epoch for epoch in range(1, length.epochs + 1)}
-    for each in triggers:
-        steps.update(_steps_of(each, length))
+    for trigger in triggers:
+        steps.update(islice(trigger.foreseen(length) or (), MAX_SAVES + 1))
         if len(steps) > MAX_SAVES:
             message = f"would save more than {MAX_SAVES} times; ask about a shorter training"
             raise PolicyError("the forecast", (Problem("", message),))
@@ -104,38 +86,15 @@ def _moments(policy: Policy, length: Length) -> Iterator[tuple[Event, Moment]]:
     yield "train_end", Moment(length.epochs, 0, length.steps, length.steps * seconds)
 
 
-def _steps_of(trigger: Trigger, length: Length) -> list[int] | range:
-    if isinstance(trigger, Steps):
-        return [step for step in trigger.at if step <= length.steps]
-    if not isinstance(trigger, Every) or trigger.epochs is not None:
-        return []
-    if trigger.steps is not None:
-        start = int(trigger.offset) or trigger.steps
-        return range(start, length.steps + 1, trigger.steps)[: MAX_SAVES + 1]
-    if not length.step_seconds:
-        return []
-    period, offset = (each / length.step_seconds for each in trigger.period())
-    count = min(int((length.steps - offset) // period), MAX_SAVES) if offset < length.steps else -1
-    found = (math.ceil(offset + index * period) for index in range(count + 1))
-    return [step for step in found if 0 < step <= length.steps]
-
-
 def _foreseen(plan: SavePlan) -> tuple[Rule, ...]:
-    """The rules whose outcome needs neither metrics, clocks nor sizes."""
-    rules = tuple(each for each in plan.keep if isinstance(each, Last | EveryNth | All))
-    return rules or (Last(count=1),)
+    """Return the rules whose choice needs neither metrics, clocks nor sizes."""
+    return tuple(rule for rule in plan.keep if rule.foreseeable) or (Last(count=1),)
 
 
 def _unknown(plan: SavePlan, length: Length) -> tuple[str, ...]:
-    unforeseen = [
-        each.describe()
-        for each in leaves(plan.when)
-        if not isinstance(each, _COUNTED)
-        or (isinstance(each, Every) and each.in_time() and not length.step_seconds)
-    ]
-    foreseen = _foreseen(plan)
-    kept = [f"what is kept as {each.words()}" for each in plan.keep if each not in foreseen]
-    return (*unforeseen, *kept)
+    when = [each.describe() for each in leaves(plan.when) if each.foreseen(length) is None]
+    keep = [f"what is kept as {rule.words()}" for rule in plan.keep if not rule.foreseeable]
+    return (*when, *keep)
 
 
 def _record(fire: Fire) -> Record:

@@ -1,7 +1,7 @@
 """What a run's policy is, and what it says at one tick.
 
 `decide` runs triggers and builds nothing unless a save is due; `horizon` says how
-long it need not be asked. Reading a policy from text is `yaml_file`.
+long it need not be asked. Reading a policy from text is `yaml.load`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from keras_savekit.base.moment import NEVER, Horizon, Moment, Tick, nearest
 from keras_savekit.errors import Problem
 from keras_savekit.policy.fields import Text, Value, Whole, WrongValueError, plural, show, wrong
 from keras_savekit.policy.resume import Resume, Resuming
-from keras_savekit.policy.rules.kinds import All, Best
+from keras_savekit.policy.rules.kinds import All
 from keras_savekit.policy.rules.registry import Rules
 from keras_savekit.policy.signing import Signing, read_signing
-from keras_savekit.policy.triggers.base import Trigger
-from keras_savekit.policy.triggers.metric import Improved
-from keras_savekit.policy.triggers.registry import Triggers, leaves
+from keras_savekit.policy.to_yaml import policy_text
+from keras_savekit.policy.triggers.base import Trigger, leaves
+from keras_savekit.policy.triggers.registry import Triggers
 from keras_savekit.policy.units import (
     Duration,
     Share,
@@ -97,14 +97,12 @@ class SavePlan(Value):
                 " leave format out, or change save",
                 "format",
             )
-        watched = {
-            each.metric: each.mode for each in leaves(self.when) if isinstance(each, Improved)
-        }
-        for rule in self.keep:
-            if isinstance(rule, Best) and watched.get(rule.metric, rule.mode) != rule.mode:
+        watched = dict(ranking[:2] for each in leaves(self.when) if (ranking := each.ranking()))
+        for metric, mode, _ in filter(None, (rule.ranking() for rule in self.keep)):
+            if watched.get(metric, mode) != mode:
                 raise wrong(
-                    f"keeps the {rule.mode} of {rule.metric}, but saves when it improves towards"
-                    f" the {watched[rule.metric]}; use one mode for both",
+                    f"keeps the {mode} of {metric}, but saves when it improves towards"
+                    f" the {watched[metric]}; use one mode for both",
                     "keep",
                 )
         return self
@@ -232,8 +230,6 @@ class Policy(Value):
 
     def to_yaml(self) -> str:
         """The policy as a YAML text, which `parse_policy` reads back as the same policy."""
-        from keras_savekit.policy.yaml.load import policy_text
-
         return policy_text(self)
 
     def describe(self) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from keras_savekit.base.tensors import Snapshot, as_array
 from keras_savekit.formats.hdf5.fill import tensor_digest
 from keras_savekit.policy.plan import Due
-from keras_savekit.policy.rules.kinds import Record
+from keras_savekit.policy.rules.base import Record
 from keras_savekit.store.manifest import Manifest
 
 _BLOCK = 2**20  # elements looked at in one go: no second tensor is needed beside a large one

@@ -12,11 +12,12 @@ import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
-from keras_savekit.policy.fields import Mode
+from keras_savekit.policy.fields import Ranking
 from keras_savekit.policy.plan import Policy
+from keras_savekit.policy.rules.base import Record
 from keras_savekit.policy.rules.free_space import FreeSpace, free_space_for
-from keras_savekit.policy.rules.kinds import Best, Pruning, Record, Ties, best_of, prune
-from keras_savekit.policy.triggers.metric import Improved
+from keras_savekit.policy.rules.kinds import rank
+from keras_savekit.policy.rules.prune import Pruning, prune
 from keras_savekit.store.listing_cache import ListingCache
 from keras_savekit.store.run import Checkpoint, RunDirectory
 
@@ -73,10 +74,10 @@ class RetentionApplier:
         if verified:
             directory.link("latest", max(verified, key=lambda each: (each.step, each.name)).name)
         if self._best is not None:
-            plan, metric, mode, keep = self._best
-            best = best_of([each for each in records if each.plan == plan], metric, mode, keep)
-            if best is not None:
-                directory.link("best", best.name)
+            plan, ranking = self._best
+            ranked = rank([each for each in records if each.plan == plan], ranking)
+            if ranked:
+                directory.link("best", ranked[0].name)
 
     def _prune(self) -> None:
         with self._removing:
@@ -136,10 +137,11 @@ def record(checkpoint: Checkpoint, *, busy: bool) -> Record:
     )
 
 
-def best_rule(policy: Policy) -> tuple[str, str, Mode, Ties] | None:
-    """Plan, metric, mode and ties of the `best` link: the first that any plan names."""
+def best_rule(policy: Policy) -> tuple[str, Ranking] | None:
+    """Return the plan and the ranking of the `best` link: the first that any plan names."""
     for plan in policy.plans:
-        for each in (*plan.keep, *plan.when):
-            if isinstance(each, Best | Improved):
-                return plan.name, each.metric, each.mode, each.keep
+        rankings = [rule.ranking() for rule in plan.keep]
+        rankings += [trigger.ranking() for trigger in plan.when]
+        for ranking in filter(None, rankings):
+            return plan.name, ranking
     return None

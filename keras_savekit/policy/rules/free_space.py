@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from keras_savekit.policy.plan import Limits
-from keras_savekit.policy.rules.kinds import Record, Rule, prune
+from keras_savekit.policy.rules.base import Record, Rule, by_age
+from keras_savekit.policy.rules.prune import prune
 from keras_savekit.policy.units import size_text
 
 
@@ -48,9 +49,9 @@ def free_space_for(
         return FreeSpace({})
     # Judged as if it stood already: it takes the place of the oldest of `last 3`.
     plan = prune([*there, replace(coming, verified=True)], rules, now=coming.created)
-    newest = max((each for each in there if each.verified), key=_age, default=None)
+    newest = max((each for each in there if each.verified), key=by_age, default=None)
     remove: dict[str, str] = {}
-    for each in sorted(there, key=_age):
+    for each in sorted(there, key=by_age):
         if missing > 0 and each.name in plan.remove and each is not newest:
             remove[each.name] = f"to make room for {coming.name}: {plan.remove[each.name]}"
             missing -= each.bytes
@@ -75,7 +76,3 @@ def _refusal(coming: Record, limits: Limits, missing: int) -> str:
         said.append(f"free_space: {size_text(limits.free_space)}")
     under = f" under limits.{' and limits.'.join(said)}" if said else " on the disk"
     return f"it needs {coming.bytes} bytes, and {missing} of them are missing{under}"
-
-
-def _age(record: Record) -> tuple[int, str]:
-    return (record.step, record.name)

@@ -1,150 +1,113 @@
-"""Which checkpoints stay and which go.
-
-Pure: takes records and rules, returns a plan with reasons. Removing is
-`store.directory`; when it happens is the session's business. `rules` reads the
-rules from YAML and short strings.
-"""
+"""The rules of `keep`: one class each."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, model_serializer, model_validator
+from pydantic import Field, model_validator
 
-from keras_savekit.policy.fields import Mode, Number, Text, Value, Whole, plural, wrong
+from keras_savekit.policy.fields import (
+    Mode,
+    Number,
+    Ranking,
+    Text,
+    Ties,
+    Whole,
+    plural,
+    show,
+    wrong,
+)
+from keras_savekit.policy.rules.base import Record, Rule, by_age, register
 from keras_savekit.policy.units import Duration, Size, duration_text, size_text
 
-Ties = Literal["first", "last"]
 
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What retention knows of one checkpoint.
-
-    verified: False while it is not yet verified.
-    busy: being verified or read right now.
-    pinned: a person said that it stays.
-    epoch, seconds: epochs finished and time trained when it was saved.
-    created: seconds since 1970.
-    bytes: what it takes on the disk.
-    """
-
-    name: str
-    plan: str
-    step: int
-    logs: Mapping[str, float]
-    verified: bool
-    busy: bool = False
-    pinned: bool = False
-    epoch: int = 0
-    seconds: float = 0.0
-    created: float = 0.0
-    bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Pruning:
-    """What stays and what goes: each name with its reasons, oldest first."""
-
-    keep: Mapping[str, tuple[str, ...]]
-    remove: Mapping[str, str]
-
-
-class Rule(Value, ABC):
-    """One way of choosing what stays, among the verified checkpoints of one plan."""
-
-    @abstractmethod
-    def chosen(self, verified: Sequence[Record], now: float) -> dict[str, str]:
-        """Name to reason of those that stay.
-
-        verified: oldest first.
-        now: seconds since 1970.
-        """
-
-    @abstractmethod
-    def describe(self) -> str:
-        """The rule as a short string, which reads back as the same rule."""
-
-    @abstractmethod
-    def words(self) -> str:
-        """What it keeps, in English."""
-
-    @abstractmethod
-    def as_written(self) -> Any:
-        """The rule in the shape of YAML."""
-
-    def metrics(self) -> frozenset[str]:
-        """The metrics it looks at."""
-        return frozenset()
-
-    @model_serializer
-    def _serialized(self) -> Any:
-        return self.as_written()
-
-
+@register
 class Last(Rule):
-    """The newest, by step."""
+    """Keep the newest, by step."""
+
+    key: ClassVar[str] = "last"
+    example: ClassVar[str] = "{last: 3}"
+    spelling: ClassVar[str] = "last 3"
+    body: ClassVar[str] = "count"
 
     count: Whole = Field(description="how many to keep")
 
     def chosen(self, verified: Sequence[Record], now: float) -> dict[str, str]:
-        """The last of the list."""
-        return {each.name: self.describe() for each in verified[-self.count :]}
+        """Choose the last of the list."""
+        return {record.name: self.describe() for record in verified[-self.count :]}
 
     def describe(self) -> str:
-        """`last 3`."""
+        """Return a text such as `last 3`."""
         return f"last {self.count}"
 
     def words(self) -> str:
-        """`the last 3`."""
+        """Return a text such as `the last 3`."""
         return f"the last {self.count}" if self.count > 1 else "the last"
 
-    def as_written(self) -> Any:
-        """`{last: 3}`."""
-        return {"last": self.count}
 
-
+@register
 class Best(Rule):
-    """The best by one metric; those that lack it, or hold no finite value, are none.
+    """Keep the best by one metric.
 
-    Of equal values the first is better, unless the last is kept.
+    A checkpoint without a finite value of the metric does not count. Of equal values
+    the first is better, unless `keep` says `last`.
     """
+
+    key: ClassVar[str] = "best"
+    example: ClassVar[str] = "{best: 2, metric: val_loss, mode: min}"
+    spelling: ClassVar[str] = "best 2 val_loss min"
+    body: ClassVar[str] = "count"
+    beside: ClassVar[tuple[str, ...]] = ("metric", "mode", "keep")
+    foreseeable: ClassVar[bool] = False
 
     count: Whole = Field(description="how many to keep")
     metric: Text = Field(description="the name of a metric, such as val_loss")
     mode: Mode = Field(description="which way is better, min or max; it is never guessed")
-
     keep: Ties = Field("first", description="which of equal values is kept")
 
     def chosen(self, verified: Sequence[Record], now: float) -> dict[str, str]:
-        """The first of the ranking."""
-        ranked = _ranked(verified, self.metric, self.mode, self.keep)[: self.count]
-        return {each.name: f"{self.describe()}: {each.logs[self.metric]:.6g}" for each in ranked}
+        """Choose the first of the ranking."""
+        best = rank(verified, self.ranking())[: self.count]
+        return {
+            record.name: f"{self.describe()}: {record.logs[self.metric]:.6g}" for record in best
+        }
+
+    def ranking(self) -> Ranking:
+        """Return its metric, mode and which of equals it keeps."""
+        return Ranking(self.metric, self.mode, self.keep)
 
     def metrics(self) -> frozenset[str]:
-        """The one it ranks by."""
+        """Return the metric it ranks by."""
         return frozenset({self.metric})
 
     def describe(self) -> str:
-        """`best 2 val_loss min`."""
+        """Return a text such as `best 2 val_loss min`."""
         return f"best {self.count} {self.metric} {self.mode}" + " last" * (self.keep == "last")
 
+    @classmethod
+    def from_words(cls, words: list[str]) -> Rule:
+        """Read words such as `2 val_loss min` or `2 val_loss min last`."""
+        if len(words) not in (3, 4):
+            raise wrong(
+                f"must be written like {show(cls.spelling)}, got {show(' '.join(('best', *words)))}"
+            )
+        return cls(**dict(zip(("count", *cls.beside), words, strict=False)))
+
     def words(self) -> str:
-        """`the 2 best by val_loss (min)`."""
+        """Return a text such as `the 2 best by val_loss (min)`."""
         return f"the {f'{self.count} ' * (self.count > 1)}best by {self.metric} ({self.mode})"
 
-    def as_written(self) -> Any:
-        """`{best: 2, metric: val_loss, mode: min}`."""
-        shape = {"best": self.count, "metric": self.metric, "mode": self.mode}
-        return {**shape, "keep": "last"} if self.keep == "last" else shape
 
-
+@register
 class EveryNth(Rule):
-    """The first at or after each multiple of epochs, steps or hours trained."""
+    """Keep the first at or after each multiple of epochs, steps or hours trained."""
+
+    key: ClassVar[str] = "every"
+    example: ClassVar[str] = "{every: {epochs: 50}}"
+    spelling: ClassVar[str] = "every 50 epochs"
+    one_of: ClassVar[tuple[str, ...]] = ("epochs", "steps", "hours")
 
     epochs: Whole | None = Field(None, description="epochs between those that stay")
     steps: Whole | None = Field(None, description="steps between those that stay")
@@ -155,21 +118,19 @@ class EveryNth(Rule):
         given = [name for name, value in self if value is not None]
         if len(given) != 1:
             raise wrong(
-                f"needs exactly one of {', '.join(EveryNth.model_fields)};"
+                f"needs exactly one of {', '.join(self.one_of)};"
                 f" got {' and '.join(given) or 'none'}"
             )
         return self
 
     def chosen(self, verified: Sequence[Record], now: float) -> dict[str, str]:
-        """One for each multiple that was passed."""
-        passed: set[float] = set()
-        names: dict[str, str] = {}
-        for each in verified:
-            multiple = self._multiple(each)
-            if multiple and multiple not in passed:
-                passed.add(multiple)
-                names[each.name] = self.describe()
-        return names
+        """Choose one for each multiple that was crossed."""
+        first: dict[float, Record] = {}
+        for record in verified:
+            multiple = self._multiple(record)
+            if multiple:
+                first.setdefault(multiple, record)
+        return {record.name: self.describe() for record in first.values()}
 
     def _multiple(self, record: Record) -> float:
         if self.epochs is not None:
@@ -179,161 +140,117 @@ class EveryNth(Rule):
         return record.seconds // ((self.hours or 0) * 3600)
 
     def describe(self) -> str:
-        """`every 50 epochs`."""
+        """Return a text such as `every 50 epochs`."""
         unit, count = next((unit, count) for unit, count in self if count is not None)
         return f"every {unit[:-1] if count == 1 else plural(count, unit[:-1])}"
 
+    @classmethod
+    def from_words(cls, words: list[str]) -> Rule:
+        """Read words such as `50 epochs` or `epoch`."""
+        if len(words) not in (1, 2):
+            raise wrong(f"must be written like {show(cls.spelling)}")
+        *count, unit = words
+        return cls(**{unit if unit.endswith("s") else f"{unit}s": count[0] if count else 1})
+
     def words(self) -> str:
-        """`one every 50 epochs`."""
+        """Return a text such as `one every 50 epochs`."""
         return f"one {self.describe()}"
 
-    def as_written(self) -> Any:
-        """`{every: {epochs: 50}}`."""
-        return {"every": {unit: count for unit, count in self if count is not None}}
 
-
+@register
 class NewerThan(Rule):
-    """Those that were saved less than a while ago, by the wall clock."""
+    """Keep those that were saved less than some time ago, by the wall clock."""
+
+    key: ClassVar[str] = "newer_than"
+    example: ClassVar[str] = "{newer_than: 7d}"
+    spelling: ClassVar[str] = "newer_than 7d"
+    body: ClassVar[str] = "age"
+    foreseeable: ClassVar[bool] = False
 
     age: Duration = Field(description="a duration such as 7d")
 
     def chosen(self, verified: Sequence[Record], now: float) -> dict[str, str]:
-        """The recent ones."""
-        return {each.name: self.describe() for each in verified if now - each.created < self.age}
+        """Choose the recent ones."""
+        recent = (record for record in verified if now - record.created < self.age)
+        return {record.name: self.describe() for record in recent}
+
+    def written(self) -> dict[str, Any]:
+        """Return its fields, the age as people write it."""
+        return {"age": duration_text(self.age)}
 
     def describe(self) -> str:
-        """`newer_than 7d`."""
+        """Return a text such as `newer_than 7d`."""
         return f"newer_than {duration_text(self.age)}"
 
     def words(self) -> str:
-        """`those of the last 7d`."""
+        """Return a text such as `those of the last 7d`."""
         return f"those of the last {duration_text(self.age)}"
 
-    def as_written(self) -> Any:
-        """`{newer_than: 7d}`."""
-        return {"newer_than": duration_text(self.age)}
 
-
+@register
 class WithinSize(Rule):
-    """The newest, as many as together take no more than a size."""
+    """Keep the newest, as many as together take no more than a size."""
+
+    key: ClassVar[str] = "size"
+    example: ClassVar[str] = "{size: 20GB}"
+    spelling: ClassVar[str] = "size 20GB"
+    body: ClassVar[str] = "size"
+    foreseeable: ClassVar[bool] = False
 
     size: Size = Field(description="a size such as 20GB")
 
     def chosen(self, verified: Sequence[Record], now: float) -> dict[str, str]:
-        """From the newest back, until the next would be too much."""
+        """Choose from the newest back, until the next would be too much."""
         names: dict[str, str] = {}
-        taken = 0
-        for each in reversed(verified):
-            taken += each.bytes
-            if taken > self.size:
+        total = 0
+        for record in reversed(verified):
+            total += record.bytes
+            if total > self.size:
                 break
-            names[each.name] = self.describe()
+            names[record.name] = self.describe()
         return names
 
+    def written(self) -> dict[str, Any]:
+        """Return its fields, the size as people write it."""
+        return {"size": size_text(self.size)}
+
     def describe(self) -> str:
-        """`size 20GB`."""
+        """Return a text such as `size 20GB`."""
         return f"size {size_text(self.size)}"
 
     def words(self) -> str:
-        """`the newest that fit into 20GB`."""
+        """Return a text such as `the newest that fit into 20GB`."""
         return f"the newest that fit into {size_text(self.size)}"
 
-    def as_written(self) -> Any:
-        """`{size: 20GB}`."""
-        return {"size": size_text(self.size)}
 
-
+@register
 class All(Rule):
-    """Every one."""
+    """Keep every one."""
+
+    key: ClassVar[str] = "all"
+    example: ClassVar[str] = "all"
+    spelling: ClassVar[str] = "all"
 
     def chosen(self, verified: Sequence[Record], now: float) -> dict[str, str]:
-        """The whole list."""
-        return {each.name: "all" for each in verified}
+        """Choose the whole list."""
+        return {record.name: "all" for record in verified}
 
     def describe(self) -> str:
-        """`all`."""
+        """Return the word `all`."""
         return "all"
 
     def words(self) -> str:
-        """`every one`."""
+        """Return the words `every one`."""
         return "every one"
 
-    def as_written(self) -> Any:
-        """`all`."""
-        return "all"
 
-
-def prune(
-    records: Iterable[Record],
-    rules: Mapping[str, tuple[Rule, ...]],
-    resume_from: str | None = None,
-    now: float | None = None,
-) -> Pruning:
-    """What the rules keep and what they let go.
-
-    records: all checkpoints of the run, in any order.
-    rules: plan name to its rules; the checkpoints of a plan without rules stay.
-    resume_from: the name of the checkpoint that training resumed from, if any.
-    now: seconds since 1970; without it, when the newest was made.
-
-    Whatever the rules say, these stay: the newest verified checkpoint,
-    `resume_from`, pinned and busy ones, and those not yet verified.
-    """
-    ordered = sorted(records, key=_age)
-    if now is None:
-        now = max((each.created for each in ordered), default=0.0)
-    verified = [each for each in ordered if each.verified]
-    reasons: dict[str, list[str]] = {each.name: _unremovable(each, resume_from) for each in ordered}
-    if verified:
-        reasons[verified[-1].name].insert(0, "newest verified")
-    for plan in dict.fromkeys(each.plan for each in ordered):
-        for rule in rules.get(plan, ()):
-            of_plan = [each for each in verified if each.plan == plan]
-            for name, reason in rule.chosen(of_plan, now).items():
-                reasons[name].append(reason)
-        if not rules.get(plan):
-            for each in ordered:
-                if each.plan == plan:
-                    reasons[each.name].append(f'the policy has no plan "{plan}"')
-    return Pruning(
-        keep={name: tuple(why) for name, why in reasons.items() if why},
-        remove={
-            each.name: f"not in {', '.join(rule.describe() for rule in rules[each.plan])}"
-            for each in ordered
-            if not reasons[each.name]
-        },
-    )
-
-
-def _unremovable(record: Record, resume_from: str | None) -> list[str]:
-    held = (
-        (record.name == resume_from, "training resumed from it"),
-        (record.pinned, "pinned"),
-        (record.busy, "in use"),
-        (not record.verified, "not yet verified"),
-    )
-    return [reason for holds, reason in held if holds]
-
-
-def best_of(
-    records: Iterable[Record], metric: str, mode: Mode, keep: Ties = "first"
-) -> Record | None:
-    """The best verified checkpoint by `metric`; of equals, the first or the last.
-
-    None if no verified checkpoint has a finite value of it.
-    """
-    ranked = _ranked(records, metric, mode, keep)
-    return ranked[0] if ranked else None
-
-
-def _ranked(records: Iterable[Record], metric: str, mode: Mode, keep: Ties) -> list[Record]:
-    sign = 1 if mode == "min" else -1
+def rank(records: Iterable[Record], ranking: Ranking) -> list[Record]:
+    """Return the verified checkpoints that have a finite value of the metric, the best first."""
+    sign = 1 if ranking.mode == "min" else -1
     able = [
-        each for each in records if each.verified and math.isfinite(each.logs.get(metric, math.nan))
+        record
+        for record in records
+        if record.verified and math.isfinite(record.logs.get(ranking.metric, math.nan))
     ]
-    in_age = sorted(able, key=_age, reverse=keep == "last")
-    return sorted(in_age, key=lambda each: sign * each.logs[metric])
-
-
-def _age(record: Record) -> tuple[int, str]:
-    return (record.step, record.name)
+    in_order = sorted(able, key=by_age, reverse=ranking.ties == "last")
+    return sorted(in_order, key=lambda record: sign * record.logs[ranking.metric])

@@ -1,4 +1,4 @@
-"""Retention rules, read from values, short strings and the shapes of YAML."""
+"""Read rules of `keep` from values, short strings and the shapes of YAML."""
 
 from __future__ import annotations
 
@@ -17,65 +17,39 @@ from keras_savekit.policy.fields import (
     suggest,
     wrong,
 )
-from keras_savekit.policy.rules.kinds import All, Best, EveryNth, Last, NewerThan, Rule, WithinSize
+from keras_savekit.policy.rules import kinds
+from keras_savekit.policy.rules.base import KINDS, Rule
 
-_SPELLINGS = (
-    '"last 3", "best 2 val_loss min", "every 50 epochs", "newer_than 7d", "size 20GB", "all"'
-)
-# A rule's key in YAML, and the field that stands under it.
-_FIELDS: dict[str, tuple[type[Rule], str]] = {
-    "last": (Last, "count"),
-    "best": (Best, "count"),
-    "every": (EveryNth, ""),
-    "newer_than": (NewerThan, "age"),
-    "size": (WithinSize, "size"),
-}
-_OF_BEST = ("metric", "mode", "keep")
-_KEYS = (*_FIELDS, *_OF_BEST)
+_KNOWN = ", ".join(show(kind.spelling) for kind in KINDS.values())
 
 
 def parse_rule(text: str) -> Rule:
-    """The rule that a short string such as `last 3` spells.
+    """Return the rule that a short string such as `last 3` spells.
 
     Raises WrongValueError if it spells none.
     """
+    words = text.split()
+    if not words:
+        raise wrong(f"must not be empty; known: {_KNOWN}")
+    kind = KINDS.get(words[0])
+    if kind is None:
+        near = suggest(words[0], KINDS)
+        hint = f"{near} " if near.startswith("did") else ""
+        raise wrong(f"no rule is written {show(text)}; {hint}known: {_KNOWN}")
     try:
-        return _from_mapping(_shape(text))[0] if text.split() != ["all"] else All()
+        return kind.from_words(words[1:])
     except WrongValueError as error:
+        placed = (_placed(problem, kind) for problem in error.problems if problem.path)
         problems = tuple(
-            Problem("", f"{each.path.rpartition('.')[2]} {each.message}".strip())
-            for each in error.problems
+            Problem("", f"{problem.path.rpartition('.')[2]} {problem.message}")
+            for problem in placed
         )
+        problems += tuple(problem for problem in error.problems if not problem.path)
         raise WrongValueError(show(text), problems) from error
 
 
-def _shape(text: str) -> dict[str, object]:
-    match text.split():
-        case ["last" | "newer_than" | "size" as key, value]:
-            return {key: value}
-        case ["best", count, metric, mode]:
-            return {"best": count, "metric": metric, "mode": mode}
-        case ["best", count, metric, mode, keep]:
-            return {"best": count, "metric": metric, "mode": mode, "keep": keep}
-        case ["best", *_]:
-            raise wrong(f'must be written like "best 2 val_loss min", got {show(text)}')
-        case ["every", unit]:
-            return {"every": {_many(unit): 1}}
-        case ["every", count, unit]:
-            return {"every": {_many(unit): count}}
-        case [word, *_]:
-            near = suggest(word, (*_FIELDS, "all"))
-            hint = f"{near} " if near.startswith("did") and word not in _FIELDS else ""
-            raise wrong(f"no rule is written {show(text)}; {hint}known: {_SPELLINGS}")
-    raise wrong(f"must not be empty; known: {_SPELLINGS}")
-
-
-def _many(unit: str) -> str:
-    return unit if unit.endswith("s") else f"{unit}s"
-
-
 def read_rules(value: object) -> tuple[Rule, ...]:
-    """Rules from values, short strings, the YAML shapes, or a list of these.
+    """Read rules from values, short strings, the YAML shapes, or a list of these.
 
     Raises WrongValueError with all problems, each with its path.
     """
@@ -98,52 +72,69 @@ def _read_one(value: object) -> tuple[Rule, ...]:
         return _from_mapping(value)
     if isinstance(value, int) and not isinstance(value, bool):
         raise wrong(f"must say which: write {{last: {value}}}")
-    raise wrong(
-        f"must be {{last: 3}}, {{best: 2, metric: val_loss, mode: min}} or all; got {show(value)}"
-    )
+    examples = f"{kinds.Last.example}, {kinds.Best.example} or all"
+    raise wrong(f"must be {examples}; got {show(value)}")
 
 
 def _from_mapping(shape: Mapping[Any, object]) -> tuple[Rule, ...]:
-    """`{last: 3}`, `{best: 2, metric: val_loss, mode: min}`, or several in one."""
+    """Read `{last: 3}`, `{best: 2, metric: val_loss, mode: min}`, or several in one."""
+    with_fields = {key: kind for key, kind in KINDS.items() if kind.model_fields}
+    owners = {field: kind for kind in with_fields.values() for field in kind.beside}
+    known = (*with_fields, *owners)
     problems = [
-        Problem(str(key), f"{UNKNOWN_KEY}; {suggest(str(key), _KEYS)}")
+        Problem(str(key), f"{UNKNOWN_KEY}; {suggest(str(key), known)}")
         for key in shape
-        if key not in _KEYS
+        if key not in known
     ]
     rules: list[Rule] = []
-    of_best = {key: shape[key] for key in _OF_BEST if key in shape}
-    for key, (kind, field) in _FIELDS.items():
+    for key, kind in with_fields.items():
         if key not in shape:
             continue
-        fields = {field: shape[key]} if field else shape[key]
-        if not isinstance(fields, Mapping):
-            got = show(fields)
-            problems.append(
-                Problem(key, f"must be written as {{every: {{epochs: 50}}}}, got {got}")
-            )
-            continue
         try:
-            rules.append(kind(**{**fields, **(of_best if key == "best" else {})}))
+            rules.append(_from_body(kind, shape))
         except WrongValueError as error:
-            problems += [_named(each, key, field) for each in error.problems]
-    if of_best and "best" not in shape and not problems:
-        words = " and ".join(of_best)
-        need = "needs" if len(of_best) == 1 else "need"
-        problems.append(Problem("", f"{words} {need} best: {{best: 2, metric: ..., mode: ...}}"))
+            problems += [_placed(problem, kind) for problem in error.problems]
+    if not problems:
+        problems = _orphans(shape, owners)
     if problems:
         raise WrongValueError("the rule", tuple(problems))
     return tuple(rules)
 
 
-def _named(problem: Problem, key: str, field: str) -> Problem:
-    """The problem under the path that YAML gives it: the count of `last` is `last` itself."""
-    if not field:
-        return Problem(join(key, problem.path), problem.message)
-    return Problem(key if problem.path == field else problem.path, problem.message)
+def _from_body(kind: type[Rule], shape: Mapping[Any, object]) -> Rule:
+    body = shape[kind.key]
+    if kind.body:
+        beside = {field: shape[field] for field in kind.beside if field in shape}
+        return kind(**{kind.body: body, **beside})
+    if not isinstance(body, Mapping):
+        raise wrong(f"must be written as {kind.example}, got {show(body)}")
+    return kind(**{str(name): value for name, value in body.items()})
+
+
+def _orphans(shape: Mapping[Any, object], owners: Mapping[str, type[Rule]]) -> list[Problem]:
+    """Return the fields whose rule is not there: `metric` without `best`."""
+    found: dict[type[Rule], list[str]] = {}
+    for field, kind in owners.items():
+        if field in shape and kind.key not in shape:
+            found.setdefault(kind, []).append(field)
+    return [
+        Problem(
+            "",
+            f"{' and '.join(fields)} need{'s' * (len(fields) == 1)} {kind.key}: {kind.example}",
+        )
+        for kind, fields in found.items()
+    ]
+
+
+def _placed(problem: Problem, kind: type[Rule]) -> Problem:
+    """Return the problem under the path of YAML: the count of `last` is `last` itself."""
+    if not kind.body:
+        return Problem(join(kind.key, problem.path), problem.message)
+    return Problem(kind.key if problem.path == kind.body else problem.path, problem.message)
 
 
 def _refuse_senseless(rules: tuple[Rule, ...]) -> None:
-    if len(rules) > 1 and All() in rules:
+    if len(rules) > 1 and kinds.All() in rules:
         raise wrong("all keeps everything, so the other rules say nothing; remove one or the other")
     seen: list[tuple[object, ...]] = []
     for rule in rules:

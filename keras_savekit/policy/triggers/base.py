@@ -1,29 +1,80 @@
 """What every trigger is: a value without memory that gives a reason or None.
 
 It looks at a tick; what must be remembered comes in with the tick, and `learn`
-says what to add. The triggers themselves stand in `progress`, `measured` and
-`requested`; `triggers` combines them and reads them.
+says what to add. A new trigger is one class in `schedule`, `metric`, `external` or
+`combine`, or in a module of its own that `registry` imports, marked `@register`.
+Reading triggers from text is `registry`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import model_serializer
 
 from keras_savekit.base.moment import AT_ONCE, NEVER, Event, Horizon, Moment, Tick, nearest
 from keras_savekit.errors import Problem
-from keras_savekit.policy.fields import Value, WrongValueError, show, wrong
+from keras_savekit.policy.fields import Ranking, Value, WrongValueError, show, wrong
 
 ALL_EVENTS: frozenset[Event] = frozenset(
     {"train_begin", "step", "epoch_end", "train_end", "exception"}
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Length:
+    """How long a training is, for a forecast.
+
+    step_seconds: how long a step takes; None if it is not known.
+    """
+
+    steps_per_epoch: int
+    epochs: int
+    step_seconds: float | None = None
+
+    @property
+    def steps(self) -> int:
+        """All of them."""
+        return self.steps_per_epoch * self.epochs
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """What a trigger waits for from outside the training.
+
+    signals: names such as SIGTERM.
+    grace: seconds from one of these signals to the kill, if they are known.
+    files: names of files in the run's directory.
+    deadlines: by the text that the policy has for it, seconds since 1970; None where
+        the text leads to no time.
+    """
+
+    signals: tuple[str, ...] = ()
+    grace: float | None = None
+    files: tuple[str, ...] = ()
+    deadlines: Mapping[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What is to be done once the save of a trigger that fired is under way.
+
+    signals, files: those that it answers.
+    stop: whether training stops.
+    exit: whether the process ends after that.
+    """
+
+    signals: frozenset[str] = frozenset()
+    files: frozenset[str] = frozenset()
+    stop: bool = False
+    exit: bool = False
+
+
 class Trigger(Value, ABC):
-    """A condition over one tick.
+    """A condition over one tick. Triggers combine with `|`, `&` and `~`.
 
     key: its word in YAML and in short strings.
     example: how it is written in YAML, for messages.
@@ -76,6 +127,34 @@ class Trigger(Value, ABC):
         """Whether it fires at a tick at which nothing happens."""
         return False
 
+    def ranking(self) -> Ranking | None:
+        """By what it ranks moments, if it does."""
+        return None
+
+    def foreseen(self, length: Length) -> Iterable[int] | None:
+        """Return the steps at which it fires, besides the ends of epochs and of training.
+
+        None if that cannot be known beforehand.
+        """
+        return None
+
+    def requests(self, environ: Mapping[str, str]) -> Requests:
+        """Return what it waits for from outside the training."""
+        return Requests()
+
+    def response(self, tick: Tick) -> Response:
+        """Return what to do when its save at `tick` is under way."""
+        return Response()
+
+    def __or__(self, other: Trigger) -> Trigger:
+        return _combined("any", self, other)
+
+    def __and__(self, other: Trigger) -> Trigger:
+        return _combined("all", self, other)
+
+    def __invert__(self) -> Trigger:
+        return KINDS["not"](**{KINDS["not"].body: self})
+
     def written(self) -> dict[str, Any]:
         """Its fields that differ from their defaults, under the names of YAML."""
         kind = type(self).model_fields
@@ -112,3 +191,36 @@ class Trigger(Value, ABC):
         if self.body and set(fields) == {self.body}:
             return {self.key: fields[self.body]}
         return {self.key: fields} if type(self).model_fields else self.key
+
+
+def leaves(triggers: Iterable[Trigger]) -> Iterator[Trigger]:
+    """Yield the triggers that are not made of others, in order."""
+    for trigger in triggers:
+        parts = trigger.parts()
+        if parts:
+            yield from leaves(parts)
+        else:
+            yield trigger
+
+
+KINDS: dict[str, type[Trigger]] = {}
+T = TypeVar("T", bound=type[Trigger])
+
+
+def register(kind: T) -> T:
+    """Make a trigger known by its key to YAML, short strings, the schema and the docs' tests."""
+    KINDS[kind.key] = kind
+    return kind
+
+
+def _combined(key: str, one: Trigger, other: Trigger) -> Trigger:
+    """Combine two triggers; `a | b | c` is one of three parts, not of two."""
+    if not isinstance(other, Trigger):
+        return NotImplemented
+    kind = KINDS[key]
+    parts = (part for side in (one, other) for part in _parts_of(side, kind))
+    return kind(**{kind.body: tuple(parts)})
+
+
+def _parts_of(trigger: Trigger, kind: type[Trigger]) -> tuple[Trigger, ...]:
+    return trigger.parts() if type(trigger) is kind else (trigger,)

@@ -1,6 +1,6 @@
 """Triggers from outside the training: a signal, a file, a deadline.
 
-They only read what the session saw; see `Outside`.
+They only read what the session saw; see `base.moment.ExternalRequests`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field, field_validator
 from keras_savekit.base.moment import NEVER, Horizon, Moment, Tick
 from keras_savekit.policy.fields import Text, number_text, read_each, show, suggest, wrong
 from keras_savekit.policy.signing import VARIABLE
-from keras_savekit.policy.triggers.base import Trigger
+from keras_savekit.policy.triggers.base import Requests, Response, Trigger, register
 from keras_savekit.policy.units import Duration, duration_text
 
 # Those that a process can catch, and that ask it for something.
@@ -55,6 +55,7 @@ _THEN = {
 }
 
 
+@register
 class Signal(Trigger):
     """At the next step after one of several signals came, then training stops or goes on.
 
@@ -84,6 +85,16 @@ class Signal(Trigger):
         came = [name for name in self.names if name in tick.outside.signals]
         return f"{' and '.join(came)} came" if came else None
 
+    def requests(self, environ: Mapping[str, str]) -> Requests:
+        """Return its signals, and the time they leave."""
+        return Requests(signals=self.names, grace=self.grace)
+
+    def response(self, tick: Tick) -> Response:
+        """Answer the signals that came; stop or exit as `then` says."""
+        came = tick.outside.signals.intersection(self.names)
+        stop = bool(came) and self.then != "continue"
+        return Response(signals=came, stop=stop, exit=bool(came) and self.then == "exit")
+
     def horizon(self, now: Moment, stretch: int) -> Horizon:
         """It hears only of what comes from outside."""
         return NEVER
@@ -107,6 +118,7 @@ class Signal(Trigger):
         return cls(names=words)
 
 
+@register
 class FileRequested(Trigger):
     """When a file of this name stands in the run's directory; it is removed when served."""
 
@@ -131,8 +143,16 @@ class FileRequested(Trigger):
 
     def reason(self, tick: Tick) -> str | None:
         """`the file SAVE_NOW asked for it`."""
-        asked = self.name in tick.outside.files
-        return f"the file {self.name} asked for it" if asked else None
+        found = self.name in tick.outside.files
+        return f"the file {self.name} asked for it" if found else None
+
+    def requests(self, environ: Mapping[str, str]) -> Requests:
+        """Return the name of its file."""
+        return Requests(files=(self.name,))
+
+    def response(self, tick: Tick) -> Response:
+        """Have the file removed, if it is there."""
+        return Response(files=tick.outside.files.intersection({self.name}))
 
     def horizon(self, now: Moment, stretch: int) -> Horizon:
         """It hears only of what comes from outside."""
@@ -172,6 +192,7 @@ def _instant(text: str) -> float | None:
     return seconds if 0 < seconds < 1e12 else None
 
 
+@register
 class BeforeDeadline(Trigger):
     """Once, when less than a margin of time is left before a deadline."""
 
@@ -193,6 +214,14 @@ class BeforeDeadline(Trigger):
         """Seconds since 1970; None if the variable is not set or holds no time."""
         variable = VARIABLE.fullmatch(self.at)
         return _instant(environ.get(variable[1], "") if variable else self.at)
+
+    def requests(self, environ: Mapping[str, str]) -> Requests:
+        """Return its deadline."""
+        return Requests(deadlines={self.at: self.deadline(environ)})
+
+    def response(self, tick: Tick) -> Response:
+        """Stop training, if `then` says so."""
+        return Response(stop=bool(self.learn(tick)) and self.then == "stop")
 
     def reason(self, tick: Tick) -> str | None:
         """`5m before the deadline`."""

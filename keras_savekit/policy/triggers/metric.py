@@ -12,8 +12,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from keras_savekit.base.moment import Event, Tick
-from keras_savekit.policy.fields import Mode, Number, Text, number_text, show, wrong
-from keras_savekit.policy.triggers.base import Trigger
+from keras_savekit.policy.fields import Mode, Number, Ranking, Text, Ties, number_text, show, wrong
+from keras_savekit.policy.triggers.base import Trigger, register
 from keras_savekit.policy.triggers.condition import parse_condition
 
 When = Literal["epoch", "step"]
@@ -23,6 +23,7 @@ _EVENTS: dict[When, frozenset[Event]] = {
 }
 
 
+@register
 class Improved(Trigger):
     """When a metric is better than ever before: at an epoch's end, or after any step.
 
@@ -45,7 +46,7 @@ class Improved(Trigger):
         None, alias="from", description="the first value must be better than this"
     )
     at: When = Field("epoch", description="looked at when an epoch ends, or after each step too")
-    keep: Literal["first", "last"] = Field("first", description="which of equal values counts")
+    keep: Ties = Field("first", description="which of equal values counts")
 
     @property
     def memory_key(self) -> str:
@@ -94,8 +95,12 @@ class Improved(Trigger):
         return value if gain > self.min_delta else None
 
     def metrics(self) -> frozenset[str]:
-        """The one it watches."""
+        """Return the metric it watches."""
         return frozenset({self.metric})
+
+    def ranking(self) -> Ranking:
+        """Return its metric, mode and which of equals counts."""
+        return Ranking(self.metric, self.mode, self.keep)
 
     def events(self) -> frozenset[Event]:
         """The end of an epoch, and steps if it looks at them."""
@@ -132,6 +137,7 @@ class Improved(Trigger):
         )
 
 
+@register
 class Reached(Trigger):
     """When a condition over the logs becomes true, or at every look while it is true."""
 

@@ -1,16 +1,12 @@
-"""How triggers combine, and how they are read from YAML and short strings.
-
-A new trigger is a class with its YAML key, and an entry in KINDS.
-"""
+"""Read triggers from values, short strings and the shapes of YAML."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any, ClassVar
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-from pydantic import BeforeValidator, model_validator
+from pydantic import BeforeValidator
 
-from keras_savekit.base.moment import Event, Tick
 from keras_savekit.errors import Problem
 from keras_savekit.policy.fields import (
     UNKNOWN_KEY,
@@ -20,21 +16,11 @@ from keras_savekit.policy.fields import (
     suggest,
     wrong,
 )
-from keras_savekit.policy.triggers.base import ALL_EVENTS, Trigger
-from keras_savekit.policy.triggers.external import BeforeDeadline, FileRequested, Signal
-from keras_savekit.policy.triggers.metric import Improved, Reached
-from keras_savekit.policy.triggers.schedule import (
-    EpochEnd,
-    Every,
-    OnException,
-    Steps,
-    TrainBegin,
-    TrainEnd,
-)
+from keras_savekit.policy.triggers.base import KINDS, Trigger
 
 
 def parse_trigger(text: str) -> Trigger:
-    """The trigger that a short string such as `every 200 steps` spells.
+    """Return the trigger that a short string such as `every 200 steps` spells.
 
     Raises WrongValueError if it spells none.
     """
@@ -58,12 +44,12 @@ def parse_trigger(text: str) -> Trigger:
 
 
 def join_words(field: str, message: str) -> str:
-    """The message about a field of a short string, where no path leads to it."""
+    """Return the message about a field of a short string, where no path leads to it."""
     return f"{field} {message}" if field else message
 
 
 def read_trigger(value: object) -> Trigger:
-    """A trigger from its value, its short string or its YAML shape.
+    """Read a trigger from its value, its short string or its YAML shape.
 
     Raises WrongValueError with all problems, each with its path.
     """
@@ -72,7 +58,9 @@ def read_trigger(value: object) -> Trigger:
     if isinstance(value, str):
         return parse_trigger(value)
     if not isinstance(value, Mapping) or not value:
-        raise wrong(f'must be a trigger such as {Every.example} or "train_end", got {show(value)}')
+        raise wrong(
+            f'must be a trigger such as {KINDS["every"].example} or "train_end", got {show(value)}'
+        )
     unknown = [key for key in value if key not in KINDS]
     if len(value) == 1 and not unknown:
         key = next(iter(value))
@@ -103,7 +91,7 @@ def _not_one_trigger(value: Mapping[Any, object], unknown: list[Any]) -> WrongVa
 
 
 def read_triggers(value: object) -> tuple[Trigger, ...]:
-    """One trigger, or a list of them, as `read_trigger` reads each."""
+    """Read one trigger, or a list of them, as `read_trigger` reads each."""
     if not isinstance(value, list | tuple):
         return (read_trigger(value),)
     if not value:
@@ -112,143 +100,3 @@ def read_triggers(value: object) -> tuple[Trigger, ...]:
 
 
 Triggers = Annotated[tuple[Trigger, ...], BeforeValidator(read_triggers)]
-
-
-class AnyOf(Trigger):
-    """When at least one of several fires."""
-
-    key: ClassVar[str] = "any"
-    example: ClassVar[str] = "{any: [{every: {steps: 200}}, train_end]}"
-    body: ClassVar[str] = "triggers"
-
-    triggers: Triggers
-
-    def reason(self, tick: Tick) -> str | None:
-        """The reasons of those that fire."""
-        reasons = [why for each in self.triggers if (why := each.reason(tick)) is not None]
-        return "; ".join(reasons) or None
-
-    def parts(self) -> tuple[Trigger, ...]:
-        """Those it combines."""
-        return self.triggers
-
-    def events(self) -> frozenset[Event]:
-        """Those of all."""
-        return frozenset().union(*(each.events() for each in self.triggers))
-
-    def fires_when_idle(self) -> bool:
-        """If one of them does."""
-        return any(each.fires_when_idle() for each in self.triggers)
-
-    def describe(self) -> str:
-        """`(every 2 epochs or when training ends)`."""
-        return f"({' or '.join(each.describe() for each in self.triggers)})"
-
-
-class AllOf(Trigger):
-    """When several fire at the same tick."""
-
-    key: ClassVar[str] = "all"
-    example: ClassVar[str] = "{all: [{every: {epochs: 2}}, {not: {every: {epochs: 10}}}]}"
-    body: ClassVar[str] = "triggers"
-
-    triggers: Triggers
-
-    @model_validator(mode="after")
-    def _possible(self) -> AllOf:
-        denied = [each.trigger for each in self.triggers if isinstance(each, Not)]
-        if not self.events() or any(each in denied for each in self.triggers):
-            raise wrong(
-                f"can never happen: {' and '.join(each.describe() for each in self.triggers)};"
-                " write {any: [...]} if one of them is enough"
-            )
-        return self
-
-    def reason(self, tick: Tick) -> str | None:
-        """The reasons of all, if all fire."""
-        reasons: list[str] = []
-        for each in self.triggers:
-            why = each.reason(tick)
-            if why is None:
-                return None
-            reasons.append(why)
-        return " and ".join(reasons)
-
-    def parts(self) -> tuple[Trigger, ...]:
-        """Those it combines."""
-        return self.triggers
-
-    def events(self) -> frozenset[Event]:
-        """Those they share."""
-        return ALL_EVENTS.intersection(*(each.events() for each in self.triggers))
-
-    def fires_when_idle(self) -> bool:
-        """If each of them does."""
-        return all(each.fires_when_idle() for each in self.triggers)
-
-    def describe(self) -> str:
-        """`(every 2 epochs and not every 10 epochs)`."""
-        return f"({' and '.join(each.describe() for each in self.triggers)})"
-
-
-class Not(Trigger):
-    """When another does not fire; a plan needs something beside it that does."""
-
-    key: ClassVar[str] = "not"
-    example: ClassVar[str] = "{not: {every: {epochs: 10}}}"
-    body: ClassVar[str] = "trigger"
-
-    trigger: Annotated[Trigger, BeforeValidator(read_trigger)]
-
-    @model_validator(mode="after")
-    def _not_twice(self) -> Not:
-        if isinstance(self.trigger, Not):
-            raise wrong("not inside not says nothing; write what is inside them alone")
-        return self
-
-    def reason(self, tick: Tick) -> str | None:
-        """`not every 10 epochs`, if that does not fire."""
-        return self.describe() if self.trigger.reason(tick) is None else None
-
-    def parts(self) -> tuple[Trigger, ...]:
-        """The other."""
-        return (self.trigger,)
-
-    def fires_when_idle(self) -> bool:
-        """If the other does not."""
-        return not self.trigger.fires_when_idle()
-
-    def describe(self) -> str:
-        """`not every 10 epochs`."""
-        return f"not {self.trigger.describe()}"
-
-
-def leaves(triggers: Iterable[Trigger]) -> Iterator[Trigger]:
-    """The triggers that are not made of others, in order."""
-    for each in triggers:
-        parts = each.parts()
-        if parts:
-            yield from leaves(parts)
-        else:
-            yield each
-
-
-KINDS: dict[str, type[Trigger]] = {
-    kind.key: kind
-    for kind in (
-        Every,
-        EpochEnd,
-        Steps,
-        Improved,
-        Reached,
-        TrainBegin,
-        TrainEnd,
-        OnException,
-        Signal,
-        FileRequested,
-        BeforeDeadline,
-        AnyOf,
-        AllOf,
-        Not,
-    )
-}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterable
 from typing import Annotated, ClassVar
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -20,7 +22,7 @@ from keras_savekit.policy.fields import (
     suggest,
     wrong,
 )
-from keras_savekit.policy.triggers.base import ALL_EVENTS, Trigger
+from keras_savekit.policy.triggers.base import ALL_EVENTS, Length, Trigger, register
 from keras_savekit.policy.units import as_duration, is_duration
 
 UNITS = ("steps", "epochs", "seconds", "minutes", "hours")
@@ -28,6 +30,7 @@ _SECONDS = {"seconds": 1, "minutes": 60, "hours": 3600}
 _Time = Annotated[Number, Field(gt=0)]
 
 
+@register
 class Every(Trigger):
     """Each time a multiple of one unit is crossed, however far a tick jumps.
 
@@ -39,6 +42,7 @@ class Every(Trigger):
     key: ClassVar[str] = "every"
     example: ClassVar[str] = "{every: {steps: 200}}"
     spelling: ClassVar[str] = "every 200 steps"
+    one_of: ClassVar[tuple[str, ...]] = UNITS
 
     steps: Whole | None = Field(None, description="optimizer steps between saves")
     epochs: Whole | None = Field(None, description="epochs between saves")
@@ -100,14 +104,20 @@ class Every(Trigger):
                 return name, count
         raise AssertionError("an Every without a unit cannot be built")  # pragma: no cover
 
-    def in_time(self) -> bool:
-        """Whether it counts time rather than steps or epochs."""
-        return self.steps is None and self.epochs is None
-
-    def period(self) -> tuple[float, float]:
-        """Its interval and its offset, in seconds where it counts time."""
+    def foreseen(self, length: Length) -> Iterable[int] | None:
+        """Return its multiples; in time, those of the seconds that a step takes."""
         unit, count = self._unit()
-        return count * _SECONDS.get(unit, 1), self.offset * _SECONDS.get(unit, 1)
+        if unit == "epochs":
+            return ()
+        if unit == "steps":
+            return range(int(self.offset) or int(count), length.steps + 1, int(count))
+        if not length.step_seconds:
+            return None
+        scale = _SECONDS[unit] / length.step_seconds
+        period, offset = count * scale, self.offset * scale
+        steps = (math.ceil(offset + index * period) for index in itertools.count())
+        within = itertools.takewhile(lambda step: step <= length.steps, steps)
+        return (step for step in within if step > 0)
 
     def describe(self) -> str:
         """`every 200 steps`; reads back as the same trigger."""
@@ -198,6 +208,7 @@ class _At(Trigger):
             ) from (error)
 
 
+@register
 class EpochEnd(_At):
     """At the end of certain epochs, counted from 1."""
 
@@ -210,6 +221,10 @@ class EpochEnd(_At):
         """`epoch 5`."""
         return self._passed(tick.before.epoch, tick.now.epoch)
 
+    def foreseen(self, length: Length) -> Iterable[int]:
+        """Return no step of its own: it fires at the end of epochs."""
+        return ()
+
     def events(self) -> frozenset[Event]:
         """Only the end of an epoch."""
         return frozenset({"epoch_end"})
@@ -219,6 +234,7 @@ class EpochEnd(_At):
         return f"after epoch{'s' * (len(self.at) > 1)} {', '.join(map(str, self.at))}"
 
 
+@register
 class Steps(_At):
     """When certain steps are passed."""
 
@@ -233,7 +249,11 @@ class Steps(_At):
 
     def horizon(self, now: Moment, stretch: int) -> Horizon:
         """The next of its steps."""
-        return Horizon(step=min((each for each in self.at if each > now.step), default=math.inf))
+        return Horizon(step=min((step for step in self.at if step > now.step), default=math.inf))
+
+    def foreseen(self, length: Length) -> Iterable[int]:
+        """Return its steps, as far as training goes."""
+        return [step for step in self.at if step <= length.steps]
 
     def events(self) -> frozenset[Event]:
         """Steps pass only in batches."""
@@ -244,6 +264,7 @@ class Steps(_At):
         return f"after step{'s' * (len(self.at) > 1)} {', '.join(map(str, self.at))}"
 
 
+@register
 class TrainBegin(Trigger):
     """Before the first step of a training; not again when it is resumed."""
 
@@ -256,6 +277,10 @@ class TrainBegin(Trigger):
         begins = tick.event == "train_begin" and tick.now.step == 0
         return "training begins" if begins else None
 
+    def foreseen(self, length: Length) -> Iterable[int]:
+        """Return no step of its own: it fires at the beginning of training."""
+        return ()
+
     def events(self) -> frozenset[Event]:
         """Only the beginning of training."""
         return frozenset({"train_begin"})
@@ -265,6 +290,7 @@ class TrainBegin(Trigger):
         return "when training begins"
 
 
+@register
 class TrainEnd(Trigger):
     """When training ends as planned, or stops early."""
 
@@ -276,6 +302,10 @@ class TrainEnd(Trigger):
         """`training ended`."""
         return "training ended" if tick.event == "train_end" else None
 
+    def foreseen(self, length: Length) -> Iterable[int]:
+        """Return no step of its own: it fires at the end of training."""
+        return ()
+
     def events(self) -> frozenset[Event]:
         """Only the end of training."""
         return frozenset({"train_end"})
@@ -285,6 +315,7 @@ class TrainEnd(Trigger):
         return "when training ends"
 
 
+@register
 class OnException(Trigger):
     """When an exception stops training, a KeyboardInterrupt too."""
 

@@ -12,12 +12,10 @@ import stat
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 from keras_savekit.errors import PolicyError, Problem
-from keras_savekit.policy.fields import Value, WrongValueError, show, wrong
+from keras_savekit.policy.environment import expanded
+from keras_savekit.policy.fields import WrongValueError, show, wrong
 from keras_savekit.policy.plan import Policy
-from keras_savekit.policy.yaml.environment import escape, expanded
 from keras_savekit.policy.yaml.include import Including
 from keras_savekit.policy.yaml.nodes import Reading, compose, refused
 
@@ -118,28 +116,3 @@ def _policy(data: object) -> Policy:
         hint = "; write plans: above the list" if isinstance(data, list) else ""
         raise wrong(f"must be keys and values such as plans: ..., got {show(data)}{hint}")
     return Policy(**data)
-
-
-def policy_text(policy: Policy) -> str:
-    """The policy as YAML, without what is by default; `parse_policy` reads it back as the same."""
-    shape = policy.model_dump(mode="json")
-    short = _without_defaults(policy, shape)
-    short["plans"] = [
-        _without_defaults(*each) for each in zip(policy.plans, shape["plans"], strict=True)
-    ]
-    if "limits" in short:
-        short["limits"] = _without_defaults(policy.limits, shape["limits"])
-    return yaml.safe_dump(_escaped(short), sort_keys=False, allow_unicode=True, width=88)
-
-
-def _without_defaults(value: Value, shape: dict[str, Any]) -> dict[str, Any]:
-    fields = type(value).model_fields
-    return {key: shape[key] for key in shape if getattr(value, key) != fields[key].default}
-
-
-def _escaped(value: Any) -> Any:
-    if isinstance(value, str):
-        return escape(value)
-    if isinstance(value, dict):
-        return {key: _escaped(each) for key, each in value.items()}
-    return [_escaped(each) for each in value] if isinstance(value, list) else value

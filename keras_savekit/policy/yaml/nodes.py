@@ -15,8 +15,8 @@ from typing import Any
 import yaml
 
 from keras_savekit.errors import PolicyError, Problem
+from keras_savekit.policy.environment import MAX_DEPTH, expand
 from keras_savekit.policy.fields import UNKNOWN_KEY, join, show
-from keras_savekit.policy.yaml.environment import MAX_DEPTH, expand
 
 # The included file it is in, "" for the policy's own; line and column from 1.
 Place = tuple[str, int, int]

@@ -14,10 +14,8 @@ from typing import Any
 from keras_savekit.policy.fields import Value
 from keras_savekit.policy.plan import Limits, Policy, SavePlan
 from keras_savekit.policy.resume import Resume
-from keras_savekit.policy.rules.kinds import Best, EveryNth, Last, NewerThan, WithinSize
-from keras_savekit.policy.triggers.base import Trigger
-from keras_savekit.policy.triggers.registry import KINDS
-from keras_savekit.policy.triggers.schedule import UNITS, Every
+from keras_savekit.policy.rules import base as rules
+from keras_savekit.policy.triggers.base import KINDS, Trigger
 
 Schema = dict[str, Any]
 
@@ -75,15 +73,14 @@ def _trigger() -> Schema:
 
 
 def _body(kind: type[Trigger]) -> Schema:
-    """What may stand under a trigger's key."""
-    if kind.key in ("any", "all"):
+    """Return what may stand under a trigger's key."""
+    if kind.body == "triggers":
         return _one_or_list(_TRIGGER)
-    if kind.key == "not":
+    if kind.body == "trigger":
         return _TRIGGER
     fields = _object(kind)
     described = {"description": (kind.__doc__ or "").partition("\n")[0]}
-    if kind is Every:
-        fields["oneOf"] = [{"required": [unit]} for unit in UNITS]
+    if kind.one_of:
         return {**described, "anyOf": [fields, _NUMBER_TEXT]}
     if not kind.body:
         return {**described, **fields}
@@ -92,38 +89,39 @@ def _body(kind: type[Trigger]) -> Schema:
 
 
 def _rule() -> Schema:
-    last, best = _object(Last)["properties"], _object(Best)["properties"]
-    every = _object(EveryNth)
-    every["oneOf"] = [{"required": [unit]} for unit in EveryNth.model_fields]
+    kinds = rules.KINDS
+    words = {"type": "string", "pattern": rf"^\s*({'|'.join(kinds)})(\s|$)|\$\{{"}
+    properties: Schema = {}
+    together: Schema = {}
+    for key, kind in kinds.items():
+        if not kind.model_fields:
+            continue  # only a word
+        fields = _object(kind)
+        properties[key] = fields["properties"][kind.body] if kind.body else fields
+        properties |= {field: fields["properties"][field] for field in kind.beside}
+        required = [field for field in kind.beside if field in fields["required"]]
+        together |= {key: required} if required else {}
+        together |= {field: [key] for field in kind.beside}
     shape: Schema = {
         "type": "object",
-        "properties": {
-            "last": last["count"],
-            "best": best["count"],
-            **{key: best[key] for key in ("metric", "mode", "keep")},
-            "every": every,
-            "newer_than": _object(NewerThan)["properties"]["age"],
-            "size": _object(WithinSize)["properties"]["size"],
-        },
+        "properties": properties,
         "additionalProperties": False,
         "minProperties": 1,
-        "dependentRequired": {
-            "best": ["metric", "mode"],
-            **{key: ["best"] for key in ("metric", "mode", "keep")},
-        },
+        "dependentRequired": together,
     }
-    words = {"type": "string", "pattern": r"^\s*(last|best|every|newer_than|size|all)(\s|$)|\$\{"}
     return {"anyOf": [words, shape]}
 
 
 def _object(kind: type[Value]) -> Schema:
-    """The schema of a value's own fields, loosened."""
+    """Return the schema of a value's own fields, loosened."""
     # Fields that hold triggers and rules have no schema of their own; they are put in by hand.
     made = kind.model_json_schema()
     properties = {name: _loosened(each) for name, each in made["properties"].items()}
     found: Schema = {"type": "object", "properties": properties, "additionalProperties": False}
     if "required" in made:
         found["required"] = made["required"]
+    if kind.one_of:
+        found["oneOf"] = [{"required": [name]} for name in kind.one_of]
     return found
 
 
