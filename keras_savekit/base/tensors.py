@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_savekit.base.moment import Moment
-from keras_savekit.store.manifest import Role
+from keras_savekit.base.roles import Role
 
 Array = npt.NDArray[Any]
 

@@ -18,6 +18,7 @@ from typing import Any
 from keras_savekit.backend import random_state
 from keras_savekit.base.key import Key
 from keras_savekit.base.moment import Moment
+from keras_savekit.base.roles import Role
 from keras_savekit.errors import CheckpointError, DirectoryError, ResumeError
 from keras_savekit.fit import callback_state
 from keras_savekit.fit.callback_state import CallbackStates
@@ -31,7 +32,6 @@ from keras_savekit.policy.signing import secret_of
 from keras_savekit.resume.candidates import candidates
 from keras_savekit.resume.reconcile import Reconciled, taken
 from keras_savekit.resume.select import Found, Level, Restored, read
-from keras_savekit.store.manifest import Role
 from keras_savekit.store.run import RunDirectory
 from keras_savekit.verify.depths import require_signed
 

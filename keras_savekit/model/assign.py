@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from keras_savekit.base.roles import Role
 from keras_savekit.base.tensors import Array, Variable
 from keras_savekit.errors import CheckpointError, MismatchError
 from keras_savekit.formats import keras_zip
@@ -18,7 +19,7 @@ from keras_savekit.formats.hdf5 import fill
 from keras_savekit.model import differences
 from keras_savekit.model.saving_walk import put, walk
 from keras_savekit.model.structure import describe, variables_by_role
-from keras_savekit.store.manifest import Manifest, Role, split_place
+from keras_savekit.store.manifest import Manifest, split_place
 from keras_savekit.store.regular_file import NotRegularFileError, inside
 
 Tensors = Mapping[tuple[Role, int], Array]

@@ -20,6 +20,7 @@ import keras
 import numpy as np
 
 from keras_savekit.base.key import Key
+from keras_savekit.base.roles import Role
 from keras_savekit.base.tensors import Array
 from keras_savekit.errors import CheckpointError, MismatchError, ModelError, SavekitError
 from keras_savekit.formats import keras_zip, single_file, state_h5, untrusted
@@ -31,7 +32,7 @@ from keras_savekit.formats.single_file import WEIGHTS_SUFFIX, architecture_besid
 from keras_savekit.model.assign import Tensors, assign, read_tensors, require_computed, require_same
 from keras_savekit.model.saving_walk import deserialized, put, put_assets, walk
 from keras_savekit.model.structure import describe, require_built, variables_by_role
-from keras_savekit.store.manifest import Finding, Manifest, Role, read_manifest
+from keras_savekit.store.manifest import Finding, Manifest, read_manifest
 from keras_savekit.store.regular_file import content
 from keras_savekit.store.run import followed
 from keras_savekit.verify.bytes import check_bytes

@@ -16,10 +16,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_savekit._version import __version__
+from keras_savekit.base.roles import Role
 from keras_savekit.base.tensors import Blueprint, Group, LayerWeights, Slot, Variable
 from keras_savekit.errors import ModelError
 from keras_savekit.model.saving_walk import Walk, assets, serialized, walk
-from keras_savekit.store.manifest import Role
 
 
 @dataclass(frozen=True, slots=True)

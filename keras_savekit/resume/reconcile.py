@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from keras_savekit.base.roles import Role
 from keras_savekit.data.source import Source
 from keras_savekit.errors import MismatchError
 from keras_savekit.model import differences
@@ -19,7 +20,6 @@ from keras_savekit.model.assign import belongs, differing, weights_that_fit
 from keras_savekit.model.structure import variables_by_role
 from keras_savekit.policy.resume import OnMismatch
 from keras_savekit.resume.select import Found, Level, changed_data
-from keras_savekit.store.manifest import Role
 
 _REMEDY = (
     "nothing was changed; use another directory, or the model that was trained here, or say in the"

@@ -23,6 +23,7 @@ from pydantic_core import to_json as pydantic_to_json
 
 from keras_savekit.base.key import Key
 from keras_savekit.base.moment import Count, Few, Moment
+from keras_savekit.base.roles import Role
 from keras_savekit.errors import CheckpointError
 from keras_savekit.store import manifest_signature
 from keras_savekit.store.regular_file import as_text, content
@@ -35,7 +36,6 @@ MAX_MANIFEST_BYTES = 32 * 2**20  # 75,000 tensors; the worst of that size takes 
 
 T = TypeVar("T")
 
-Role = Literal["weight", "optimizer", "metric", "seed", "computed", "callback", "asset"]
 Depth = Literal["bytes", "structure", "load", "predict"]
 DEPTHS: tuple[Depth, ...] = ("bytes", "structure", "load", "predict")
 

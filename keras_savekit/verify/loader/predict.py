@@ -14,11 +14,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_savekit.base.roles import Role
 from keras_savekit.base.tensors import Array
 from keras_savekit.errors import CheckpointError, SavekitError
 from keras_savekit.model.rebuild import load_model
 from keras_savekit.model.structure import variables_by_role
-from keras_savekit.store.manifest import Finding, Manifest, Role
+from keras_savekit.store.manifest import Finding, Manifest
 from keras_savekit.verify.loader import probe
 from keras_savekit.verify.loader.error_text import error_text_of
 
