@@ -83,7 +83,7 @@ def before_deadline(wall, memory=None, deadline=1000.0):
             "SIGTERM and SIGINT came",
         ),
         (FileRequested(name="NOW"), outside(), None),
-        (FileRequested(name="NOW"), outside(files={"NOW"}), "the file NOW asked for it"),
+        (FileRequested(name="NOW"), outside(files={"NOW"}), "the file NOW requested it"),
         (FileRequested(name="NOW"), outside(files={"OTHER"}), None),
     ],
 )
@@ -291,7 +291,7 @@ def test_a_short_string_spells_a_trigger(text, trigger):
         (
             Signal(names=["SIGINT"], then="continue"),
             {"signal": {"names": ["SIGINT"], "then": "continue"}},
-            "after which training goes on",
+            "after which training continues",
         ),
         (FileRequested(name="NOW"), {"file": "NOW"}, "when the file NOW appears"),
         (
@@ -351,7 +351,7 @@ def test_a_plan_does_not_see_the_signals_that_it_has_served():
     [
         ("stop", "when SIGTERM comes, which stops training, within 30s"),
         ("exit", "when SIGTERM comes, which stops training and ends the process, within 30s"),
-        ("continue", "when SIGTERM comes, after which training goes on, within 30s"),
+        ("continue", "when SIGTERM comes, after which training continues, within 30s"),
     ],
 )
 def test_a_signal_says_what_comes_after_it(then, words):

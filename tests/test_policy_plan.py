@@ -110,7 +110,7 @@ def test_a_policy_describes_itself_one_plan_a_line():
     weights = SavePlan(name="w", save="weights", when="every epoch", when_busy="wait")
     described = Policy(plans=[*POLICY.plans, weights], directory="runs/a").describe()
     assert described == (
-        "in runs/a: resumes if it can; a failed save is told; 1 save may wait\n"
+        "in runs/a: resumes if it can; a failed save is reported; 1 save may wait\n"
         "latest: saves the whole model as .h5 every 20 steps, or when training ends;"
         " keeps the last 3; verifies structure\n"
         "best: saves the whole model as .h5 when val_loss improves (lower is better);"

@@ -295,7 +295,7 @@ def test_a_short_string_spells_a_trigger(text, trigger):
         ("improved val_loss mim", "mode must be min or max"),
         ("improved val_loss min by -1", "min_delta must be 0 or more, got -1"),
         ("improved val_loss min 3", "got "),
-        ("train_end now", 'stands alone, got "now"'),
+        ("train_end now", 'takes no more words, got "now"'),
         ("any every 2 steps", "cannot be said in one line"),
     ],
 )

@@ -14,7 +14,7 @@ from keras_savekit.errors import SavekitError
 
 
 class Key:
-    """Signs texts with HMAC-SHA256, and compares signatures in a time that tells nothing.
+    """Signs texts with HMAC-SHA256, and compares signatures in constant time.
 
     secret: the key, not empty.
     variable: of the environment, that it was in.

@@ -1,4 +1,4 @@
-"""Where training stands, and what happened since a trigger last looked.
+"""The position of a training, and what happened since a trigger last looked.
 
 Plain values, made by the session and read by triggers. They know neither Keras
 nor a clock.
@@ -51,9 +51,9 @@ class ExternalRequests:
     """What came from outside the training since the last tick.
 
     signals: names of the signals that were received, such as SIGTERM, until every
-        plan that waits for one has served it.
-    served: pairs of a plan's name and a signal that this plan has served.
-    files: names of the files that stand in the run's directory to ask for a save.
+        plan that waits for one has saved.
+    served: pairs of a plan's name and a signal that this plan has saved for.
+    files: names of the files in the run's directory that request a save.
     wall: seconds since 1970.
     deadlines: what a policy's `at` means, in seconds since 1970.
     """
@@ -91,8 +91,8 @@ AT_ONCE = Horizon(0, 0)
 def nearest(horizons: Iterable[Horizon]) -> Horizon:
     """The first of several to come, in both units."""
     step = seconds = math.inf
-    for each in horizons:
-        step, seconds = min(step, each.step), min(seconds, each.seconds)
+    for horizon in horizons:
+        step, seconds = min(step, horizon.step), min(seconds, horizon.seconds)
     return Horizon(step, seconds)
 
 
@@ -117,7 +117,7 @@ class Tick:
     stretch: int = 1
 
     def seen_by(self, plan: str) -> Tick:
-        """The same for one plan: without the signals that it has served."""
+        """The same for one plan: without the signals that it has saved for."""
         outside = self.outside
         if not outside.served:
             return self

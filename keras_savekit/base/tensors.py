@@ -92,7 +92,7 @@ class Blueprint:
         return tuple(i for i, variable in enumerate(self.variables) if variable.role in roles)
 
 
-@dataclass(frozen=True, eq=False)  # no slots: whoever lends it memory keeps a weak reference
+@dataclass(frozen=True, eq=False)  # no slots: the host buffer keeps a weak reference to it
 class Snapshot:
     """A model's state at one moment.
 
@@ -126,7 +126,7 @@ def as_array(tensor: Any) -> Array:
 
 
 def in_host_memory(tensor: Any) -> bool:
-    """Whether an eager tensor or array lies where this process can read it.
+    """Whether an eager tensor or array is in memory that this process can read.
 
     Other logical devices of the processor count as devices, which they only
     pretend to be: so the way of a device's tensors is tried without one.

@@ -1,4 +1,4 @@
-"""Environment variables in values: `${NAME}`, `${NAME:-default}`; `$${` stands for `${`."""
+"""Environment variables in values: `${NAME}`, `${NAME:-default}`; `$${` means `${`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def escape(text: str) -> str:
 def expand(text: str, environ: Mapping[str, str]) -> tuple[str, list[str]]:
     """`text` with environment variables in place, and what is wrong with it.
 
-    The default after `:-` serves where the variable is not set or empty.
+    The default after `:-` is used where the variable is not set or empty.
     """
     problems: list[str] = []
 
@@ -53,7 +53,7 @@ def expanded(
     """A copy of plain data with environment variables in place; other values as they are."""
     if isinstance(value, str):
         text, wrongs = expand(value, environ)
-        problems += [Problem(path, each) for each in wrongs]
+        problems += [Problem(path, message) for message in wrongs]
         return text
     if isinstance(value, Mapping | list | tuple) and depth == MAX_DEPTH:
         problems.append(Problem(path, f"nested deeper than {MAX_DEPTH} levels"))
@@ -65,13 +65,13 @@ def expanded(
             if not isinstance(key, str)
         ]
         return {
-            key: expanded(each, join(path, key), environ, problems, depth + 1)
-            for key, each in value.items()
+            key: expanded(inner, join(path, key), environ, problems, depth + 1)
+            for key, inner in value.items()
             if isinstance(key, str)
         }
     if isinstance(value, list | tuple):
         return [
-            expanded(each, f"{path}[{index}]", environ, problems, depth + 1)
-            for index, each in enumerate(value)
+            expanded(inner, f"{path}[{index}]", environ, problems, depth + 1)
+            for index, inner in enumerate(value)
         ]
     return value

@@ -44,7 +44,7 @@ class WrongValueError(PolicyError, ValueError):
 
     def under(self, path: str) -> tuple[Problem, ...]:
         """The problems, each with its path inside the value at `path`."""
-        return tuple(replace(each, path=join(path, each.path)) for each in self.problems)
+        return tuple(replace(problem, path=join(path, problem.path)) for problem in self.problems)
 
 
 class Value(BaseModel):
@@ -98,7 +98,7 @@ def show(value: object) -> str:
 
 def suggest(word: str, known: Iterable[str]) -> str:
     """`did you mean ...?`, or all that is allowed if nothing is near."""
-    allowed = {each.lower(): each for each in known}
+    allowed = {word.lower(): word for word in known}
     near = get_close_matches(word.lower(), allowed, n=1, cutoff=0.6)
     return (
         f'did you mean "{allowed[near[0]]}"?' if near else f"allowed: {', '.join(allowed.values())}"
@@ -158,27 +158,27 @@ Text = Annotated[str, Field(min_length=1)]
 
 def _problems(error: ValidationError, kind: type[BaseModel]) -> tuple[Problem, ...]:
     found: list[Problem] = []
-    for each in error.errors(include_url=False):
+    for detail in error.errors(include_url=False):
         path = ""
-        for part in each["loc"]:
+        for part in detail["loc"]:
             path = join(path, f"[{part}]" if isinstance(part, int) else part)
-        cause = each.get("ctx", {}).get("error")
+        cause = detail.get("ctx", {}).get("error")
         if isinstance(cause, WrongValueError):
             found += cause.under(path)
         else:
-            found.append(Problem(path, _message(dict(each), kind)))
+            found.append(Problem(path, _message(dict(detail), kind)))
     return tuple(found)
 
 
-def _message(each: Mapping[str, Any], kind: type[BaseModel]) -> str:
+def _message(detail: Mapping[str, Any], kind: type[BaseModel]) -> str:
     """What pydantic found, in the words of a policy."""
-    field = str(each["loc"][-1]) if each["loc"] else ""
+    field = str(detail["loc"][-1]) if detail["loc"] else ""
     known = {field.alias or name: field for name, field in kind.model_fields.items()}
-    context = each.get("ctx", {})
-    got = show(each["input"])
-    if isinstance(each["input"], str) and _NUMBER.fullmatch(each["input"]):
-        got = number_text(as_number(each["input"]))  # without the quotes of the text it came in
-    match each["type"]:
+    context = detail.get("ctx", {})
+    got = show(detail["input"])
+    if isinstance(detail["input"], str) and _NUMBER.fullmatch(detail["input"]):
+        got = number_text(as_number(detail["input"]))  # without the quotes of the text it came in
+    match detail["type"]:
         case "missing":
             return f"is missing: {known[field].description}"
         case "extra_forbidden":
@@ -186,17 +186,17 @@ def _message(each: Mapping[str, Any], kind: type[BaseModel]) -> str:
         case "literal_error":
             allowed = [str(value) for value in get_args(known[field].annotation)]
             words = f"must be {' or '.join(allowed)}, got {got}"
-            near = get_close_matches(str(each["input"]).lower(), allowed, n=1)
+            near = get_close_matches(str(detail["input"]).lower(), allowed, n=1)
             return f'{words}; did you mean "{near[0]}"?' if near else words
         case "greater_than_equal":
             return f"must be {number_text(context['ge'])} or more, got {got}"
         case "greater_than":
             return f"must be more than {number_text(context['gt'])}, got {got}"
         case "string_type":
-            quotes = "" if isinstance(each["input"], Mapping | list) else "; put it in quotes"
-            return f"must be text, got {got}{quotes if each['input'] is not None else ''}"
+            quotes = "" if isinstance(detail["input"], Mapping | list) else "; put it in quotes"
+            return f"must be text, got {got}{quotes if detail['input'] is not None else ''}"
         case "string_too_short":
             return "must not be empty"
         case "model_type":
             return f"must be a mapping (key: value), got {got}"
-    return str(each["msg"])  # no field has such a check today; better a foreign word than none
+    return str(detail["msg"])  # no field has such a check today; better a foreign word than none

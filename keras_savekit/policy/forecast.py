@@ -56,11 +56,13 @@ def forecast(policy: Policy, length: Length) -> Forecast:
         before, memory = now, decision.memory
         for due in decision.due:  # one checkpoint for a plan and step, as in a training
             fires.setdefault((due.plan.name, now.step), Fire(due.plan.name, now, due.reasons))
-    records = [_record(each) for each in fires.values()]
+    records = [_record(fire) for fire in fires.values()]
     pruning = prune(records, {plan.name: _foreseen(plan) for plan in policy.plans})
     kept = {
         plan.name: tuple(
-            each.step for each in records if each.plan == plan.name and each.name in pruning.keep
+            record.step
+            for record in records
+            if record.plan == plan.name and record.name in pruning.keep
         )
         for plan in policy.plans
     }
@@ -92,7 +94,7 @@ def _foreseen(plan: SavePlan) -> tuple[Rule, ...]:
 
 
 def _unknown(plan: SavePlan, length: Length) -> tuple[str, ...]:
-    when = [each.describe() for each in leaves(plan.when) if each.foreseen(length) is None]
+    when = [trigger.describe() for trigger in leaves(plan.when) if trigger.foreseen(length) is None]
     keep = [f"what is kept as {rule.words()}" for rule in plan.keep if not rule.foreseeable]
     return (*when, *keep)
 

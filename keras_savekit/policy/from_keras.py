@@ -1,4 +1,4 @@
-"""A stock Keras callback, as it stands in a program, as the policy that does the same.
+"""Translate a stock Keras callback, as program text, into the policy that does the same.
 
 The text is parsed, never run. What a policy cannot know or does otherwise is
 said in notes. Behaviour as in the callbacks' documentation, Keras 3.3 to 3.15.
@@ -74,7 +74,7 @@ def _read(text: str) -> tuple[str, dict[str, Any]]:
         raise _refused(f"{name} takes at most {len(known)} arguments", node)
     pairs = [
         *zip(known, node.args, strict=False),
-        *((each.arg, each.value) for each in node.keywords),
+        *((keyword.arg, keyword.value) for keyword in node.keywords),
     ]
     problems: list[Problem] = []
     given: dict[str, Any] = {}
@@ -163,7 +163,7 @@ def _guessed(monitor: str) -> str:
 
 
 def _directory(path: str) -> str:
-    """The part of a path that stands before the first placeholder and the file's name."""
+    """The part of a path before the first placeholder and the file's name."""
     fixed = path.partition("{")[0].rpartition("/")[0] or "checkpoints"
     return re.sub(r"/+$", "", fixed) or "/"
 

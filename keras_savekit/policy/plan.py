@@ -79,11 +79,11 @@ class SavePlan(Value):
         problems = tuple(
             Problem(
                 f"[{index}]",
-                f"would save after every batch: {each.describe()};"
+                f"would save after every batch: {trigger.describe()};"
                 " say when to save too: {all: [{every: {epochs: 1}}, {not: ...}]}",
             )
-            for index, each in enumerate(when)
-            if each.fires_when_idle()
+            for index, trigger in enumerate(when)
+            if trigger.fires_when_idle()
         )
         if problems:
             raise WrongValueError("when", problems)
@@ -97,7 +97,9 @@ class SavePlan(Value):
                 " leave format out, or change save",
                 "format",
             )
-        watched = dict(ranking[:2] for each in leaves(self.when) if (ranking := each.ranking()))
+        watched = dict(
+            ranking[:2] for trigger in leaves(self.when) if (ranking := trigger.ranking())
+        )
         for metric, mode, _ in filter(None, (rule.ranking() for rule in self.keep)):
             if watched.get(metric, mode) != mode:
                 raise wrong(
@@ -115,8 +117,8 @@ class SavePlan(Value):
 
     def describe(self) -> str:
         """The plan as one sentence."""
-        when = ", or ".join(each.describe() for each in self.when)
-        keep = " and ".join(each.words() for each in self.keep)
+        when = ", or ".join(trigger.describe() for trigger in self.when)
+        keep = " and ".join(rule.words() for rule in self.keep)
         what = {
             "model": f"the whole model as .{self.format}",
             "weights": f"the weights as .{self.format}",
@@ -212,7 +214,7 @@ class Policy(Value):
     @field_validator("plans")
     @classmethod
     def _own_names(cls, plans: tuple[SavePlan, ...]) -> tuple[SavePlan, ...]:
-        names = [each.name for each in plans]
+        names = [plan.name for plan in plans]
         problems = tuple(
             Problem(
                 f"[{index}].name", f"{show(name)} is the name of plans[{names.index(name)}] too"
@@ -226,7 +228,7 @@ class Policy(Value):
 
     def metrics(self) -> frozenset[str]:
         """The metrics that triggers and rules look at."""
-        return frozenset().union(*(each.metrics() for each in self.plans))
+        return frozenset().union(*(plan.metrics() for plan in self.plans))
 
     def to_yaml(self) -> str:
         """The policy as a YAML text, which `parse_policy` reads back as the same policy."""
@@ -236,14 +238,14 @@ class Policy(Value):
         """The policy in a few lines of English, one for each plan."""
         place = self.directory or "a directory given elsewhere"
         failure = {
-            "warn": "a failed save is told",
+            "warn": "a failed save is reported",
             "raise": "a failed save stops training",
-            "resave": "a failed save is told and made again",
+            "resave": "a failed save is reported and repeated",
         }
         limits = self.limits.describe()
         signs = "" if self.signing is None else f"; signs checkpoints with {self.signing.key}"
         head = f"in {place}: {self.resume.describe()}; {failure[self.on_failure]}; {limits}{signs}"
-        return "\n".join((head, *(each.describe() for each in self.plans)))
+        return "\n".join((head, *(plan.describe() for plan in self.plans)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,9 +293,9 @@ def horizon(policy: Policy, now: Moment, stretch: int) -> Horizon:
 
 
 def saves_periodically(policy: Policy) -> bool:
-    """Whether saves come while training goes on, and not only when it ends or somebody asks."""
+    """Whether the policy saves during training, and not only at its end or on request."""
     triggers = [trigger for plan in policy.plans for trigger in plan.when]
     with_epochs = any(
-        "epoch_end" in each.events() and "step" not in each.events() for each in triggers
+        "epoch_end" in trigger.events() and "step" not in trigger.events() for trigger in triggers
     )
     return with_epochs or horizon(policy, Moment(), 1) != NEVER

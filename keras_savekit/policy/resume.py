@@ -18,17 +18,17 @@ _MISMATCHED = {
 
 
 class Resume(Value):
-    """Whether to go on from a checkpoint, and from one that was saved under other settings.
+    """Whether to resume from a checkpoint, and from one that was saved under other settings.
 
-    mode: `auto`: from the newest good checkpoint, if there is one. `never`: an empty
-        directory is asked for. `required`: a checkpoint is asked for.
+    mode: `auto`: from the newest good checkpoint, if there is one. `never`: the
+        directory must be empty. `required`: there must be a checkpoint.
     on_mismatch: when model, optimizer or data are not those of the checkpoint.
-        `error`: nothing is changed, the differences are told. `weights`: the weights
-        that fit are taken, everything else begins anew where the run stood. `ignore`:
-        everything that fits is taken, and where settings differ those of the code stand.
+        `error`: an error lists the differences and nothing is changed. `weights`: the
+        weights that fit are restored, everything else starts over at the run's step.
+        `ignore`: everything that fits is restored; where settings differ, the code's apply.
     """
 
-    mode: Literal["auto", "never", "required"] = Field("auto", description="when to go on")
+    mode: Literal["auto", "never", "required"] = Field("auto", description="when to resume")
     on_mismatch: OnMismatch = Field(
         "error", description="what to do with a checkpoint of other settings"
     )

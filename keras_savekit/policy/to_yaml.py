@@ -15,7 +15,7 @@ def policy_text(policy: Any) -> str:
     shape = policy.model_dump(mode="json")
     short = _without_defaults(policy, shape)
     short["plans"] = [
-        _without_defaults(*each) for each in zip(policy.plans, shape["plans"], strict=True)
+        _without_defaults(*pair) for pair in zip(policy.plans, shape["plans"], strict=True)
     ]
     if "limits" in short:
         short["limits"] = _without_defaults(policy.limits, shape["limits"])

@@ -17,7 +17,7 @@ from keras_savekit.policy.fields import as_number, number_text, show, wrong
 _SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _DECIMAL = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _BINARY = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-_DOWNWARD = sorted({**_DECIMAL, **_BINARY}.items(), key=lambda each: -each[1])
+_DOWNWARD = sorted({**_DECIMAL, **_BINARY}.items(), key=lambda unit: -unit[1])
 _BYTES = {unit.lower(): size for unit, size in {**_DECIMAL, **_BINARY}.items()}
 _AMOUNT = r"(\d+(?:\.\d*)?|\.\d+)"
 _PARTS = re.compile(rf"{_AMOUNT}\s*([dhms])")

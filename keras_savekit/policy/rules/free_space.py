@@ -40,7 +40,7 @@ def free_space_for(
     records: all checkpoints of the run, each with its size.
     free: bytes that are free on the disk now.
 
-    Only what the rules let go once `coming` stands may go, and never the newest
+    Only what the rules remove once `coming` is there may go, and never the newest
     verified checkpoint, since `coming` is not verified yet.
     """
     there = list(records)
@@ -49,12 +49,12 @@ def free_space_for(
         return FreeSpace({})
     # Judged as if it stood already: it takes the place of the oldest of `last 3`.
     plan = prune([*there, replace(coming, verified=True)], rules, now=coming.created)
-    newest = max((each for each in there if each.verified), key=by_age, default=None)
+    newest = max((record for record in there if record.verified), key=by_age, default=None)
     remove: dict[str, str] = {}
-    for each in sorted(there, key=by_age):
-        if missing > 0 and each.name in plan.remove and each is not newest:
-            remove[each.name] = f"to make room for {coming.name}: {plan.remove[each.name]}"
-            missing -= each.bytes
+    for record in sorted(there, key=by_age):
+        if missing > 0 and record.name in plan.remove and record is not newest:
+            remove[record.name] = f"to make room for {coming.name}: {plan.remove[record.name]}"
+            missing -= record.bytes
     if missing > 0:
         return FreeSpace({}, _refusal(coming, limits, missing))
     return FreeSpace(remove)
@@ -63,7 +63,7 @@ def free_space_for(
 def _missing(coming: Record, there: list[Record], limits: Limits, free: int) -> int:
     over_disk = 0
     if limits.disk is not None:
-        over_disk = sum(each.bytes for each in there) + coming.bytes - limits.disk
+        over_disk = sum(record.bytes for record in there) + coming.bytes - limits.disk
     # Without a limit too: what does not fit is not begun.
     return max(over_disk, coming.bytes + (limits.free_space or 0) - free)
 

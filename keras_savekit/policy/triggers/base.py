@@ -79,7 +79,7 @@ class Trigger(Value, ABC):
     key: its word in YAML and in short strings.
     example: how it is written in YAML, for messages.
     spelling: its short string, empty if it has none.
-    body: the field that is written directly under the key when it stands alone.
+    body: the field that is written directly under the key when it is the only one.
     """
 
     key: ClassVar[str]
@@ -102,13 +102,13 @@ class Trigger(Value, ABC):
     def learn(self, tick: Tick) -> dict[str, float]:
         """What to remember after `tick`, whether or not a save is due."""
         learned: dict[str, float] = {}
-        for each in self.parts():
-            learned.update(each.learn(tick))
+        for part in self.parts():
+            learned.update(part.learn(tick))
         return learned
 
     def metrics(self) -> frozenset[str]:
         """The metrics it looks at."""
-        return frozenset().union(*(each.metrics() for each in self.parts()))
+        return frozenset().union(*(part.metrics() for part in self.parts()))
 
     def events(self) -> frozenset[Event]:
         """The events at which it can fire."""
@@ -120,7 +120,7 @@ class Trigger(Value, ABC):
         What combines others is silent as long as these are: nothing may fire when idle.
         """
         if self.parts():
-            return nearest(each.horizon(now, stretch) for each in self.parts())
+            return nearest(part.horizon(now, stretch) for part in self.parts())
         return AT_ONCE if "step" in self.events() else NEVER
 
     def fires_when_idle(self) -> bool:
@@ -166,7 +166,7 @@ class Trigger(Value, ABC):
     def from_words(cls, words: list[str]) -> Trigger:
         """The trigger that the words after its key in a short string spell."""
         if words:
-            raise wrong(f'"{cls.key}" stands alone, got {show(" ".join(words))} after it')
+            raise wrong(f'"{cls.key}" takes no more words, got {show(" ".join(words))} after it')
         return cls()
 
     @classmethod
@@ -178,8 +178,10 @@ class Trigger(Value, ABC):
             try:
                 return cls(**{cls.body: body})
             except WrongValueError as error:
-                inner = ((each, each.path.removeprefix(cls.body)) for each in error.problems)
-                problems = tuple(Problem(path, each.message) for each, path in inner)
+                inner = (
+                    (problem, problem.path.removeprefix(cls.body)) for problem in error.problems
+                )
+                problems = tuple(Problem(path, problem.message) for problem, path in inner)
                 raise WrongValueError(cls.key, problems) from error
         if not isinstance(body, Mapping):
             raise wrong(f"must be written as {cls.example}, got {show(body)}")

@@ -63,7 +63,7 @@ class Condition:
 def parse_condition(text: str) -> Condition:
     """The condition that `text` says.
 
-    Raises WrongValueError that names the place, counted from 1, and what may stand there.
+    Raises WrongValueError that names the place, counted from 1, and what may be there.
     """
     reading = _Reading(text)
     test = reading.condition()
@@ -90,13 +90,13 @@ class _Reading:
         tests = [self._all()]
         while self._take("name", "or"):
             tests.append(self._all())
-        return tests[0] if len(tests) == 1 else lambda logs: any(each(logs) for each in tests)
+        return tests[0] if len(tests) == 1 else lambda logs: any(test(logs) for test in tests)
 
     def _all(self) -> _Test:
         tests = [self._each()]
         while self._take("name", "and"):
             tests.append(self._each())
-        return tests[0] if len(tests) == 1 else lambda logs: all(each(logs) for each in tests)
+        return tests[0] if len(tests) == 1 else lambda logs: all(test(logs) for test in tests)
 
     def _each(self) -> _Test:
         self._depth += 1

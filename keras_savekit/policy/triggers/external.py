@@ -51,19 +51,19 @@ def _read_signals(value: object) -> tuple[str, ...]:
 _THEN = {
     "stop": "which stops training",
     "exit": "which stops training and ends the process",
-    "continue": "after which training goes on",
+    "continue": "after which training continues",
 }
 
 
 @register
 class Signal(Trigger):
-    """At the next step after one of several signals came, then training stops or goes on.
+    """At the next step after one of several signals came, then training stops or continues.
 
-    Several that come before that step are served together. `then: exit` ends the
+    One save answers all that come before that step. `then: exit` ends the
     process when `fit` has ended and everything is saved, with the exit status that
     the signal alone would have given (128 + its number). `grace` is what the
-    sender leaves until it kills: a save that would take longer, judged by the one
-    before it, is not begun, and `fit` waits no longer than that for what is under
+    sender leaves until it kills: a save that would take longer, judged by the previous
+    one, is not begun, and `fit` waits no longer than that for what is under
     way.
     """
 
@@ -120,7 +120,7 @@ class Signal(Trigger):
 
 @register
 class FileRequested(Trigger):
-    """When a file of this name stands in the run's directory; it is removed when served."""
+    """When a file of this name is in the run's directory; a save that is under way removes it."""
 
     key: ClassVar[str] = "file"
     example: ClassVar[str] = "{file: SAVE_NOW}"
@@ -138,13 +138,13 @@ class FileRequested(Trigger):
                 f" a leading dot; got {show(name)}"
             )
         if name in _TAKEN:
-            raise wrong(f"{show(name)} stands in every run's directory; choose another name")
+            raise wrong(f"{show(name)} is in every run's directory; choose another name")
         return name
 
     def reason(self, tick: Tick) -> str | None:
-        """`the file SAVE_NOW asked for it`."""
+        """Return `the file SAVE_NOW requested it`."""
         found = self.name in tick.outside.files
-        return f"the file {self.name} asked for it" if found else None
+        return f"the file {self.name} requested it" if found else None
 
     def requests(self, environ: Mapping[str, str]) -> Requests:
         """Return the name of its file."""
@@ -207,7 +207,7 @@ class BeforeDeadline(Trigger):
 
     @property
     def memory_key(self) -> str:
-        """Where it stands for which deadline it fired."""
+        """The key under which the memory holds the deadline it fired for."""
         return f"deadline {self.at} {number_text(self.margin)}"
 
     def deadline(self, environ: Mapping[str, str]) -> float | None:

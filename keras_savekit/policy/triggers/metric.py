@@ -50,7 +50,7 @@ class Improved(Trigger):
 
     @property
     def memory_key(self) -> str:
-        """Where the best value stands in the run's memory."""
+        """The key of the best value in the run's memory."""
         key = f"{self.metric} {self.mode} {number_text(self.min_delta)}"
         if self.from_ is not None:
             key += f" from {number_text(self.from_)}"
@@ -160,7 +160,7 @@ class Reached(Trigger):
 
     @property
     def memory_key(self) -> str:
-        """Where it stands whether the condition held at the last look."""
+        """The key under which the memory holds whether the condition held at the last look."""
         return f"reached {self.condition}" + " step" * (self.at == "step")
 
     def reason(self, tick: Tick) -> str | None:

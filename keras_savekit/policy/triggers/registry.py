@@ -32,10 +32,10 @@ def parse_trigger(text: str) -> Trigger:
             return kind.from_words(words[1:])
         except WrongValueError as error:
             problems = tuple(
-                Problem("", join_words(each.path, each.message)) for each in error.problems
+                Problem("", join_words(problem.path, problem.message)) for problem in error.problems
             )
             raise WrongValueError(show(text), problems) from error
-    examples = ", ".join(f'"{each.spelling}"' for each in spelled.values())
+    examples = ", ".join(f'"{kind.spelling}"' for kind in spelled.values())
     if words and words[0] in KINDS:
         raise wrong(f"{show(text)} cannot be said in one line; write {KINDS[words[0]].example}")
     near = suggest(words[0], spelled) if words else ""
@@ -79,7 +79,7 @@ def _not_one_trigger(value: Mapping[Any, object], unknown: list[Any]) -> WrongVa
         others = [key for key in value if key != kind.key]
         if all(key in kind.model_fields for key in others):
             words = " and ".join(others)
-            return wrong(f"indent {words} further, to stand inside {kind.key}: {kind.example}")
+            return wrong(f"indent {words} further, to be inside {kind.key}: {kind.example}")
     if unknown:
         hints = ((str(key), suggest(str(key), KINDS)) for key in unknown)
         problems = tuple(Problem(key, f"{UNKNOWN_KEY}; {hint}") for key, hint in hints)

@@ -29,7 +29,7 @@ class Including:
     """One pass over a policy's includes.
 
     read: a path to the file's text; raises PolicyError.
-    problems: where what is wrong with an `include` is told.
+    problems: a list that receives what is wrong with an `include`.
     """
 
     def __init__(
@@ -87,9 +87,9 @@ class Including:
                 return None
             root = compose(content, path, included=True)
         except PolicyError as error:
-            for each in error.problems:
-                place = f"line {each.line}, column {each.column}: " if each.line else ""
-                self._tell(name, f"{show(text)} cannot be included: {place}{each.message}")
+            for problem in error.problems:
+                place = f"line {problem.line}, column {problem.column}: " if problem.line else ""
+                self._tell(name, f"{show(text)} cannot be included: {place}{problem.message}")
             return None
         if not isinstance(root, yaml.MappingNode):
             self._tell(name, f"{show(text)} is no policy: it has no keys and values")
@@ -113,16 +113,16 @@ def _over(upper: yaml.MappingNode, lower: yaml.MappingNode) -> yaml.MappingNode:
 
 
 def _plans(upper: yaml.SequenceNode, lower: yaml.SequenceNode) -> yaml.SequenceNode:
-    known = {_name(each) for each in lower.value} - {None}
-    completing = {_name(each): each for each in upper.value if _name(each) in known}
+    known = {_name(plan) for plan in lower.value} - {None}
+    completing = {_name(plan): plan for plan in upper.value if _name(plan) in known}
     plans = [
-        _mapping(completing[name], _completed(completing[name], each))
-        if (name := _name(each)) in completing
-        else each
-        for each in lower.value
+        _mapping(completing[name], _completed(completing[name], plan))
+        if (name := _name(plan)) in completing
+        else plan
+        for plan in lower.value
     ]
     # What only the upper has, and what a mistake there says twice.
-    plans += [each for each in upper.value if completing.get(_name(each)) is not each]
+    plans += [plan for plan in upper.value if completing.get(_name(plan)) is not plan]
     return yaml.SequenceNode(upper.tag, plans, upper.start_mark, upper.end_mark)
 
 
@@ -141,7 +141,7 @@ def _mapping(like: yaml.MappingNode, pairs: list[Pair]) -> yaml.MappingNode:
 
 
 def _value(node: yaml.MappingNode, key: str) -> yaml.Node | None:
-    return next((value for each, value in node.value if each.value == key), None)
+    return next((value for name, value in node.value if name.value == key), None)
 
 
 def _name(plan: yaml.Node) -> str | None:

@@ -56,7 +56,7 @@ def _read(source: str) -> str:
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    """For whoever would write into a pipe."""
+    """Open without waiting for a writer, should the path be a pipe."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
@@ -79,9 +79,12 @@ def parse_policy(
     try:
         policy = _policy(data)
     except WrongValueError as error:
-        found = [reading.placed(each) for each in error.problems if not reading.covers(each)]
+        found = [
+            reading.placed(problem) for problem in error.problems if not reading.covers(problem)
+        ]
         problems = sorted(
-            reading.problems + found, key=lambda each: (each.source, each.line, each.column)
+            reading.problems + found,
+            key=lambda problem: (problem.source, problem.line, problem.column),
         )
         raise PolicyError(source, tuple(problems)) from error
     if reading.problems:
@@ -103,8 +106,8 @@ def policy_from(
     try:
         policy = _policy(data)
     except WrongValueError as error:
-        broken = {each.path for each in problems}
-        problems += [each for each in error.problems if each.path not in broken]
+        broken = {problem.path for problem in problems}
+        problems += [problem for problem in error.problems if problem.path not in broken]
         raise PolicyError(source, tuple(problems)) from error
     if problems:
         raise PolicyError(source, tuple(problems))

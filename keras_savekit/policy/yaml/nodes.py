@@ -33,7 +33,7 @@ _REMEDIES = {
     " check the indentation of this line, or put the text in quotes",
     "could not find expected ':'": 'a key needs a colon and a space after it: "key: value"',
     "expected a single document in the stream": "a policy is one document: remove the --- line",
-    "expected <block end>, but found '<block sequence start>'": "this dash stands at"
+    "expected <block end>, but found '<block sequence start>'": "this dash is at"
     " another indentation than its list",
     "expected <block end>, but found '<block mapping start>'": "this line is indented further"
     " than the lines it belongs to",
@@ -57,7 +57,7 @@ def refused(source: str, message: str) -> PolicyError:
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes, and refuses to nest deeper or go on longer than any policy does."""
+    """Composes nodes, and refuses text deeper or longer than any policy."""
 
     depth = 0
     nodes = 0
@@ -79,7 +79,7 @@ class _Loader(yaml.SafeLoader):
 
 @dataclass
 class Reading:
-    """One pass over the nodes: plain data, and where everything stands."""
+    """One pass over the nodes: plain data, and the place of everything."""
 
     environ: Mapping[str, str]
     problems: list[Problem] = field(default_factory=list)
@@ -89,7 +89,7 @@ class Reading:
     around: list[int] = field(default_factory=list)
 
     def value(self, node: yaml.Node, path: str) -> Any:
-        """The plain value of `node`; where it has none, a problem and a stand-in."""
+        """The plain value of `node`; where it has none, a problem and a substitute."""
         self.values.setdefault(path, _place(node))
         self.count += 1
         if self.count == MAX_VALUES:
@@ -108,7 +108,7 @@ class Reading:
         try:
             if isinstance(node, yaml.MappingNode):
                 return self._mapping(node, path)
-            return [self.value(each, f"{path}[{i}]") for i, each in enumerate(node.value)]
+            return [self.value(item, f"{path}[{i}]") for i, item in enumerate(node.value)]
         finally:
             self.around.pop()
 
@@ -125,12 +125,12 @@ class Reading:
             inner = join(path, key)
             if key in found:
                 first = self.keys[inner][1]
-                self._tell(inner, key_node, f"stands here twice, first in line {first}; keep one")
+                self._tell(inner, key_node, f"is here twice, first in line {first}; keep one")
                 continue
             self.keys.setdefault(inner, _place(key_node))
             found[key] = self.value(value_node, inner)
-        for each in merged:
-            found = {**self._merged(each, path), **found}
+        for mapping in merged:
+            found = {**self._merged(mapping, path), **found}
         return found
 
     def _merged(self, node: yaml.Node, path: str) -> dict[str, Any]:
@@ -207,10 +207,10 @@ class Reading:
     def covers(self, problem: Problem) -> bool:
         """Whether a problem of the text itself explains this one."""
         return any(
-            not each.path
-            or problem.path == each.path
-            or problem.path.startswith((f"{each.path}.", f"{each.path}["))
-            for each in self.problems
+            not known.path
+            or problem.path == known.path
+            or problem.path.startswith((f"{known.path}.", f"{known.path}["))
+            for known in self.problems
         )
 
     def placed(self, problem: Problem) -> Problem:
@@ -273,7 +273,7 @@ def _yaml_message(error: yaml.MarkedYAMLError, text: str, line: int) -> str:
     if "\t" in at[: len(at) - len(at.lstrip())] or "'\\t'" in str(error.problem):
         return "a tab cannot indent YAML; use spaces"
     if "{" in at and "${" in at:
-        return 'put "${NAME}" in quotes where it stands inside { } or [ ]'
+        return 'put "${NAME}" in quotes inside { } or [ ]'
     found = str(error.problem)
     context = f" ({error.context})" if error.context else ""
     remedy = _REMEDIES.get(found) or _REMEDIES.get(str(error.context))

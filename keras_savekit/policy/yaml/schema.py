@@ -1,6 +1,6 @@
 """The JSON Schema of a policy, for editors and other programs.
 
-Made from the values themselves, then loosened to what YAML may say: numbers in
+Made from the values themselves, then loosened to what YAML may contain: numbers in
 quotes, units, environment variables, short strings. It says what has which
 shape; what parts mean together (two plans of one name, a trigger that can never
 happen) only the parser judges. So what the schema refuses, the parser refuses.
@@ -73,7 +73,7 @@ def _trigger() -> Schema:
 
 
 def _body(kind: type[Trigger]) -> Schema:
-    """Return what may stand under a trigger's key."""
+    """Return the schema of what is under a trigger's key."""
     if kind.body == "triggers":
         return _one_or_list(_TRIGGER)
     if kind.body == "trigger":
@@ -116,7 +116,7 @@ def _object(kind: type[Value]) -> Schema:
     """Return the schema of a value's own fields, loosened."""
     # Fields that hold triggers and rules have no schema of their own; they are put in by hand.
     made = kind.model_json_schema()
-    properties = {name: _loosened(each) for name, each in made["properties"].items()}
+    properties = {name: _loosened(schema) for name, schema in made["properties"].items()}
     found: Schema = {"type": "object", "properties": properties, "additionalProperties": False}
     if "required" in made:
         found["required"] = made["required"]
@@ -128,12 +128,12 @@ def _object(kind: type[Value]) -> Schema:
 def _loosened(schema: Mapping[str, Any]) -> Schema:
     """What YAML may say where the value itself takes this."""
     about = {key: schema[key] for key in ("description", "default") if key in schema}
-    core = {_KEYWORDS.get(key, key): each for key, each in schema.items() if key not in about}
+    core = {_KEYWORDS.get(key, key): value for key, value in schema.items() if key not in about}
     core.pop("title", None)
     if "const" in core:
         core.pop("enum", None)  # older versions of pydantic say it twice
     if "anyOf" in core:
-        core["anyOf"] = [_loosened(each) for each in core["anyOf"]]
+        core["anyOf"] = [_loosened(choice) for choice in core["anyOf"]]
         return {**about, **core}
     if core.get("type") in ("integer", "number"):
         return {**about, "anyOf": [core, _NUMBER_TEXT]}
