@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from keras_savekit.policy.fields import plural
+from keras_savekit.base.text import plural
 from keras_savekit.policy.forecast import Fire, Forecast, forecast
 from keras_savekit.policy.plan import SavePlan
 from keras_savekit.policy.triggers.base import Length

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from keras_savekit.base.text import show
 from keras_savekit.errors import Problem
-from keras_savekit.policy.fields import join, show
+from keras_savekit.policy.fields import join
 
 MAX_DEPTH = 40
 

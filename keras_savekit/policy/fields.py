@@ -8,13 +8,14 @@ value. It knows nothing of triggers, plans or files.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from keras_savekit.base.text import number_text, show, suggest
 from keras_savekit.errors import PolicyError, Problem
 
 Mode = Literal["min", "max"]
@@ -80,39 +81,6 @@ def join(path: str, inner: str) -> str:
     """The dotted path of `inner`, a path inside the value at `path`."""
     dot = "." if path and inner and not inner.startswith(("[", ".")) else ""
     return f"{path}{dot}{inner}"
-
-
-def show(value: object) -> str:
-    """`value` as a message quotes it, in the words of YAML."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, Mapping):
-        return "a mapping"
-    if isinstance(value, list | tuple):
-        return "a list" if value else "an empty list"
-    text = f'"{value}"' if isinstance(value, str) else repr(value)
-    return text if len(text) <= 60 else f'{text[:56]}..."'
-
-
-def suggest(word: str, known: Iterable[str]) -> str:
-    """`did you mean ...?`, or all that is allowed if nothing is near."""
-    allowed = {word.lower(): word for word in known}
-    near = get_close_matches(word.lower(), allowed, n=1, cutoff=0.6)
-    return (
-        f'did you mean "{allowed[near[0]]}"?' if near else f"allowed: {', '.join(allowed.values())}"
-    )
-
-
-def plural(count: float, thing: str) -> str:
-    """`3 steps`, `1 step`."""
-    return f"{number_text(count)} {thing}{'' if count == 1 else 's'}"
-
-
-def number_text(value: float) -> str:
-    """The shortest text that reads back as `value`; whole numbers without a point."""
-    return repr(value).removesuffix(".0")
 
 
 def read_each(items: Sequence[object], read: Callable[[object], T]) -> tuple[T, ...]:

@@ -11,8 +11,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from keras_savekit.base.text import show, suggest
 from keras_savekit.errors import PolicyError, Problem
-from keras_savekit.policy.fields import show, suggest
 from keras_savekit.policy.plan import Policy
 
 _DEFAULTS: dict[str, dict[str, Any]] = {

@@ -14,8 +14,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_serializer, field_validator, model_validator
 
 from keras_savekit.base.moment import NEVER, Horizon, Moment, Tick, nearest
+from keras_savekit.base.text import plural, show
 from keras_savekit.errors import Problem
-from keras_savekit.policy.fields import Text, Value, Whole, WrongValueError, plural, show, wrong
+from keras_savekit.policy.fields import Text, Value, Whole, WrongValueError, wrong
 from keras_savekit.policy.resume import Resume, Resuming
 from keras_savekit.policy.rules.kinds import All
 from keras_savekit.policy.rules.registry import Rules

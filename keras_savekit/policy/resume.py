@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_serializer
 
-from keras_savekit.policy.fields import Value, WrongValueError, show, wrong
+from keras_savekit.base.text import show
+from keras_savekit.policy.fields import Value, WrongValueError, wrong
 
 OnMismatch = Literal["error", "weights", "ignore"]
 _MODES = {"auto": "resumes if it can", "never": "never resumes", "required": "must resume"}

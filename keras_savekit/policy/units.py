@@ -12,7 +12,8 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from keras_savekit.policy.fields import as_number, number_text, show, wrong
+from keras_savekit.base.text import number_text, show
+from keras_savekit.policy.fields import as_number, wrong
 
 _SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _DECIMAL = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}

@@ -13,7 +13,8 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import model_serializer
 
-from keras_savekit.policy.fields import Ranking, Value, show, wrong
+from keras_savekit.base.text import show
+from keras_savekit.policy.fields import Ranking, Value, wrong
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,17 +8,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from keras_savekit.policy.fields import (
-    Mode,
-    Number,
-    Ranking,
-    Text,
-    Ties,
-    Whole,
-    plural,
-    show,
-    wrong,
-)
+from keras_savekit.base.text import plural, show
+from keras_savekit.policy.fields import Mode, Number, Ranking, Text, Ties, Whole, wrong
 from keras_savekit.policy.rules.base import Record, Rule, by_age, register
 from keras_savekit.policy.units import Duration, Size, duration_text, size_text
 

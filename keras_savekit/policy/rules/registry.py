@@ -7,16 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
+from keras_savekit.base.text import show, suggest
 from keras_savekit.errors import Problem
-from keras_savekit.policy.fields import (
-    UNKNOWN_KEY,
-    WrongValueError,
-    join,
-    read_each,
-    show,
-    suggest,
-    wrong,
-)
+from keras_savekit.policy.fields import UNKNOWN_KEY, WrongValueError, join, read_each, wrong
 from keras_savekit.policy.rules import kinds
 from keras_savekit.policy.rules.base import KINDS, Rule
 

@@ -16,8 +16,9 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import model_serializer
 
 from keras_savekit.base.moment import AT_ONCE, NEVER, Event, Horizon, Moment, Tick, nearest
+from keras_savekit.base.text import show
 from keras_savekit.errors import Problem
-from keras_savekit.policy.fields import Ranking, Value, WrongValueError, show, wrong
+from keras_savekit.policy.fields import Ranking, Value, WrongValueError, wrong
 
 ALL_EVENTS: frozenset[Event] = frozenset(
     {"train_begin", "step", "epoch_end", "train_end", "exception"}

@@ -18,7 +18,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from keras_savekit.policy.fields import show, wrong
+from keras_savekit.base.text import show
+from keras_savekit.policy.fields import wrong
 
 Logs = Mapping[str, float]
 _Test = Callable[[Logs], bool]

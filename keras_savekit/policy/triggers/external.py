@@ -13,7 +13,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, field_validator
 
 from keras_savekit.base.moment import NEVER, Horizon, Moment, Tick
-from keras_savekit.policy.fields import Text, number_text, read_each, show, suggest, wrong
+from keras_savekit.base.text import number_text, show, suggest
+from keras_savekit.policy.fields import Text, read_each, wrong
 from keras_savekit.policy.signing import VARIABLE
 from keras_savekit.policy.triggers.base import Requests, Response, Trigger, register
 from keras_savekit.policy.units import Duration, duration_text

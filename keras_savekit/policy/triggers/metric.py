@@ -12,7 +12,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from keras_savekit.base.moment import Event, Tick
-from keras_savekit.policy.fields import Mode, Number, Ranking, Text, Ties, number_text, show, wrong
+from keras_savekit.base.text import number_text, show
+from keras_savekit.policy.fields import Mode, Number, Ranking, Text, Ties, wrong
 from keras_savekit.policy.triggers.base import Trigger, register
 from keras_savekit.policy.triggers.condition import parse_condition
 

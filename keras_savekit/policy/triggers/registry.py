@@ -7,15 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
+from keras_savekit.base.text import show, suggest
 from keras_savekit.errors import Problem
-from keras_savekit.policy.fields import (
-    UNKNOWN_KEY,
-    WrongValueError,
-    read_each,
-    show,
-    suggest,
-    wrong,
-)
+from keras_savekit.policy.fields import UNKNOWN_KEY, WrongValueError, read_each, wrong
 from keras_savekit.policy.triggers.base import KINDS, Trigger
 
 

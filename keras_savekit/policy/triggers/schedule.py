@@ -10,18 +10,8 @@ from typing import Annotated, ClassVar
 from pydantic import BeforeValidator, Field, model_validator
 
 from keras_savekit.base.moment import NEVER, Event, Horizon, Moment, Tick
-from keras_savekit.policy.fields import (
-    Number,
-    Whole,
-    WrongValueError,
-    as_whole,
-    number_text,
-    plural,
-    read_each,
-    show,
-    suggest,
-    wrong,
-)
+from keras_savekit.base.text import number_text, plural, show, suggest
+from keras_savekit.policy.fields import Number, Whole, WrongValueError, as_whole, read_each, wrong
 from keras_savekit.policy.triggers.base import ALL_EVENTS, Length, Trigger, register
 from keras_savekit.policy.units import as_duration, is_duration
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import yaml
 
+from keras_savekit.base.text import show
 from keras_savekit.errors import PolicyError, Problem
 from keras_savekit.policy.environment import expand
-from keras_savekit.policy.fields import show
 from keras_savekit.policy.yaml.nodes import compose
 
 KEY = "include"

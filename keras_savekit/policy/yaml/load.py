@@ -12,9 +12,10 @@ import stat
 from collections.abc import Mapping
 from typing import Any
 
+from keras_savekit.base.text import show
 from keras_savekit.errors import PolicyError, Problem
 from keras_savekit.policy.environment import expanded
-from keras_savekit.policy.fields import WrongValueError, show, wrong
+from keras_savekit.policy.fields import WrongValueError, wrong
 from keras_savekit.policy.plan import Policy
 from keras_savekit.policy.yaml.include import Including
 from keras_savekit.policy.yaml.nodes import Reading, compose, refused

@@ -14,9 +14,10 @@ from typing import Any
 
 import yaml
 
+from keras_savekit.base.text import show
 from keras_savekit.errors import PolicyError, Problem
 from keras_savekit.policy.environment import MAX_DEPTH, expand
-from keras_savekit.policy.fields import UNKNOWN_KEY, join, show
+from keras_savekit.policy.fields import UNKNOWN_KEY, join
 
 # The included file it is in, "" for the policy's own; line and column from 1.
 Place = tuple[str, int, int]
