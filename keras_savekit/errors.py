@@ -10,7 +10,8 @@
     ├── MetricError              `fit` does not report a metric the policy waits for
     ├── MismatchError            the model and a checkpoint do not fit together
     ├── CheckpointError          a checkpoint is damaged or cannot be read   exit code 1
-    ├── ResumeError              `resume: required` and nothing to resume from
+    │   └── UnverifiableError    the system failed: whether it is damaged is unknown
+    ├── ResumeError              no checkpoint to resume from, or none could be verified
     └── SaveError                a save in the background failed
 
 Foreign exceptions are translated into these once, where they enter, and kept
@@ -19,6 +20,7 @@ as the cause.
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 
 
@@ -118,8 +120,25 @@ class CheckpointError(SavekitError):
     exit_code = 1
 
 
+class UnverifiableError(CheckpointError):
+    """The system failed while a checkpoint was read; nothing says that it is damaged.
+
+    number: the errno of that failure, 0 if there is none.
+    """
+
+    def __init__(self, what: str, where: str = "", remedy: str = "", number: int = 0) -> None:
+        super().__init__(what, where, remedy)
+        self.args = (what, where, remedy, number)
+        self.number = number
+
+    @property
+    def process_wide(self) -> bool:
+        """Whether this process or machine lacks memory or descriptors, for every checkpoint."""
+        return self.number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
 class ResumeError(SavekitError):
-    """The policy says `resume: required` and there is nothing to resume from."""
+    """There is no checkpoint to resume from, or none could be verified; nothing has started."""
 
 
 class SaveError(SavekitError):

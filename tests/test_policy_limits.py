@@ -96,6 +96,15 @@ def test_room_is_never_made_of_what_is_pinned_busy_unverified_or_the_newest_veri
     assert "to make room for 000000005-p: not in last 1" in free.remove["000000000-p"]
 
 
+def test_a_save_that_is_not_verified_yet_never_evicts_the_newest_verified_checkpoint():
+    rules = {"p": (Last(count=1),)}
+    room = free_space_for(record(2), [record(1)], rules, Limits(disk=100), 10**6)
+    assert (dict(room.remove), bool(room.refused)) == ({}, True)
+    later = [record(1), record(2), record(3, verified=False)]
+    room = free_space_for(record(4), later, rules, Limits(disk=300), 10**6)
+    assert list(room.remove) == ["000000001-p"]
+
+
 def test_without_any_checkpoint_there_is_room_or_there_is_not():
     assert free_space_for(COMING, [], RULES, Limits(disk=100), 10**6).remove == {}
     assert free_space_for(COMING, [], RULES, Limits(disk=99), 10**6).refused

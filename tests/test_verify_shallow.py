@@ -22,6 +22,7 @@ from test_store_builders import (
     write_manifest,
 )
 
+from keras_savekit.errors import UnverifiableError
 from keras_savekit.formats import config_digest
 from keras_savekit.formats.directio.writer import PIECE
 from keras_savekit.store import syscalls
@@ -137,15 +138,20 @@ def test_what_is_no_plain_file_is_never_waited_for(tmp_path):
     assert bytes_found(tmp_path) == [("extra", "verification.json"), ("unreadable", "a.bin")]
 
 
-def test_an_error_of_the_disk_is_a_finding_and_the_rest_is_checked(tmp_path, monkeypatch):
+def test_an_error_of_the_disk_is_no_finding_and_the_rest_is_checked(tmp_path, monkeypatch):
     tiny_checkpoint(tmp_path)
-    (tmp_path / "b.bin").write_bytes(b"no longer empty")
 
     def failing(*_):
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(os, "preadv", failing)
-    assert bytes_found(tmp_path) == [("size", "b.bin"), ("unreadable", "a.bin")]
+    with pytest.raises(UnverifiableError, match=r"Input/output error.*a\.bin"):
+        bytes_found(tmp_path)
+    outcome = verify_shallow(tmp_path, "structure", 1.0)
+    assert (outcome.good, outcome.done) == (True, False)
+    assert outcome.note == "could not be verified: cannot be read: Input/output error [a.bin]"
+    (tmp_path / "b.bin").write_bytes(b"no longer empty")
+    assert bytes_found(tmp_path) == [("size", "b.bin")]
 
 
 def test_files_are_read_from_the_disk_and_leave_no_cache_behind(tmp_path, monkeypatch):

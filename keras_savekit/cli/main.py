@@ -98,8 +98,10 @@ def _list(directory: Path, as_json: bool) -> int:
 def _verify(directory: Path, depth: str, key_env: str | None, as_json: bool) -> int:
     """Verify all checkpoints of the run in DIRECTORY, or the one checkpoint there.
 
-    The outcome is recorded, unless a training is using the directory. Ends with
-    1 if anything wrong was found, or time or memory did not suffice to look.
+    The outcome is recorded, unless a training is using the directory. "bad" is a
+    checkpoint with evidence of damage, "open" one that could not be verified: the
+    system failed to read it, or time or memory did not suffice. Ends with 1 if any
+    is bad or open.
     """
     from keras_savekit.cli import verify
 

@@ -32,9 +32,7 @@ def run(directory: Path, *, as_json: bool, key_env: str | None = None) -> int:
     for each in passed:
         click.echo(f"passed over {shown(each.name)}: {shown(each.why_not())}")
     if chosen is None:
-        refused = any(each.untrusted for each in passed)
-        what = f"{NONE_TRUSTED}: a training would be refused"
-        click.echo(what if refused else "nothing to resume from: a training would begin anew")
+        click.echo(_none(passed))
         return 1
     now = chosen.manifest.moment
     click.echo(
@@ -44,6 +42,14 @@ def run(directory: Path, *, as_json: bool, key_env: str | None = None) -> int:
     if now.batch:
         click.echo("  in the middle of an epoch: needs the same keras_savekit.resumable() data")
     return 0
+
+
+def _none(passed: list[Candidate]) -> str:
+    if any(each.failure is not None for each in passed):
+        return "some could not be verified, and no other is good: a training would not start"
+    if any(each.untrusted for each in passed):
+        return f"{NONE_TRUSTED}: a training would be refused"
+    return "nothing to resume from: a training would begin anew"
 
 
 def _choose(directory: Path, key_env: str | None) -> tuple[Checkpoint | None, list[Candidate]]:

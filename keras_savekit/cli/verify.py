@@ -18,11 +18,12 @@ import click
 
 from keras_savekit.base.key import Key
 from keras_savekit.cli.output import echo_json, finding_json, key_of, open_run
-from keras_savekit.errors import CheckpointError, DirectoryError, shown
+from keras_savekit.errors import CheckpointError, DirectoryError, UnverifiableError, shown
 from keras_savekit.store.checkpoint_lock import hold_shared
 from keras_savekit.store.manifest import MANIFEST, Depth, Finding, Verification, supersedes
 from keras_savekit.store.naming import CheckpointName
 from keras_savekit.store.run import CHECKPOINTS, Checkpoint, RunDirectory, followed
+from keras_savekit.verify.depths import undone
 
 VerificationJob = Callable[[Path, float], Verification]
 
@@ -133,6 +134,8 @@ def _verify(target: _Target, check: VerificationJob) -> Verification:
                 return check(target.path, now)
         except CheckpointError as gone:  # removed since it was listed
             error = gone
+    if isinstance(error, UnverifiableError):
+        return undone(error, now)
     where = Path(error.where).name or target.path.name
     return Verification("bytes", now, (Finding("manifest", where, error.what),))
 
@@ -190,13 +193,13 @@ def _print(outcomes: list[_Outcome], depth: Depth) -> None:
         if verification.note:
             click.echo(f"      {shown(verification.note)}")
     bad = sum(not each.verification.good for each in outcomes)
-    undone = sum(each.verification.good and not each.verification.done for each in outcomes)
+    unknown = sum(each.verification.good and not each.verification.done for each in outcomes)
     unrecorded = sum(
         not (each.recorded or each.verification.only_untrusted)
         and each.target.checkpoint is not None
         for each in outcomes
     )
-    left = f", {undone} still unverified" if undone else ""
+    left = f", {unknown} could not be verified" if unknown else ""
     click.echo(f"{len(outcomes)} checked at depth {depth}, {bad} bad{left}")
     if unrecorded:
         click.echo(

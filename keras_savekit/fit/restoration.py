@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from keras_savekit.backend import random_state
 from keras_savekit.base.key import Key
 from keras_savekit.base.moment import Moment
 from keras_savekit.base.roles import Role
-from keras_savekit.errors import CheckpointError, DirectoryError, ResumeError
+from keras_savekit.errors import CheckpointError, DirectoryError, ResumeError, UnverifiableError
 from keras_savekit.fit import callback_state
 from keras_savekit.fit.callback_state import CallbackStates
 from keras_savekit.formats import state_h5
@@ -29,7 +30,12 @@ from keras_savekit.model.saving_walk import assets, put_assets
 from keras_savekit.model.structure import Configuration, build_optimizer, require_built
 from keras_savekit.policy.resume import OnMismatch
 from keras_savekit.policy.signing import secret_of
-from keras_savekit.resume.candidates import candidates
+from keras_savekit.resume.candidates import (
+    Candidate,
+    candidates,
+    require_known,
+    require_process_can,
+)
 from keras_savekit.resume.reconcile import Reconciled, taken
 from keras_savekit.resume.select import Found, Level, Restored, read
 from keras_savekit.store.run import RunDirectory
@@ -154,16 +160,23 @@ def _run(path: Path, secret: bytes | None) -> RunDirectory:
 def _chosen(run: RunDirectory, which: str) -> tuple[Found, tuple[str, ...]]:
     where = str(run.path)
     passed: list[str] = []
+    unknown: list[Candidate] = []
     if which == "latest":
         for each in candidates(run, time.time()):
             if each.usable and each.checkpoint is not None:
                 try:
                     with run.reading(each.name):
                         return read(each.checkpoint), tuple(passed)
+                except UnverifiableError as error:
+                    each = replace(each, failure=error)  # noqa: PLW2901
                 except CheckpointError as error:
                     passed.append(f"{each.name}: {error.what}")
-            else:
-                passed.append(f"{each.name}: {each.why_not()}")
+                    continue
+            if each.failure is not None:
+                require_process_can(each.failure, where)
+                unknown.append(each)
+            passed.append(f"{each.name}: {each.why_not()}")
+        require_known(unknown, where)
         raise ResumeError("there is no checkpoint" + "".join(f"\n  {p}" for p in passed), where)
     name = run.linked("best") if which == "best" else which
     if name is None:

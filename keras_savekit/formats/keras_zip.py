@@ -27,6 +27,7 @@ from keras_savekit.formats.directio.writer import FileWriter
 from keras_savekit.formats.hdf5 import fill
 from keras_savekit.formats.hdf5.fill import Written
 from keras_savekit.formats.hdf5.template import Template
+from keras_savekit.store.read_errors import unreadable
 
 WEIGHTS_MEMBER = "model.weights.h5"
 CONFIG_MEMBER = "config.json"
@@ -138,7 +139,7 @@ def read_assets(path: Path) -> dict[str, bytes]:
                 if name.startswith(f"{ASSETS}/") and not name.endswith("/")
             }
     except (OSError, *NO_ARCHIVE) as error:
-        raise CheckpointError(f"its assets cannot be read: {error}", str(path)) from error
+        raise unreadable("its assets cannot be read", str(path), error) from error
 
 
 def locate_weights(path: Path) -> int:
@@ -151,7 +152,7 @@ def locate_weights(path: Path) -> int:
         with path.open("rb") as file:
             return start_of(file, weights)
     except (OSError, KeyError, ValueError, *NO_ARCHIVE) as error:
-        raise CheckpointError(f"is no archive with weights: {error}", str(path)) from error
+        raise unreadable("is no archive with weights", str(path), error) from error
 
 
 def start_of(file: Any, member: zipfile.ZipInfo) -> int:

@@ -29,6 +29,7 @@ from keras_savekit.store.manifest import (
     manifest_from_json,
     to_json,
 )
+from keras_savekit.store.read_errors import unreadable
 
 MANIFEST_DATASET = "savekit_manifest"
 STATE_GROUP = "savekit_state"
@@ -103,7 +104,7 @@ def read_manifest(path: Path) -> Manifest | None:
                 raise CheckpointError("its manifest is not one text", str(path))
             text = bytes(dataset[()])
     except (OSError, KeyError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"cannot be read: {error}", str(path)) from error
+        raise unreadable("cannot be read", str(path), error) from error
     size = path.stat().st_size
     return _named(manifest_from_json(text, str(path)), FileEntry(path.name, size, ""))
 

@@ -18,9 +18,11 @@ import xxhash
 
 from keras_savekit.base.tensors import Array, Blueprint
 from keras_savekit.errors import CheckpointError
+from keras_savekit.formats.hdf5 import access
 from keras_savekit.formats.hdf5.datasets import ExternalDataError, own_dataset, require_own_data
 from keras_savekit.formats.hdf5.template import Dataset, Layout
 from keras_savekit.store.manifest import TensorEntry
+from keras_savekit.store.read_errors import unreadable
 
 STATE_FILE = "state.h5"
 STATE_DATASET = "training_state"
@@ -90,13 +92,13 @@ def read_assets(path: Path, prefix: str = "") -> dict[str, bytes]:
             found[name] = bytes(np.asarray(item))
 
     try:
-        with h5py.File(path, "r") as file:
+        with access.reading(path) as file:
             if f"{prefix}{ASSETS}" in file:
                 file[f"{prefix}{ASSETS}"].visititems(visit)
     except ExternalDataError as error:
         raise CheckpointError(f"an asset {error.what}", str(path)) from error
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError) as error:
-        raise CheckpointError(f"its assets cannot be read: {error}", str(path)) from error
+        raise unreadable("its assets cannot be read", str(path), error) from error
     return found
 
 
@@ -112,13 +114,13 @@ def encode(state: Mapping[str, Any]) -> Array:
 def read(path: Path) -> dict[str, Any]:
     """The JSON state in a `state.h5`; CheckpointError if it cannot be read."""
     try:
-        with h5py.File(path, "r") as file:
+        with access.reading(path) as file:
             text = bytes(np.asarray(own_dataset(file, STATE_DATASET)))
         state = json.loads(text)
     except ExternalDataError as error:
         raise CheckpointError(f"the training state {error.what}", str(path)) from error
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError) as error:
-        raise CheckpointError(f"the training state cannot be read: {error}", str(path)) from error
+        raise unreadable("the training state cannot be read", str(path), error) from error
     if not isinstance(state, dict):
         raise CheckpointError("the training state is not a JSON object", str(path))
     return state

@@ -17,7 +17,8 @@ import h5py
 
 from keras_savekit.errors import CheckpointError
 from keras_savekit.formats import keras_zip
-from keras_savekit.formats.hdf5 import datasets, fill
+from keras_savekit.formats.hdf5 import access, datasets, fill
+from keras_savekit.store.read_errors import unreadable
 
 EXPANDED = 100  # a whole file: weights hardly compress, and `.keras` members are stored as they are
 FLOOR = 2**28  # below which nothing is too much
@@ -30,9 +31,9 @@ def require_harmless_h5(path: Path, file: Any = None) -> None:
     """
     room = max(FLOOR, EXPANDED * path.stat().st_size)
     try:
-        with h5py.File(file or path, "r") as hdf5:
+        with access.reading(file or path) as opened:
             seen: set[int] = set()
-            pending: list[tuple[str, Any]] = [("", hdf5)]
+            pending: list[tuple[str, Any]] = [("", opened)]
             while pending:
                 name, item = pending.pop()
                 address = h5py.h5o.get_info(item.id).addr
@@ -45,7 +46,7 @@ def require_harmless_h5(path: Path, file: Any = None) -> None:
                     _require_hard_links(item, f"{path}:{name}")
                     pending += [(f"{name}/{key}", item[key]) for key in item]
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise CheckpointError(f"cannot be read: {error}", str(path)) from error
+        raise unreadable("cannot be read", str(path), error) from error
 
 
 def _harmless_size(dataset: Any, where: str, room: int) -> int:
@@ -84,7 +85,7 @@ def require_harmless_zip(path: Path) -> None:
                     what = f"claims {member.file_size} bytes in {member.compress_size}"
                     raise CheckpointError(what, where, _REMEDY)
     except (OSError, ValueError, *keras_zip.NO_ARCHIVE) as error:
-        raise CheckpointError(f"is no zip archive: {error}", str(path)) from error
+        raise unreadable("is no zip archive", str(path), error) from error
 
 
 def require_harmless_weights(path: Path) -> None:
@@ -95,7 +96,7 @@ def require_harmless_weights(path: Path) -> None:
                 if member.filename.endswith(".h5"):
                     _require_harmless_member(path, archive, member)
     except (OSError, ValueError, *keras_zip.NO_ARCHIVE) as error:
-        raise CheckpointError(f"is no zip archive: {error}", str(path)) from error
+        raise unreadable("is no zip archive", str(path), error) from error
 
 
 def _require_harmless_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:

@@ -20,6 +20,7 @@ from keras_savekit.model import differences
 from keras_savekit.model.saving_walk import put, walk
 from keras_savekit.model.structure import describe, variables_by_role
 from keras_savekit.store.manifest import Manifest, split_place
+from keras_savekit.store.read_errors import unreadable
 from keras_savekit.store.regular_file import NotRegularFileError, inside
 
 Tensors = Mapping[tuple[Role, int], Array]
@@ -28,7 +29,8 @@ Tensors = Mapping[tuple[Role, int], Array]
 def read_tensors(directory: Path, manifest: Manifest) -> Tensors:
     """Every variable of a checkpoint, each equal to the digest taken when it was in memory.
 
-    Raises CheckpointError if a file cannot be read or a digest differs.
+    Raises CheckpointError if a file is damaged or a digest differs, UnverifiableError if
+    the system fails.
     """
     known = {entry.name for entry in manifest.files}
     wanted: dict[str, list[tuple[str, Any]]] = {}
@@ -57,9 +59,10 @@ def read_tensors(directory: Path, manifest: Manifest) -> Tensors:
 def _plain(directory: Path, name: str) -> Path:
     try:
         return inside(directory, name)
-    except (NotRegularFileError, OSError) as error:
-        what = error.what if isinstance(error, NotRegularFileError) else f"cannot be read: {error}"
-        raise CheckpointError(what, f"{directory}:{name}") from error
+    except NotRegularFileError as error:
+        raise CheckpointError(error.what, f"{directory}:{name}") from error
+    except OSError as error:
+        raise unreadable("cannot be read", f"{directory}:{name}", error) from error
 
 
 def differing(model: Any, manifest: Manifest, roles: Iterable[Role]) -> dict[Role, list[str]]:

@@ -28,11 +28,13 @@ from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE
 from keras_savekit.formats.dtypes import by_name, narrowed
 from keras_savekit.formats.embedded_code import code_in, code_of_compile, names_in
 from keras_savekit.formats.full_h5 import COMPILE_ATTRIBUTE
+from keras_savekit.formats.hdf5 import access
 from keras_savekit.formats.single_file import WEIGHTS_SUFFIX, architecture_beside
 from keras_savekit.model.assign import Tensors, assign, read_tensors, require_computed, require_same
 from keras_savekit.model.saving_walk import deserialized, put, put_assets, walk
 from keras_savekit.model.structure import describe, require_built, variables_by_role
 from keras_savekit.store.manifest import Finding, Manifest, read_manifest
+from keras_savekit.store.read_errors import unreadable
 from keras_savekit.store.regular_file import content
 from keras_savekit.store.run import followed
 from keras_savekit.verify.bytes import check_bytes
@@ -205,14 +207,13 @@ def _configurations(stored: _Stored) -> tuple[dict[str, Any], dict[str, Any] | N
         if stored.file.suffix == ".keras":
             config = json.loads(keras_zip.read_config(stored.file))
             return config, config.pop("compile_config", None)
-        with h5py.File(stored.file, "r") as file:
+        with access.reading(stored.file) as file:
             config = json.loads(file.attrs["model_config"])
             compiled = json.loads(file.attrs.get(COMPILE_ATTRIBUTE, "null"))
         wrapped = config["class_name"] == "deserialize"
         return (config["config"]["config"] if wrapped else config), compiled
     except (OSError, LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        what = f"its architecture cannot be read: {error}"
-        raise CheckpointError(what, str(stored.file)) from error
+        raise unreadable("its architecture cannot be read", str(stored.file), error) from error
 
 
 def _foreign_configurations(path: Path) -> tuple[Any, Any]:
@@ -221,15 +222,14 @@ def _foreign_configurations(path: Path) -> tuple[Any, Any]:
         if path.suffix == ".keras":
             config = json.loads(keras_zip.read_config(path))
             return config, config.get("compile_config") if isinstance(config, dict) else None
-        with h5py.File(path, "r") as file:
+        with access.reading(path) as file:
             found = [file.attrs.get(name, "null") for name in ("model_config", "training_config")]
         config, compiled = map(json.loads, found)
         return config, compiled
     except KeyError:
         return None, None
     except (OSError, ValueError, TypeError, RuntimeError, RecursionError) as error:
-        what = f"its architecture cannot be read: {error}"
-        raise CheckpointError(what, str(path)) from error
+        raise unreadable("its architecture cannot be read", str(path), error) from error
 
 
 def _require_no_code(path: Path, config: Any, compiled: Any) -> None:
@@ -281,7 +281,7 @@ def _weights_by_path(model: Any, path: Path) -> dict[str, Array]:
     }
     found: dict[str, Array] = {}
     differences = []
-    with _reading(path), h5py.File(path, "r") as file:
+    with _reading(path), access.reading(path) as file:
         present = _datasets(file)
         differences += [f"{name} is missing in the file" for name in wanted if name not in present]
         differences += [f"{name} is only in the file" for name in present if name not in wanted]
@@ -309,7 +309,7 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, LookupError, ValueError, TypeError, RuntimeError, MemoryError) as error:
-        raise CheckpointError(f"cannot be read: {error}", str(path)) from error
+        raise unreadable("cannot be read", str(path), error) from error
 
 
 def _datasets(file: Any) -> dict[str, Any]:

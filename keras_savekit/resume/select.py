@@ -1,14 +1,16 @@
 """From which checkpoint a training goes on, and how exactly.
 
 Walks back from the newest checkpoint. What was verified is taken as it is, what
-was not is verified now, what is damaged is set aside with its findings; each
-one passed over says why. Reading its tensors checks them once more against the
+was not is verified now, what is damaged is moved to quarantine with its findings;
+each one that is skipped says why. Only evidence of damage counts: what the system
+could not read stays where it is. Reading its tensors checks them once more against the
 digests taken when they were in memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -17,12 +19,19 @@ from typing_extensions import TypedDict
 
 from keras_savekit.base.moment import Moment
 from keras_savekit.data.source import Source
-from keras_savekit.errors import CheckpointError, ResumeError
+from keras_savekit.errors import CheckpointError, ResumeError, UnverifiableError
 from keras_savekit.formats import state_h5
 from keras_savekit.formats.state_h5 import STATE_FILE
 from keras_savekit.model.assign import Tensors, read_tensors
-from keras_savekit.resume.candidates import NONE_TRUSTED, Candidate, candidates
+from keras_savekit.resume.candidates import (
+    NONE_TRUSTED,
+    Candidate,
+    candidates,
+    require_known,
+    require_process_can,
+)
 from keras_savekit.store.manifest import Finding, Verification
+from keras_savekit.store.read_errors import retried, unreadable
 from keras_savekit.store.regular_file import NotRegularFileError, inside
 from keras_savekit.store.run import Checkpoint, RunDirectory
 
@@ -69,56 +78,99 @@ class Restored:
 
 
 def find(directory: RunDirectory, now: float) -> tuple[Found | None, tuple[str, ...]]:
-    """The newest checkpoint that is whole, and what was passed over on the way to it.
+    """The newest checkpoint that is whole, and what was skipped on the way to it.
 
     For the holder of the directory's lock: damaged ones are moved to quarantine, those
-    that the directory's key does not vouch for once one is found that it does. Raises
-    ResumeError if there are none but such: the key may be a wrong one.
+    that the directory's key does not vouch for once one is found that it does, and those
+    that the system could not read never. Raises ResumeError if there are none but such:
+    the key may be a wrong one, the file system may answer later. Raises it too, before
+    anything is moved, if this process lacks descriptors or memory to read any.
     """
-    passed: list[str] = []
-    untrusted: list[Candidate] = []
+    skipped = _Skipped(directory)
     for each in candidates(directory, now):
-        verification = each.verification
-        if each.untrusted:
-            untrusted.append(each)
-            continue
+        found = None
         if each.usable and each.checkpoint is not None:
-            if each.fresh:
-                _record(directory, each.name, verification)
-            try:
-                found = _read(each.checkpoint)
-                passed += [_set_aside(directory, other) for other in untrusted]
-                return found, tuple(passed)
-            except CheckpointError as error:
-                finding = Finding("tensor", error.where, error.what)
-                verification = Verification("structure", now, (finding,))
-        passed.append(_set_aside(directory, replace(each, verification=verification)))
-    if untrusted:
+            each, found = _taken(each, each.checkpoint, now)  # noqa: PLW2901
+        if found is None:
+            skipped.add(each)
+            continue
+        if each.fresh:
+            _record(directory, each.name, each.verification)
+        return found, skipped.filed(untrusted_too=True)
+    passed = skipped.filed(untrusted_too=False)
+    require_known(skipped.unknown, str(directory.path))
+    if skipped.untrusted:
+        first = skipped.untrusted[0]
         raise ResumeError(
-            f"{NONE_TRUSTED}; of the newest: {untrusted[0].why_not()}",
-            str(untrusted[0].checkpoint and untrusted[0].checkpoint.path),
+            f"{NONE_TRUSTED}; of the newest: {first.why_not()}",
+            str(first.checkpoint and first.checkpoint.path),
             "give the key of this run, or choose another directory; none was changed",
         )
-    return None, tuple(passed)
+    return None, passed
+
+
+class _Skipped:
+    """The checkpoints that a resume skips; nothing is moved until all of them are known."""
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self._directory = directory
+        self._all: list[Candidate] = []
+        self.untrusted: list[Candidate] = []
+        self.unknown: list[Candidate] = []
+
+    def add(self, each: Candidate) -> None:
+        """Note one; raises ResumeError if every other would be skipped for the same reason."""
+        if each.failure is not None:
+            require_process_can(each.failure, str(self._directory.path))
+            self.unknown.append(each)
+        elif each.untrusted:
+            self.untrusted.append(each)
+        self._all.append(each)
+
+    def filed(self, *, untrusted_too: bool) -> tuple[str, ...]:
+        """Move those to quarantine that belong there; why each was skipped."""
+        return tuple(self._file(each) for each in self._all if untrusted_too or not each.untrusted)
+
+    def _file(self, each: Candidate) -> str:
+        why = each.why_not()
+        if each.failure is not None:
+            self._directory.events.append("unverified", name=each.name, why=why)
+        else:
+            findings = [str(finding) for finding in each.verification.findings]
+            self._directory.quarantine(each.name, each.verification)
+            self._directory.events.append("quarantined", name=each.name, findings=findings)
+        return f"{each.name}: {why}"
+
+
+def _taken(each: Candidate, checkpoint: Checkpoint, now: float) -> tuple[Candidate, Found | None]:
+    """A usable candidate read whole; or without, and with what is then known of it."""
+    try:
+        return each, _read(checkpoint)
+    except UnverifiableError as error:
+        return replace(each, failure=error), None
+    except CheckpointError as error:
+        finding = Finding("tensor", error.where, error.what)
+        return replace(each, verification=Verification("structure", now, (finding,))), None
 
 
 def _read(checkpoint: Checkpoint) -> Found:
-    try:
+    with suppress(CheckpointError):  # its files are whole: the disk may have failed once
         return read(checkpoint)
-    except CheckpointError:  # its files are whole: the disk may have failed once
-        return read(checkpoint)
+    return read(checkpoint)
 
 
 def read(checkpoint: Checkpoint) -> Found:
     """A checkpoint's tensors, each compared with its digest, and its state.
 
-    Raises CheckpointError if anything is damaged.
+    Raises CheckpointError if anything is damaged, UnverifiableError if the system failed.
     """
     tensors = read_tensors(checkpoint.path, checkpoint.manifest)
     try:
         path = inside(checkpoint.path, STATE_FILE)
     except NotRegularFileError as error:
         raise CheckpointError(error.what, str(checkpoint.path / STATE_FILE)) from error
+    except OSError as error:
+        raise unreadable("cannot be read", str(checkpoint.path / STATE_FILE), error) from error
     state = state_h5.read(path)
     try:
         _STATE.validate_python(state)
@@ -148,15 +200,9 @@ _STATE = TypeAdapter(_State)
 
 
 def _record(directory: RunDirectory, name: str, verification: Verification) -> None:
-    directory.record(name, verification)
-    directory.events.append("verified", name=name, depth=verification.depth, note="at resume")
-
-
-def _set_aside(directory: RunDirectory, each: Candidate) -> str:
-    findings = [str(finding) for finding in each.verification.findings]
-    directory.quarantine(each.name, each.verification)
-    directory.events.append("quarantined", name=each.name, findings=findings)
-    return f"{each.name}: {each.why_not()}"
+    with suppress(UnverifiableError):  # without a record it is verified again next time
+        retried(lambda: directory.record(name, verification))
+        directory.events.append("verified", name=name, depth=verification.depth, note="at resume")
 
 
 def position(

@@ -16,7 +16,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from keras_savekit.base.tensors import Snapshot, Variable
-from keras_savekit.errors import CheckpointError, SaveError, SavekitError
+from keras_savekit.errors import CheckpointError, DirectoryError, SaveError, SavekitError
 from keras_savekit.formats import checkpoint as checkpoint_files
 from keras_savekit.formats.checkpoint import Files, Forms, Purpose
 from keras_savekit.policy.plan import Due, Policy, SavePlan
@@ -59,6 +59,7 @@ class Pipeline:
         self._run = run
         self._clock = clock
         self._names: set[str] = set()
+        self._doubtful: set[str] = set()  # of earlier sessions, not known to be good
         self._problems: SimpleQueue[SavekitError] = SimpleQueue()
         self._notices: SimpleQueue[str] = SimpleQueue()
         self._notes: SimpleQueue[tuple[str, dict[str, Any]]] = SimpleQueue()
@@ -80,7 +81,9 @@ class Pipeline:
 
     def _take_up(self, earlier: Sequence[Checkpoint]) -> None:
         """Have those verified that earlier sessions left unverified."""
-        self._names.update(found.name for found in earlier)
+        good = {found.name for found in earlier if found.status == "verified"}
+        self._names.update(self._directory.names())
+        self._doubtful.update(self._names - good)
         plans = {plan.name: plan for plan in self._policy.plans}
         for found in earlier:
             plan = plans.get(found.manifest.plan)
@@ -104,7 +107,8 @@ class Pipeline:
     ) -> None:
         """Have a snapshot saved for one plan; returns at once unless the plan says `wait`.
 
-        A step that the plan has saved is not saved again.
+        A step that the plan has saved is not saved again, unless an earlier session
+        saved it and nobody knows whether it is good.
 
         killed_at: by the monotonic clock. A save that would not be done by then is
             not begun, and this is told.
@@ -114,7 +118,9 @@ class Pipeline:
         plan = due.plan
         first = CheckpointName(snapshot.moment.step, plan.name)
         saved, name = None, str(first)
-        if name in self._names and may_differ:
+        if name in self._doubtful:  # a resume skipped it: it may be damaged, and stays
+            name = str(replace(first, number=2))
+        elif name in self._names and may_differ:
             saved, name = name, str(replace(first, number=2))
         if name in self._names:
             self._skip(name, due, ALREADY_SAVED)
@@ -307,7 +313,11 @@ class Pipeline:
     def _settled(self, job: VerificationJob, verification: Verification) -> None:
         directory = self._directory
         # Nothing is shared with what is bad, or the next one would be so too.
-        self._bases[job.plan.name] = job.files if verification.good else None
+        # Nor with what could not be read.
+        known = verification.good and (verification.done or verification.depth != "bytes")
+        self._bases[job.plan.name] = job.files if known else None
+        if known:
+            self._doubtful.discard(job.name)
         if verification.good and not verification.done:
             self._leave_unverified(job, verification)
         elif job.earlier and verification.only_unsigned:
@@ -330,8 +340,9 @@ class Pipeline:
         self._keeper.settle()
 
     def _leave_unverified(self, job: VerificationJob, verification: Verification) -> None:
-        if supersedes(verification, self._directory.open(job.name).verification):
-            self._directory.record(job.name, verification)
+        with suppress(CheckpointError, DirectoryError):  # without a record it is unverified too
+            if supersedes(verification, self._directory.open(job.name).verification):
+                self._directory.record(job.name, verification)
         self._directory.events.append("unverified", name=job.name, why=verification.note)
         self._notice(f"{job.plan.name} is saved and stays unverified: {verification.note}")
 

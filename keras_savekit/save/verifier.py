@@ -159,7 +159,7 @@ class Verifier:
         began, depth = time.monotonic(), job.plan.verify
         found = self.checker.look(self._path(job), self._clock(), depth)
         job = replace(job, began=began)
-        if not found.good or found.depth == depth:
+        if not (found.good and found.done) or found.depth == depth:
             return replace(job, found=found)
         overtaken = self._loads.submit(job, key="", capacity=UNVERIFIED, wait=False)
         if overtaken is not None:

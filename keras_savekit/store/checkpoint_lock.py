@@ -11,22 +11,26 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from keras_savekit.errors import CheckpointError
 from keras_savekit.store import syscalls
+from keras_savekit.store.read_errors import system_failure, unverifiable
 
 
 @contextmanager
 def hold_shared(path: Path) -> Iterator[None]:
     """Nobody removes the directory `path` in here.
 
-    Raises CheckpointError if it is gone, or just being removed.
+    Raises CheckpointError if it is gone, or just being removed, UnverifiableError if the
+    system cannot open it.
     """
-    descriptor = _opened(path)
-    if descriptor is None:
-        raise CheckpointError("there is no such checkpoint", str(path))
+    try:
+        descriptor = _opened(path)
+    except OSError as error:
+        known = unverifiable(error, str(path))
+        raise known or CheckpointError("there is no such checkpoint", str(path)) from error
     try:
         try:
             syscalls.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -42,9 +46,11 @@ def hold_shared(path: Path) -> Iterator[None]:
 @contextmanager
 def hold_exclusive(path: Path) -> Iterator[bool]:
     """Whether nobody reads the directory `path`, and nobody begins to in here."""
-    descriptor = _opened(path)
-    if descriptor is None:  # not a directory, so no checkpoint to be read
-        yield True
+    try:
+        descriptor = _opened(path)
+    except OSError as error:
+        # Not a directory is no checkpoint to be read. Else it is not known who reads it.
+        yield not system_failure(error)
         return
     try:
         try:
@@ -65,7 +71,5 @@ def is_read(path: Path) -> bool:
         return not free
 
 
-def _opened(path: Path) -> int | None:
-    with suppress(OSError):
-        return syscalls.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    return None
+def _opened(path: Path) -> int:
+    return syscalls.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)

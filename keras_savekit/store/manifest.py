@@ -26,6 +26,7 @@ from keras_savekit.base.moment import Count, Few, Moment
 from keras_savekit.base.roles import Role
 from keras_savekit.errors import CheckpointError
 from keras_savekit.store import manifest_signature
+from keras_savekit.store.read_errors import DAMAGE, unreadable
 from keras_savekit.store.regular_file import as_text, content
 
 MANIFEST = "manifest.json"
@@ -152,8 +153,8 @@ class Verification:
 
     depth: the depth that was reached.
     note: why the depth asked for was not reached, if it was not.
-    done: False if that was for a lack of time or memory: the checkpoint is then
-        as unverified as before.
+    done: False if that was for a lack of time or memory, or since the system failed: the
+        checkpoint is then as unverified as before.
     """
 
     depth: Depth
@@ -251,7 +252,8 @@ def read_manifest(directory: Path, key: Key | None = None) -> Manifest:
         SHA-256 of a file.
 
     Raises CheckpointError if it is missing, too large, malformed, changed
-    since it was written, or of a format this version does not know.
+    since it was written, or of a format this version does not know;
+    UnverifiableError if the system cannot read it.
     """
     path = f"{directory}/{MANIFEST}"
     text = _content(path)
@@ -371,11 +373,13 @@ def _content(path: str) -> bytes:
     except OSError as error:
         if error.errno == errno.EFBIG:
             what = "larger than any manifest this package writes"
-        elif error.errno in (errno.ELOOP, errno.EISDIR, errno.EINVAL, errno.ENXIO):
+        elif error.errno in DAMAGE:
             what = f"{name} is not a plain file"  # a link, a folder, a pipe, a socket
         else:
-            what = f"cannot be read: {error.strerror}"
+            raise unreadable("cannot be read", path, error) from error
         raise CheckpointError(what, path) from error
+    except MemoryError as error:
+        raise unreadable("cannot be read", path, error) from error
 
 
 def _unsealed(adapter: TypeAdapter[T], parsed: object, text: bytes, where: str) -> T:

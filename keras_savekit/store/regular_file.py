@@ -63,7 +63,7 @@ def _content(path: str | Path, limit: int) -> bytes:
     with syscalls.opened(path, os.O_RDONLY | FLAGS) as descriptor:
         state = os.fstat(descriptor)
         if not stat.S_ISREG(state.st_mode):
-            raise OSError(errno.EINVAL, "is not a plain file")
+            raise OSError(errno.ENXIO, "is not a plain file")  # as of a socket
         if state.st_size > limit:
             raise OSError(errno.EFBIG, f"has {state.st_size} bytes, more than {limit}")
         found = part = syscalls.pread(descriptor, state.st_size, 0)

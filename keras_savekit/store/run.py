@@ -46,6 +46,7 @@ from keras_savekit.store.manifest import (
     to_json,
 )
 from keras_savekit.store.naming import CheckpointName
+from keras_savekit.store.read_errors import unverifiable
 from keras_savekit.store.run_info import RUN, RunInfo
 from keras_savekit.store.run_lock import RunLock
 
@@ -202,7 +203,8 @@ class RunDirectory:
         try:
             mode = os.lstat(path).st_mode
         except OSError as error:
-            raise CheckpointError("there is no such checkpoint", str(path)) from error
+            known = unverifiable(error, str(path))
+            raise known or CheckpointError("there is no such checkpoint", str(path)) from error
         if stat.S_ISLNK(mode):
             raise CheckpointError("is a link; links are not followed", str(path))
         if not stat.S_ISDIR(mode):
@@ -467,7 +469,9 @@ def _visible(directory: Path) -> Iterator[str]:
 
 
 def _require_own(directory: Path) -> None:
-    if directory.is_symlink():
+    with disk_errors("look at", directory):
+        linked = directory.is_symlink()
+    if linked:
         remedy = "make it a directory; a link to the whole run is followed"
         raise DirectoryError("is a link, which is not followed", str(directory), remedy)
 

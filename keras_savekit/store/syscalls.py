@@ -218,6 +218,14 @@ def readlink(path: Path) -> str:
     return target
 
 
+# Libraries.
+
+
+def library(name: str, call: Callable[..., T], *arguments: Any) -> T:
+    """What `call` returns: a library's function that reads the disk by itself."""
+    return _do(name, call, *arguments)
+
+
 # Whole files.
 
 
@@ -228,10 +236,9 @@ def read_bytes(path: Path) -> bytes:
 
 def retry_once(read: Callable[[], T]) -> T:
     """What `read` returns, asked again if the disk fails: once says nothing of what is there."""
-    try:
+    with suppress(OSError):
         return read()
-    except OSError:
-        return read()
+    return read()  # outside: the first failure is not the cause of what this one finds
 
 
 def write_new(path: Path, data: bytes, *, sync: bool = False) -> bool:

@@ -6,7 +6,6 @@ of `structure`.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
@@ -14,10 +13,11 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import xxhash
 
-from keras_savekit.errors import CheckpointError
+from keras_savekit.errors import UnverifiableError
 from keras_savekit.formats.directio.reader import FileReader, RangeDigests
 from keras_savekit.store import syscalls
 from keras_savekit.store.manifest import (
@@ -28,11 +28,27 @@ from keras_savekit.store.manifest import (
     Finding,
     Manifest,
 )
+from keras_savekit.store.read_errors import unverifiable
 from keras_savekit.store.regular_file import FLAGS, NotRegularFileError, inside
 
 MOST_EXTRA = 100  # to be named, of files the manifest does not know
-# This process has no more memory or descriptors: no fault of the checkpoint's.
-_OURS = {errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+
+
+class Examined(NamedTuple):
+    """What came of looking at a checkpoint.
+
+    findings: evidence that it is damaged.
+    unknown: what could not be looked at, since the system failed: no evidence of anything.
+    """
+
+    findings: tuple[Finding, ...]
+    unknown: tuple[UnverifiableError, ...] = ()
+
+    def proven(self) -> tuple[Finding, ...]:
+        """The findings; UnverifiableError if there are none and not all was looked at."""
+        if self.unknown and not self.findings:
+            raise self.unknown[0]
+        return self.findings
 
 
 def check_bytes(
@@ -50,20 +66,35 @@ def check_bytes(
     sha256: whether files are compared with that too, as behind a signature they must be:
         who changes one on purpose can keep its xxh3_128.
     parts: to be digested on the way, by the names of their files.
+
+    Raises UnverifiableError if nothing is wrong as far as could be looked at, and the
+    system failed at the rest.
     """
+    return examine_bytes(directory, manifest, sha256=sha256, parts=parts).proven()
+
+
+def examine_bytes(
+    directory: Path,
+    manifest: Manifest,
+    *,
+    sha256: bool = False,
+    parts: Mapping[str, RangeDigests] | None = None,
+) -> Examined:
+    """The same, with what could not be looked at; `where` of it is the name of the file."""
     findings: list[Finding] = []
+    unknown: list[UnverifiableError] = []
     checked: set[str] = set()
     for entry in manifest.files:
         if entry.name in checked:
             findings.append(Finding("twice", entry.name, "the manifest names the file twice"))
             continue
         checked.add(entry.name)
-        with _unreadable(entry.name, findings):
+        with _evidence(entry.name, findings, unknown):
             wanted = parts.get(entry.name) if parts else None
             findings += syscalls.retry_once(partial(_check_file, directory, entry, sha256, wanted))
-    with _unreadable(".", findings):
+    with _evidence(".", findings, unknown):
         findings += syscalls.retry_once(lambda: _some_extra(directory, checked))
-    return tuple(findings)
+    return Examined(tuple(findings), tuple(unknown))
 
 
 def plain_path(directory: Path, name: str) -> Path | Finding:
@@ -143,10 +174,15 @@ def _extra(directory: Path, promised: set[str]) -> Iterator[Finding]:
 
 
 @contextmanager
-def _unreadable(where: str, findings: list[Finding]) -> Iterator[None]:
+def _evidence(
+    where: str, findings: list[Finding], unknown: list[UnverifiableError]
+) -> Iterator[None]:
+    """The seam: what the system raises is evidence of damage, or only unknown."""
     try:
         yield
-    except OSError as error:
-        if error.errno in _OURS:
-            raise CheckpointError(f"cannot be verified: {error.strerror}", where) from error
-        findings.append(Finding("unreadable", where, f"cannot be read: {error.strerror}"))
+    except (OSError, MemoryError) as error:
+        failed = unverifiable(error, where)
+        if failed is not None:
+            unknown.append(failed)
+        else:
+            findings.append(Finding("unreadable", where, f"cannot be read: {error}"))

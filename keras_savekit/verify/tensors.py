@@ -16,7 +16,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,17 +25,18 @@ import ml_dtypes
 import numpy as np
 import xxhash
 
-from keras_savekit.errors import CheckpointError
+from keras_savekit.errors import CheckpointError, UnverifiableError
 from keras_savekit.formats import keras_zip, untrusted
 from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE
 from keras_savekit.formats.config_digest import digest
 from keras_savekit.formats.directio.reader import FileReader, RangeDigests
 from keras_savekit.formats.directio.writer import PIECE
 from keras_savekit.formats.dtypes import by_name, narrowed
-from keras_savekit.formats.hdf5 import fill
+from keras_savekit.formats.hdf5 import access, fill
 from keras_savekit.formats.hdf5.datasets import ExternalDataError, own_dataset
 from keras_savekit.formats.single_file import MANIFEST_DATASET
 from keras_savekit.formats.state_h5 import ASSETS, STATE_DATASET, STATE_FILE
+from keras_savekit.store import syscalls
 from keras_savekit.store.manifest import (
     MANIFEST,
     FileEntry,
@@ -44,8 +45,9 @@ from keras_savekit.store.manifest import (
     TensorEntry,
     split_place,
 )
+from keras_savekit.store.read_errors import unverifiable
 from keras_savekit.store.regular_file import as_text
-from keras_savekit.verify.bytes import MOST_EXTRA, plain_path
+from keras_savekit.verify.bytes import MOST_EXTRA, Examined, plain_path
 
 CONFIGURATIONS = ("model_config", "training_config")
 _SLACK = 2**20  # of a compressed dataset's chunk over the tensor it holds
@@ -66,6 +68,41 @@ class _File:
     plain: FileReader
     base: int
     digests: Mapping[tuple[int, int], str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What has come of it so far, as `Examined` has it."""
+
+    findings: list[Finding] = field(default_factory=list)
+    unknown: list[UnverifiableError] = field(default_factory=list)
+
+    @contextmanager
+    def at(self, where: str, subject: str = "") -> Iterator[None]:
+        """Note what h5py and the system raise in here: the one seam to both."""
+        try:
+            yield
+        except (_WrongError, ExternalDataError) as wrong:
+            self.findings.append(Finding(wrong.kind, where, f"{subject}{wrong.what}"))
+        # What h5py raises over damaged files depends on which of its parts trips.
+        except (
+            CheckpointError,
+            OSError,
+            LookupError,
+            RuntimeError,
+            ValueError,
+            TypeError,
+            ArithmeticError,
+            MemoryError,
+        ) as error:
+            failed = unverifiable(error, where)
+            if failed is not None:
+                self.unknown.append(failed)
+            elif isinstance(error, CheckpointError):
+                self.findings.append(Finding("unreadable", where, error.what))
+            else:
+                what = f"{subject}cannot be read: {error}"
+                self.findings.append(Finding("unreadable", where, what))
 
 
 class _WrongError(Exception):
@@ -98,8 +135,23 @@ def check_structure(
             One flipped bit can make the HDF5 library loop forever with its
             lock held, which would take every other thread's HDF5 with it.
         parts: of files, digested just now: what lies there is not read again.
+
+    Raises UnverifiableError if nothing is wrong as far as could be looked at, and the
+    system failed at the rest.
     """
-    findings: list[Finding] = []
+    return examine_structure(directory, manifest, closed=closed, parts=parts).proven()
+
+
+def examine_structure(
+    directory: Path,
+    manifest: Manifest,
+    *,
+    closed: Collection[str] = (),
+    parts: Mapping[str, RangeDigests] | None = None,
+) -> Examined:
+    """The same, with what could not be looked at."""
+    found = _Found()
+    findings = found.findings
     promised = _known(manifest)
     with ExitStack() as stack:
         files: dict[str, _File | None] = {}
@@ -108,10 +160,10 @@ def check_structure(
                 files.setdefault(entry.name, None)
                 continue
             files[entry.name] = None
-            with _damage(entry.name, findings):
+            with found.at(entry.name):
                 known = parts.get(entry.name) if parts else None
                 files[entry.name] = file = _check_file(
-                    directory, entry, manifest, stack, findings, known.digests if known else {}
+                    directory, entry, manifest, stack, found, known.digests if known else {}
                 )
                 if file is not None:
                     findings += _extra_datasets(
@@ -122,8 +174,8 @@ def check_structure(
             what = "is said to be the model's, and the manifest does not know it"
             findings.append(Finding("missing", manifest.model_file, what))
         for tensor in manifest.tensors:
-            findings.extend(_check_tensor(tensor, files))
-    return tuple(findings)
+            _check_tensor(tensor, files, found)
+    return Examined(tuple(findings), tuple(found.unknown))
 
 
 def parts_of(manifest: Manifest) -> dict[str, RangeDigests]:
@@ -197,16 +249,16 @@ def _check_file(
     entry: FileEntry,
     manifest: Manifest,
     stack: ExitStack,
-    findings: list[Finding],
+    found: _Found,
     digests: Mapping[tuple[int, int], str],
 ) -> _File | None:
     path = plain_path(directory, entry.name)
     if isinstance(path, Finding):
-        findings.append(path)
+        found.findings.append(path)
         return None
     if path.stat().st_size != entry.size:
         what = f"the file has {path.stat().st_size} bytes, {entry.size} were written"
-        findings.append(Finding("size", entry.name, what))
+        found.findings.append(Finding("size", entry.name, what))
         return None
     has_it = ARCHITECTURE_FILE if manifest.save == "weights" else manifest.model_file
     architecture = manifest.architecture if entry.name == has_it else ""
@@ -218,18 +270,18 @@ def _check_file(
     if path.suffix == ".keras":
         untrusted.require_harmless_zip(path)
         base = keras_zip.locate_weights(path)
-        findings += _check_members(path, entry.name)
-        with _damage(f"{entry.name}:{keras_zip.CONFIG_MEMBER}", findings):
+        found.findings.extend(_check_members(path, entry.name))
+        with found.at(f"{entry.name}:{keras_zip.CONFIG_MEMBER}"):
             _parse(keras_zip.read_config(path), architecture)
     source = fill.Window(_opened(path, stack), base) if base else path
-    hdf5 = h5py.File(source, "r", locking=False)
-    stack.callback(_close, hdf5)
-    file = _File(hdf5, stack.enter_context(FileReader(_opened(path, stack))), base, digests)
+    opened = access.reading(source)
+    stack.callback(_close, opened)
+    file = _File(opened, stack.enter_context(FileReader(_opened(path, stack))), base, digests)
     if entry.name == STATE_FILE:
-        with _damage(f"{entry.name}:{STATE_DATASET}", findings, "the training state "):
+        with found.at(f"{entry.name}:{STATE_DATASET}", "the training state "):
             _parse(bytes(own_dataset(file.hdf5, STATE_DATASET)[()]))
     for name in CONFIGURATIONS:
-        with _damage(f"{entry.name}:{name}", findings):
+        with found.at(f"{entry.name}:{name}"):
             wanted = architecture if name == "model_config" and not base else ""
             if name in file.hdf5.attrs:
                 _check_configuration(file.hdf5, name, entry.size, wanted)
@@ -239,8 +291,8 @@ def _check_file(
 
 
 def _opened(path: Path, stack: ExitStack) -> int:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    stack.callback(os.close, descriptor)
+    descriptor = syscalls.retry_once(lambda: syscalls.open(path, os.O_RDONLY | os.O_NOFOLLOW))
+    stack.callback(syscalls.close, descriptor)
     return descriptor
 
 
@@ -262,22 +314,21 @@ def _parse(text: Any, architecture: str = "") -> None:
         raise _WrongError("config", "is not the architecture that was saved")
 
 
-def _check_tensor(tensor: TensorEntry, files: dict[str, _File | None]) -> Iterator[Finding]:
+def _check_tensor(tensor: TensorEntry, files: dict[str, _File | None], found: _Found) -> None:
     if not tensor.places:
-        yield Finding("missing", tensor.name, f"{_title(tensor)} is stored nowhere")
+        what = f"{_title(tensor)} is stored nowhere"
+        found.findings.append(Finding("missing", tensor.name, what))
     for place in tensor.places:
         name, path = split_place(place)
         if name not in files:
             what = f"{_title(tensor)} is said to be in a file the manifest does not know"
-            yield Finding("missing", place, what)
+            found.findings.append(Finding("missing", place, what))
             continue
         file = files[name]
         if file is None:
-            continue  # the file itself is a finding
-        findings: list[Finding] = []
-        with _damage(place, findings, f"{_title(tensor)} "):
+            continue  # the file itself is a finding, or unknown
+        with found.at(place, f"{_title(tensor)} "):
             _check_place(tensor, file, path)
-        yield from findings
 
 
 def _check_place(tensor: TensorEntry, file: _File, path: str) -> None:
@@ -379,24 +430,6 @@ def _title(tensor: TensorEntry) -> str:
     return f"{tensor.role} {tensor.name or tensor.index}"
 
 
-def _close(hdf5: Any) -> None:
-    with _damage("", []):
-        hdf5.close()
-
-
-@contextmanager
-def _damage(where: str, findings: list[Finding], subject: str = "") -> Iterator[None]:
-    """Turns what h5py and the system raise over damaged files into findings: the one seam."""
-    try:
-        yield
-    except CheckpointError as error:
-        findings.append(Finding("unreadable", where, error.what))
-    except (_WrongError, ExternalDataError) as wrong:
-        findings.append(Finding(wrong.kind, where, f"{subject}{wrong.what}"))
-    # What h5py raises over damaged files depends on which of its parts trips.
-    except (OSError, LookupError, RuntimeError, ValueError, TypeError, ArithmeticError) as error:
-        findings.append(Finding("unreadable", where, f"{subject}cannot be read: {error}"))
-    except MemoryError:
-        findings.append(
-            Finding("unreadable", where, f"{subject}asks for more memory than there is")
-        )
+def _close(opened: Any) -> None:
+    with _Found().at(""):
+        opened.close()

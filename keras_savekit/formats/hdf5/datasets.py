@@ -6,6 +6,8 @@ from typing import Any
 
 import h5py
 
+from keras_savekit.store.read_errors import system_failure
+
 MOST_EXPANDED = 1100  # no DEFLATE stream grows by more than 1032
 
 
@@ -42,8 +44,10 @@ def own_dataset(hdf5: Any, path: str) -> Any:
 def _exists(links: Any, at: bytes) -> bool:
     try:
         return bool(links.exists(at))
-    except (KeyError, RuntimeError):  # what lies on the way is no group
-        return False
+    except (KeyError, RuntimeError) as error:
+        if system_failure(error):
+            raise
+        return False  # what lies on the way is no group
 
 
 def require_own_data(dataset: Any) -> None:

@@ -29,10 +29,12 @@ from keras_savekit.formats.directio.memory import page_aligned
 from keras_savekit.formats.directio.reader import FileReader
 from keras_savekit.formats.directio.writer import PIECE, FileWriter
 from keras_savekit.formats.dtypes import by_name, narrowed, widened
+from keras_savekit.formats.hdf5 import access
 from keras_savekit.formats.hdf5.datasets import ExternalDataError, own_dataset
 from keras_savekit.formats.hdf5.template import ALIGNED_FROM, Template
 from keras_savekit.store import syscalls
 from keras_savekit.store.manifest import FileEntry
+from keras_savekit.store.read_errors import unreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,17 +178,18 @@ def opened(path: Path, base: int = 0) -> Iterator[tuple[h5py.File, int]]:
     """An HDF5 file, from byte `base` of `path` on, for reading; and its descriptor."""
     with syscalls.opened(path, os.O_RDONLY | os.O_NOFOLLOW) as descriptor:
         if base:
-            with h5py.File(Window(descriptor, base), "r") as file:
+            with access.reading(Window(descriptor, base)) as file:
                 yield file, descriptor
         else:
-            with h5py.File(path, "r", locking=False) as file:
+            with access.reading(path) as file:
                 yield file, descriptor
 
 
 def read(path: Path, wanted: Iterable[tuple[str, str]], base: int = 0) -> list[Array]:
     """Tensors by (path of the dataset, dtype of the variable), from a file written here.
 
-    Raises CheckpointError if the file or a dataset cannot be read.
+    Raises CheckpointError if the file or a dataset cannot be read, UnverifiableError if the
+    system is the reason.
     """
     try:
         with ExitStack() as stack:
@@ -200,7 +203,7 @@ def read(path: Path, wanted: Iterable[tuple[str, str]], base: int = 0) -> list[A
     except ExternalDataError as error:
         raise CheckpointError(f"cannot be read: a tensor {error.what}", str(path)) from error
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError) as error:
-        raise CheckpointError(f"cannot be read: {error}", str(path)) from error
+        raise unreadable("cannot be read", str(path), error) from error
 
 
 def _content(dataset: h5py.Dataset, reader: FileReader, base: int) -> Array:

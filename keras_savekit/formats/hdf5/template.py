@@ -21,6 +21,7 @@ import numpy as np
 from keras_savekit.base.tensors import Array
 from keras_savekit.formats.directio.memory import PAGE
 from keras_savekit.formats.dtypes import widened
+from keras_savekit.formats.hdf5 import access
 
 ALIGNED_FROM = 64 * 1024
 ATTRIBUTE_LIMIT = 64512  # what Keras's own reader and writer split lists at
@@ -116,8 +117,7 @@ class Template:
     @contextmanager
     def _opened(self, mode: str) -> Iterator[h5py.File]:
         memory = _Memory(self.descriptor, "r+", closefd=False)
-        aligned = {"alignment_threshold": ALIGNED_FROM, "alignment_interval": PAGE}
-        with h5py.File(memory, mode, **aligned) as file:
+        with access.in_memory(memory, mode, align_from=ALIGNED_FROM, align_to=PAGE) as file:
             yield file
         if memory.error is not None:
             raise memory.error

@@ -60,7 +60,7 @@ class LoadChecker:
         asked, depth `load` and a note; when the child gave no answer, it is not done.
         """
         shallow = self.look(path, now, depth)
-        if depth in ("bytes", "structure") or not shallow.good:
+        if depth in ("bytes", "structure") or not (shallow.good and shallow.done):
             return shallow
         return self.load(path, now, depth)
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import keras
 
 from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE
 from keras_savekit.formats.embedded_code import code_in, code_of_compile, names_in
+from keras_savekit.formats.hdf5 import access
 from keras_savekit.formats.keras_zip import read_config
 from keras_savekit.store.manifest import Manifest
 
@@ -36,7 +36,7 @@ class Configuration:
             return cls((path / ARCHITECTURE_FILE).read_bytes())
         if manifest.model_file.endswith(".keras"):
             return cls(read_config(file))
-        with h5py.File(file, "r") as opened:
+        with access.reading(file) as opened:
             said = opened.attrs
             return cls(said["model_config"], said.get("training_config", "{}"))
 

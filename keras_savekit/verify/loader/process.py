@@ -183,6 +183,8 @@ def _environment(inherited: Mapping[str, str]) -> dict[str, str]:
         "KERAS_BACKEND": "tensorflow",
         "CUDA_VISIBLE_DEVICES": "-1",
         "TF_CPP_MIN_LOG_LEVEL": "3",
+        # Stock Keras opens files by name, and HDF5 would lock them: not every file system can.
+        "HDF5_USE_FILE_LOCKING": "FALSE",
         "TF_NUM_INTRAOP_THREADS": "1",
         "TF_NUM_INTEROP_THREADS": "1",
         # The user's own layers are found where the training found them.
