@@ -523,8 +523,8 @@ def test_one_place_opens_hdf5_files():
                 opening.append((str(path.relative_to(package)), node.attr))
             if isinstance(node, ast.ImportFrom) and node.module == "h5py":
                 opening.append((str(path.relative_to(package)), "from"))
-    annotated = {("formats/h5_file.py", "File"), ("formats/h5_form.py", "File")}
-    assert set(opening) == annotated | {("formats/hdf5.py", "File")}
+    annotated = {("formats/hdf5/fill.py", "File"), ("formats/hdf5/template.py", "File")}
+    assert set(opening) == annotated | {("formats/hdf5/access.py", "File")}
     for name, _ in annotated:  # as types only
         tree = ast.parse((package / name).read_text())
         called = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
