@@ -101,7 +101,7 @@ class SaveKit(keras.callbacks.Callback):  # type: ignore[misc]
         if self.policy.resume.mode != "never" and self.directory.exists:
             open_for_appending(callbacks_of_fit())
 
-    def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Resume, or start from the beginning."""
         self._claim()
         kits = tuple(each for each in callbacks_of_fit() if isinstance(each, SaveKit)) or (self,)
@@ -126,33 +126,33 @@ class SaveKit(keras.callbacks.Callback):  # type: ignore[misc]
         """The session under way."""
         return self._session
 
-    def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """An epoch begins."""
         self._running.epoch_begin(epoch)
 
-    def on_train_batch_begin(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
+    def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """A batch begins."""
         self._running.batch_begin(batch)
 
-    def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """A batch is done."""
         self._running.batch_end(logs or {})
 
-    def on_test_begin(self, logs: Mapping[str, float] | None = None) -> None:
+    def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """A validation begins."""
         if self._session is not None:
             self._session.test_begin()
 
-    def on_test_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
+    def on_test_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """A batch of a validation is done."""
         if self._session is not None:
             self._session.test_batch_end()
 
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """An epoch is over."""
         self._running.epoch_end(epoch, logs or {})
 
-    def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
+    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Training is over."""
         session, self._session = self._running, None
         session.end()

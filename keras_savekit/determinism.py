@@ -67,7 +67,7 @@ class _Digests(keras.callbacks.Callback):  # type: ignore[misc]
         self.by_step: dict[int, dict[str, str]] = {}
         self._stop_after = stop_after
 
-    def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         self.step += self.model.steps_per_execution
         self.by_step[self.step] = _digests(self.model)
         if self.step >= self._stop_after:

@@ -7,7 +7,6 @@
     ├── ModelError               this model cannot be saved as asked
     ├── ConversionError          this TensorFlow model cannot be turned into a Keras model
     ├── DataError                data that cannot be resumed from
-    ├── MetricError              `fit` does not report a metric the policy waits for
     ├── MismatchError            the model and a checkpoint do not fit together
     ├── CheckpointError          a checkpoint is damaged or cannot be read   exit code 1
     │   └── UnverifiableError    the system failed: whether it is damaged is unknown
@@ -104,10 +103,6 @@ class ConversionError(SavekitError):
 
 class DataError(SavekitError):
     """Data that training cannot resume from; training has not started."""
-
-
-class MetricError(SavekitError):
-    """The policy waits for a metric that `fit` does not report."""
 
 
 class MismatchError(SavekitError):

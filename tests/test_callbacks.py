@@ -230,17 +230,22 @@ def test_a_model_whose_config_cannot_be_written_is_refused_before_the_first_step
         fit(made, sk.SaveKit(policy(), directory=tmp_path))
 
 
-def test_a_metric_that_fit_never_reports_is_told_at_the_first_epoch_end(tmp_path):
-    kit = sk.SaveKit(policy(plan("improved accuracy max")), directory=tmp_path)
+def test_a_metric_that_fit_never_reports_is_reported_once_and_training_continues(tmp_path):
+    plans = (plan("improved accuracy max"), plan("train_end", name="end"))
+    kit = sk.SaveKit(policy(*plans), directory=tmp_path)
     watched = BatchLogs()
-    with pytest.raises(sk.MetricError, match=r"(?s)waits for accuracy.*it reports loss, mae"):
-        fit(model(), kit, watched)
-    assert len(watched.seen) == STEPS
+    with pytest.warns(
+        sk.SavekitWarning, match=r"looks at accuracy, .*fit reported loss, mae"
+    ) as told:
+        fit(model(), kit, watched, epochs=3)
+    assert len(told) == 1
+    assert len(watched.seen) == 3 * STEPS
+    assert names(tmp_path) == ["000000018-end"]
 
 
 def test_a_validation_metric_without_validation_says_what_is_missing(tmp_path):
     kit = sk.SaveKit(policy(plan("improved val_loss min")), directory=tmp_path)
-    with pytest.raises(sk.MetricError, match="metrics with val_ need validation_data"):
+    with pytest.warns(sk.SavekitWarning, match="metrics with val_ need validation_data"):
         fit(model(), kit, epochs=3)
 
 

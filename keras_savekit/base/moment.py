@@ -11,7 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, GetPydanticSchema
+from pydantic_core import core_schema
+
+from keras_savekit.base.logs import Logs, read_logs
 
 MOST_NAMES = 10_000
 
@@ -21,6 +24,10 @@ def _few(value: Any) -> Any:
     if isinstance(value, Mapping) and len(value) > MOST_NAMES:
         raise ValueError(f"has {len(value)} names, more than {MOST_NAMES}")
     return value
+
+
+def _logs_schema(_: Any, __: Any) -> core_schema.CoreSchema:
+    return core_schema.no_info_plain_validator_function(read_logs)
 
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
@@ -36,14 +43,14 @@ class Moment:
     batch: batches finished in the epoch under way; 0 at the end of an epoch.
     step: optimizer updates since training began, over all sessions.
     seconds: time trained, summed over interruptions.
-    logs: the latest logs Keras reported, metric name to value.
+    logs: the latest logs Keras reported, metric name to value; see `logs`.
     """
 
     epoch: Count = 0
     batch: Count = 0
     step: Count = 0
     seconds: float = 0.0
-    logs: Annotated[Mapping[str, float], Few] = field(default_factory=dict)
+    logs: Annotated[Logs, GetPydanticSchema(_logs_schema), Few] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from keras_savekit.base.logs import value_text
 from keras_savekit.cli.output import echo_json, finding_json, open_run, size_shown
 from keras_savekit.errors import shown
 from keras_savekit.store.run import LINKS, Checkpoint, RunDirectory
@@ -156,7 +157,7 @@ def _cells(checkpoint: Checkpoint, links: dict[Any, str | None]) -> list[str]:
         _status(checkpoint),
         " ".join([which for which, name in links.items() if name == own]),
         shown("; ".join(manifest.reasons)),
-        shown(" ".join(f"{name}={value:.4g}" for name, value in moment.logs.items())),
+        shown(" ".join(f"{name}={value_text(value)}" for name, value in moment.logs.items())),
     ]
 
 

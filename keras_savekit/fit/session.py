@@ -15,8 +15,9 @@ from dataclasses import replace
 from typing import Any
 
 from keras_savekit.backend import random_state
+from keras_savekit.base.logs import Logs, Validation, why_absent
 from keras_savekit.base.moment import AT_ONCE, Event, Moment, Tick
-from keras_savekit.errors import MetricError, SaveError, SavekitWarning
+from keras_savekit.errors import SaveError, SavekitWarning
 from keras_savekit.files import portability_warnings
 from keras_savekit.fit import callback_state
 from keras_savekit.fit.begin import ResumePlan, begin
@@ -33,6 +34,7 @@ from keras_savekit.fit.steering import (
     next_epoch,
     stopped,
 )
+from keras_savekit.formats.logs import exact, readable
 from keras_savekit.model.capture import Capture
 from keras_savekit.model.structure import Configuration, LiveModel, build_optimizer, described
 from keras_savekit.policy.plan import Decision, decide, horizon, saves_periodically
@@ -61,7 +63,10 @@ class Session:
         self._optimizer = self._configuration.optimizer  # as the user's code set it up
         self._capture: Capture | None = None
         self._memory: Mapping[str, float] = {}
-        self._history: list[tuple[int, dict[str, float]]] = []
+        self._history: list[tuple[int, dict[str, Any]]] = []  # as `formats.logs.exact` makes it
+        self._came: set[str] = set()  # the metrics that epochs reported
+        self._noted: set[str] = set()  # the metrics of which something was reported
+        self._unread: Mapping[str, Any] | None = None  # the newest logs, where nobody looked yet
         self._restoration: Restoration | None = None
         self._now = self._seen = Moment()
         self._horizon = AT_ONCE
@@ -70,7 +75,7 @@ class Session:
         self._training_metrics: Mapping[int, Any] | None = None
         self._updates_before = 0
         self._owed = False  # whether a step is done that we have not been told of
-        self._cut_short = self._validated = self._metrics_checked = self._stretch_told = False
+        self._cut_short = self._validated = self._stretch_told = False
         self._over = False
         self._at_cut: CallbackStates | None = None
         callback_state.require_none_in_the_way(self._fit.others())
@@ -111,6 +116,7 @@ class Session:
         own = found.state if kit is found.owner else kit.get_state()
         self._memory = own["memory"]
         self._history = [(epoch, logs) for epoch, logs in found.state["history"]]
+        self._came = {name for _, logs in self._history for name in logs}
         self._length = self._length or found.state["length"]
         self._optimizer = found.optimizer
         self._restoration = found.restoration
@@ -128,6 +134,7 @@ class Session:
     def epoch_begin(self, epoch: int) -> None:
         """An epoch, counted from 0, is about to begin."""
         next_epoch(self._model)
+        self._validated = False
         self._offset = self._now.batch if epoch == self._now.epoch else 0
         self._begin_data(epoch)
         if self._first_epoch:
@@ -168,7 +175,7 @@ class Session:
         self._begun = batch
         self._training_metrics = None
 
-    def batch_end(self, logs: Mapping[str, float]) -> None:
+    def batch_end(self, logs: Mapping[str, Any]) -> None:
         """The batches of one call of the train function are done."""
         self._owed = False
         if self._restoration is not None:
@@ -177,23 +184,23 @@ class Session:
             self._restoration = None
             end_epoch(self._model)
             return
-        self._now = self._after_call(logs)
+        self._now, self._unread = self._after_call(), logs
         if self._now.batch != self._length:
             if stopped(self._model):
                 self._cut()
             if not self._quiet():
-                self._observe("step", self._now)
+                self._observe("step", self._read_logs())
         elif self._offset or not self._length_known_to_keras:
             # Else the epoch's end, with all its logs, is at once the end of this batch.
             end_epoch(self._model)
 
-    def _after_call(self, logs: Mapping[str, float]) -> Moment:
+    def _after_call(self) -> Moment:
         """Where training stands when the call of the train function under way is done."""
         now = self._now
         done = self._offset + self._begun + self._per_call
         if self._length is not None:
             done = min(done, self._length)
-        return Moment(now.epoch, done, now.step + done - now.batch, self._seconds(), logs)
+        return Moment(now.epoch, done, now.step + done - now.batch, self._seconds(), now.logs)
 
     def _stepped(self) -> None:
         """The train function has returned; other callbacks hear of it before us."""
@@ -211,21 +218,23 @@ class Session:
     def test_batch_end(self) -> None:
         """A batch of a validation is done: what is asked for from outside need not wait."""
         if not self._cut_short:
-            self._observe("validation", self._now)
+            self._observe("validation", self._read_logs())
         if interrupted(self._model):
             end_validation(self._model)
 
-    def epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
+    def epoch_end(self, epoch: int, logs: Mapping[str, Any]) -> None:
         """An epoch, validation included, is over."""
         next_epoch(self._model)
         if self._cut_short:
             return  # somebody stopped the training in the middle of an epoch: it has not ended
         if self._length is None:
             self._length = self._now.batch
-        self._now = Moment(epoch + 1, 0, self._now.step, self._seconds(), logs)
-        self._history.append((epoch, dict(logs)))
-        self._observe("epoch_end", self._now)
-        self._require_metrics(logs)
+        self._now = Moment(epoch + 1, 0, self._now.step, self._seconds())
+        self._unread = logs
+        self._history.append((epoch, exact(logs)))
+        self._observe("epoch_end", self._read_logs())
+        self._came.update(self._now.logs)
+        self._report_absent("done" if self._validated else self._may_validate())
 
     def end(self) -> None:
         """`fit` is about to return: save what is due, finish everything, tell what failed.
@@ -233,7 +242,9 @@ class Session:
         Raises SystemExit where a signal was to end the process.
         """
         self._fit.restore_history(self._history)
-        self._observe("train_end", self._now)
+        self._observe("train_end", self._read_logs())
+        if self._history and not self._cut_short:
+            self._report_absent("done")  # there is no later validation to wait for
         if self._around.policy.on_failure == "resave" and self._capture is not None:
             self._pipeline.join(self._tell_left)  # there is no next step to save again at
             again = Decision(tuple(self._pipeline.retries()), self._memory)
@@ -252,14 +263,14 @@ class Session:
         if in_step and not isinstance(error, Exception) and not self._model.run_eagerly:
             # Ctrl-C: Python heeds it between two steps, though it looks as if within one.
             consistent = True
-            self._owed = self._updates() == self._after_call(self._now.logs).step
+            self._owed = self._updates() == self._after_call().step
         if self._owed:
-            self._now = self._after_call(self._now.logs)
+            self._now = self._after_call()
         elif self._capture is None:  # nothing was trained
             self._finish(stop=False)
             return
         try:
-            self._observe("exception", self._now, consistent=consistent)
+            self._observe("exception", self._read_logs(), consistent=consistent)
         finally:
             self._around.directory.events.append(
                 "interrupted", why=type(error).__name__, step=self._now.step
@@ -387,22 +398,37 @@ class Session:
     def _seconds(self) -> float:
         return self._around.clock() - self._since
 
-    def _require_metrics(self, logs: Mapping[str, float]) -> None:
-        """Once, when every metric that `fit` reports has been seen."""
-        if self._metrics_checked:
-            return
-        missing = sorted(self._around.policy.metrics() - set(logs))
-        waits = any(name.startswith("val_") for name in missing) and not self._validated
-        if waits and self._now.epoch < 2:
-            return  # validation_freq may put it off
-        self._metrics_checked = True
-        if missing:
-            raise MetricError(
-                f"the policy waits for {', '.join(missing)}, which fit does not report",
-                "",
-                f"it reports {', '.join(sorted(logs))}"
-                + ("" if self._validated else "; metrics with val_ need validation_data"),
+    def _read_logs(self) -> Moment:
+        """Where training stands, with its newest logs as values of our own.
+
+        Most batches are over without anyone who looks at their logs: those are not read.
+        """
+        if self._unread is not None:
+            logs, self._unread = self._unread, None
+            self._now = replace(self._now, logs=self._ours(logs))
+        return self._now
+
+    def _ours(self, logs: Mapping[str, Any]) -> Logs:
+        found = readable(logs)
+        for name, note in found.notes.items():
+            self._note(f"value {name}", note)
+        return found.logs
+
+    def _may_validate(self) -> Validation:
+        return "later" if self._fit.validates() else "none"
+
+    def _report_absent(self, validation: Validation) -> None:
+        """Report, once each, the metrics of the policy that this epoch did not have."""
+        for name in sorted(self._around.policy.metrics()):
+            self._note(
+                f"metric {name}",
+                why_absent(self._now.logs, name, came=self._came, validation=validation),
             )
+
+    def _note(self, about: str, text: str) -> None:
+        if text and about not in self._noted:
+            self._noted.add(about)
+            _warn(text)
 
     def _tell_problems(self, *, stop: bool) -> None:
         problems = self._pipeline.problems()

@@ -16,6 +16,10 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+import keras
+
+from keras_savekit.formats.logs import restored
+
 _BYSTANDERS = {"SaveKit", "FullModelSaver", "WeightsSaver", "History", "ProgbarLogger"}
 
 
@@ -113,8 +117,14 @@ class Fit:
         """Whether one pass over the data goes on from epoch to epoch (`steps_per_epoch=`)."""
         return bool(_arguments_of_fit().get("steps_per_epoch"))
 
-    def restore_history(self, epochs: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+    def validates(self) -> bool:
+        """Whether `fit` has data to validate with."""
+        return _arguments_of_fit().get("validation_data") is not None
+
+    def restore_history(self, epochs: Sequence[tuple[int, Mapping[str, Any]]]) -> None:
         """Let the `History` that `fit` returns begin with these epochs and their logs.
+
+        epochs: logs as `formats.logs.exact` makes them.
 
         To be called when an epoch begins, or training ends: Keras empties it before.
         """
@@ -124,7 +134,7 @@ class Fit:
         history.epoch = [epoch for epoch, _ in epochs]
         history.history = {}
         for _, logs in epochs:
-            for name, value in logs.items():
+            for name, value in restored(logs, keras.ops.convert_to_tensor).items():
                 history.history.setdefault(name, []).append(value)
 
     def start_at(self, epoch: int) -> None:

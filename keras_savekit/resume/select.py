@@ -12,15 +12,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from keras_savekit.base.moment import Moment
 from keras_savekit.data.source import Source
 from keras_savekit.errors import CheckpointError, ResumeError, UnverifiableError
-from keras_savekit.formats import state_h5
+from keras_savekit.formats import logs, state_h5
 from keras_savekit.formats.state_h5 import STATE_FILE
 from keras_savekit.model.assign import Tensors, read_tensors
 from keras_savekit.resume.candidates import (
@@ -181,6 +181,12 @@ def read(checkpoint: Checkpoint) -> Found:
     return Found(checkpoint, tensors, state)
 
 
+def _history(epochs: list[tuple[int, dict[str, Any]]]) -> list[tuple[int, dict[str, Any]]]:
+    for _, saved in epochs:
+        logs.restored(saved)  # else ValueError: a file may hold anything
+    return epochs
+
+
 class _State(TypedDict):
     """What a training that goes on asks of the state; the rest is others' business."""
 
@@ -192,7 +198,7 @@ class _State(TypedDict):
     randomness: dict[str, Any]
     callbacks: dict[str, Any]
     memory: dict[str, float]
-    history: list[tuple[int, dict[str, Any]]]
+    history: Annotated[list[tuple[int, dict[str, Any]]], AfterValidator(_history)]
     optimizer: dict[str, Any] | None
 
 

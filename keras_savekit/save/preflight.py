@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from keras_savekit.base.logs import numbers
 from keras_savekit.base.tensors import Snapshot, as_array
 from keras_savekit.formats.hdf5.fill import tensor_digest
 from keras_savekit.policy.plan import Due
@@ -19,9 +20,9 @@ _BESIDE = 2**16  # bytes for everything else
 
 def not_finite(snapshot: Snapshot) -> str:
     """The loss or the first weight that is NaN or infinite, with its value; empty if none is."""
-    loss = snapshot.moment.logs.get("loss", 0.0)
-    if not math.isfinite(loss):
-        return f"the loss is {loss}"
+    for loss in numbers(snapshot.moment.logs.get("loss")):
+        if not math.isfinite(loss):
+            return f"the loss is {loss}"
     for position in snapshot.blueprint.positions("weight"):
         flat = as_array(snapshot.tensors[position]).reshape(-1)
         if not (np.issubdtype(flat.dtype, np.inexact) or flat.dtype.kind == "V"):

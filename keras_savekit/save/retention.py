@@ -75,9 +75,9 @@ class RetentionApplier:
             directory.link("latest", max(verified, key=lambda each: (each.step, each.name)).name)
         if self._best is not None:
             plan, ranking = self._best
-            ranked = rank([each for each in records if each.plan == plan], ranking)
-            if ranked:
-                directory.link("best", ranked[0].name)
+            best = next(iter(rank([each for each in records if each.plan == plan], ranking)), None)
+            if best is not None:
+                directory.link("best", best.name)
 
     def _prune(self) -> None:
         with self._removing:

@@ -44,7 +44,7 @@ class EventLog:
 
         Arguments:
             kind: what happened, in one word.
-            fields: the rest, of JSON's types, numbers of NumPy or paths. Numbers
+            fields: the rest, of JSON's types, numbers and arrays of NumPy or paths. Numbers
                 that are not finite become "NaN", "Infinity" and "-Infinity".
 
         If the disk refuses, the event is missing, those before it stand, and
@@ -127,8 +127,8 @@ def _as_text(value: Any) -> Any:
 
 
 def _plain(value: object) -> object:
-    item = getattr(value, "item", None)
-    return item() if callable(item) else str(value)
+    listed = getattr(value, "tolist", None)
+    return listed() if callable(listed) else str(value)
 
 
 def _ends_torn(descriptor: int) -> bool:

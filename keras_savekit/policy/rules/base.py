@@ -7,17 +7,18 @@ rules from text is `registry`; what goes when all rules have chosen is `prune`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import model_serializer
 
+from keras_savekit.base.logs import Logs
 from keras_savekit.base.text import show
 from keras_savekit.policy.fields import Ranking, Value, wrong
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Record:
     """What retention knows of one checkpoint.
 
@@ -32,7 +33,7 @@ class Record:
     name: str
     plan: str
     step: int
-    logs: Mapping[str, float]
+    logs: Logs
     verified: bool
     busy: bool = False
     pinned: bool = False

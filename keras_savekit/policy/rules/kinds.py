@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
+from keras_savekit.base.logs import number
 from keras_savekit.base.text import plural, show
 from keras_savekit.policy.fields import Mode, Number, Ranking, Text, Ties, Whole, wrong
 from keras_savekit.policy.rules.base import Record, Rule, by_age, register
@@ -54,16 +55,14 @@ class Best(Rule):
     foreseeable: ClassVar[bool] = False
 
     count: Whole = Field(description="how many to keep")
-    metric: Text = Field(description="the name of a metric, such as val_loss")
+    metric: Text = Field(description="the name of a metric, such as val_loss or val_f1_score[0]")
     mode: Mode = Field(description="which way is better, min or max; it is never guessed")
     keep: Ties = Field("first", description="which of equal values is kept")
 
     def chosen(self, verified: Sequence[Record], now: float) -> dict[str, str]:
         """Choose the first of the ranking."""
-        best = rank(verified, self.ranking())[: self.count]
-        return {
-            record.name: f"{self.describe()}: {record.logs[self.metric]:.6g}" for record in best
-        }
+        best = list(rank(verified, self.ranking()).items())[: self.count]
+        return {record.name: f"{self.describe()}: {value:.6g}" for record, value in best}
 
     def ranking(self) -> Ranking:
         """Return its metric, mode and which of equals it keeps."""
@@ -235,13 +234,15 @@ class All(Rule):
         return "every one"
 
 
-def rank(records: Iterable[Record], ranking: Ranking) -> list[Record]:
-    """Return the verified checkpoints that have a finite value of the metric, the best first."""
+def rank(records: Iterable[Record], ranking: Ranking) -> dict[Record, float]:
+    """Return the verified checkpoints and their finite values of the metric, the best first."""
+    in_order = sorted(records, key=by_age, reverse=ranking.ties == "last")
+    values = {
+        record: value
+        for record in in_order
+        if record.verified
+        and (value := number(record.logs, ranking.metric)) is not None
+        and math.isfinite(value)
+    }
     sign = 1 if ranking.mode == "min" else -1
-    able = [
-        record
-        for record in records
-        if record.verified and math.isfinite(record.logs.get(ranking.metric, math.nan))
-    ]
-    in_order = sorted(able, key=by_age, reverse=ranking.ties == "last")
-    return sorted(in_order, key=lambda record: sign * record.logs[ranking.metric])
+    return dict(sorted(values.items(), key=lambda item: sign * item[1]))

@@ -4,7 +4,7 @@
     all        = each { "and" each }
     each       = "not" each | "(" condition ")" | operand compare operand
     compare    = "<" | "<=" | ">" | ">=" | "==" | "!="
-    operand    = number | metric, in backquotes if it is not one word
+    operand    = number | metric, in backquotes if it is not one word, [0] or [0][1] after it
 
 A grammar of its own, never `eval`. A metric that the logs lack makes the whole
 condition unknown; a NaN makes each comparison false but `!=`, as everywhere.
@@ -18,17 +18,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
+from keras_savekit.base.logs import Logs, number
 from keras_savekit.base.text import show
 from keras_savekit.policy.fields import wrong
 
-Logs = Mapping[str, float]
-_Test = Callable[[Logs], bool]
-_Number = Callable[[Logs], float]
+_Numbers = Mapping[str, float]
+_Test = Callable[[_Numbers], bool]
+_Number = Callable[[_Numbers], float]
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<compare><=|>=|==|!=|<|>)|(?P<bracket>[()])"
     r"|(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?![\w.]))"
-    r"|(?P<name>[A-Za-z_][\w./-]*|`[^`]+`)|(?P<wrong>\S))"
+    r"|(?P<name>(?:[A-Za-z_][\w./-]*|`[^`]+`)(?:\[[\w./-]+\])*)|(?P<wrong>\S))"
 )
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
@@ -55,9 +56,13 @@ class Condition:
 
     def holds(self, logs: Logs) -> bool | None:
         """Whether it holds; None while the logs lack one of its metrics."""
-        if not self.metrics <= logs.keys():
-            return None
-        return self._test(logs)
+        numbers: dict[str, float] = {}
+        for metric in self.metrics:
+            value = number(logs, metric)
+            if value is None:
+                return None
+            numbers[metric] = value
+        return self._test(numbers)
 
 
 @lru_cache(maxsize=256)
@@ -91,13 +96,13 @@ class _Reading:
         tests = [self._all()]
         while self._take("name", "or"):
             tests.append(self._all())
-        return tests[0] if len(tests) == 1 else lambda logs: any(test(logs) for test in tests)
+        return tests[0] if len(tests) == 1 else lambda numbers: any(test(numbers) for test in tests)
 
     def _all(self) -> _Test:
         tests = [self._each()]
         while self._take("name", "and"):
             tests.append(self._each())
-        return tests[0] if len(tests) == 1 else lambda logs: all(test(logs) for test in tests)
+        return tests[0] if len(tests) == 1 else lambda numbers: all(test(numbers) for test in tests)
 
     def _each(self) -> _Test:
         self._depth += 1
@@ -106,7 +111,7 @@ class _Reading:
         try:
             if self._take("name", "not"):
                 inner = self._each()
-                return lambda logs: not inner(logs)
+                return lambda numbers: not inner(numbers)
             if self._take("bracket", "("):
                 inner = self.condition()
                 if not self._take("bracket", ")"):
@@ -124,19 +129,19 @@ class _Reading:
         self._at += 1
         right = self._operand()
         compare = _COMPARE[sign]
-        return lambda logs: compare(left(logs), right(logs))
+        return lambda numbers: compare(left(numbers), right(numbers))
 
     def _operand(self) -> _Number:
         kind, word, _ = self._tokens[self._at]
         if kind == "number":
             self._at += 1
-            number = float(word)
-            return lambda logs: number
+            constant = float(word)
+            return lambda numbers: constant
         if kind == "name" and word not in _WORDS:
             self._at += 1
-            metric = word.strip("`")
+            metric = word.replace("`", "")
             self.metrics.add(metric)
-            return lambda logs: float(logs[metric])
+            return lambda numbers: numbers[metric]
         raise self._wrong("needs a metric or a number")
 
     def expect_end(self) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from keras_savekit.base.logs import number
 from keras_savekit.base.moment import Event, Tick
 from keras_savekit.base.text import number_text, show
 from keras_savekit.policy.fields import Mode, Number, Ranking, Text, Ties, wrong
@@ -38,7 +39,7 @@ class Improved(Trigger):
     example: ClassVar[str] = "{improved: {metric: val_loss, mode: min}}"
     spelling: ClassVar[str] = "improved val_loss min"
 
-    metric: Text = Field(description="the name of a metric, such as val_loss")
+    metric: Text = Field(description="the name of a metric, such as val_loss or val_f1_score[0]")
     mode: Mode = Field(description="which way is better, min or max; it is never guessed")
     min_delta: Annotated[Number, Field(ge=0)] = Field(
         0.0, description="how much better counts as better"
@@ -83,10 +84,9 @@ class Improved(Trigger):
     def _improvement(self, tick: Tick) -> float | None:
         if tick.event not in self.events():
             return None
-        logged = tick.now.logs.get(self.metric)
-        if logged is None or not math.isfinite(logged):
+        value = number(tick.now.logs, self.metric)
+        if value is None or not math.isfinite(value):
             return None
-        value = float(logged)
         best = self._best(tick)
         if best is None:
             return value

@@ -277,5 +277,7 @@ def _yaml_message(error: yaml.MarkedYAMLError, text: str, line: int) -> str:
         return 'put "${NAME}" in quotes inside { } or [ ]'
     found = str(error.problem)
     context = f" ({error.context})" if error.context else ""
+    if found.endswith("but got '['"):
+        return f"is not YAML: {found}{context}; put a name that has [ ] in it in quotes here"
     remedy = _REMEDIES.get(found) or _REMEDIES.get(str(error.context))
     return remedy or f"is not YAML: {found}{context}"
