@@ -22,6 +22,7 @@ from keras_savekit.policy.yaml.load import load_policy, policy_from
 from keras_savekit.resume.select import Restored
 from keras_savekit.store.atomic import write_bytes_durably
 from keras_savekit.store.run import RunDirectory
+from keras_savekit.store.run_info import RUN
 from keras_savekit.verify.loader.probe import PROBE, to_bytes
 
 _open: weakref.WeakValueDictionary[Path, SaveKit] = weakref.WeakValueDictionary()
@@ -80,7 +81,7 @@ class SaveKit(keras.callbacks.Callback):  # type: ignore[misc]
         """Make the directory, and make it ours until training ends."""
         if self.directory.lock.held:
             return
-        self.directory.prepare()
+        self.directory.prepare(plan.name for plan in self.policy.plans)
         before = _open.get(self.directory.path)
         if before is not None and before._session is None:
             before.directory.lock.release()  # made in this process, and not training
@@ -93,6 +94,10 @@ class SaveKit(keras.callbacks.Callback):  # type: ignore[misc]
             warnings.warn(what, SavekitWarning, stacklevel=3)
         if self._probe is not None:
             write_bytes_durably(self.directory.path / PROBE, self._probe)
+        recovered = self.directory.recover_run_info()
+        if recovered:
+            self.directory.events.append("quarantined", name=RUN, findings=[recovered])
+            warnings.warn(recovered, SavekitWarning, stacklevel=3)
         self._run = self.directory.write_run_info(self.policy.model_dump(mode="json")).run
 
     def set_model(self, model: Any) -> None:

@@ -110,7 +110,8 @@ def test_list_as_json_is_complete_and_standard(run, savekit):
         "note": "",
         "findings": [],
     }
-    assert listing["damaged"] == [{"name": "stray", "what": "not the name of a checkpoint"}]
+    assert listing["damaged"] == []
+    assert listing["foreign"] == ["stray"]
     assert listing["quarantine"] == [
         {
             "name": "000000001-latest",
@@ -215,10 +216,19 @@ def test_what_is_no_checkpoint_is_a_finding_of_verify(run, savekit):
     code, out, _ = savekit("verify", run.path, "--json")
     assert code == 1
     outcomes = json.loads(out)["checkpoints"]
-    assert [each["good"] for each in outcomes] == [False] * 3
+    assert [each["good"] for each in outcomes] == [False] * 2
     assert "of another checkpoint: step 6" in outcomes[0]["findings"][0]["what"]
     assert "malformed" in outcomes[1]["findings"][0]["what"]
-    assert "not the name" in outcomes[2]["findings"][0]["what"]
+    assert json.loads(out)["foreign"] == ["stray"]
+
+
+def test_what_is_the_users_is_a_note_and_no_damage(run, savekit):
+    (run.checkpoints_path / "README.md").touch()
+    code, out, _ = savekit("verify", run.path)
+    assert code == 0
+    assert out.splitlines()[-1] == "note: README.md is not a checkpoint and is left alone"
+    _, out, _ = savekit("list", run.path)
+    assert out.split("\n\n")[-1] == "not checkpoints, left alone:\n  README.md\n"
 
 
 def test_a_shallow_good_outcome_does_not_replace_a_deep_one():
@@ -291,7 +301,7 @@ def test_names_cannot_command_the_terminal(run, savekit):
     for command in ("list", "verify"):
         _, out, _ = savekit(command, run.path)
         assert r"\x1b[31mred\n\udcff" in out
-    assert json.loads(savekit("list", run.path, "--json")[1])["damaged"][0]["name"] == name
+    assert json.loads(savekit("list", run.path, "--json")[1])["foreign"] == [name]
 
 
 def test_values_are_shown_short():

@@ -12,7 +12,7 @@ from test_formats_capture import Doubled
 from test_formats_stock import MODELS, Subclassed, homemade, same_predictions
 
 import keras_savekit as sk
-from keras_savekit.store.atomic import LEFTOVERS
+from keras_savekit.store.naming import Leftover
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +26,7 @@ def same(loaded, model):
 
 
 def leftovers(directory):
-    return [each.name for each in directory.iterdir() if each.name.startswith(LEFTOVERS)]
+    return [each.name for each in directory.iterdir() if Leftover.parse(each.name)]
 
 
 @pytest.mark.parametrize("build", MODELS, ids=lambda build: build.__name__)

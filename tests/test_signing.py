@@ -375,13 +375,13 @@ def test_the_key_is_in_no_file_of_a_run_and_in_nothing_that_is_told(run, capsys,
 
 
 def test_the_process_that_loads_what_others_wrote_has_no_key(run, monkeypatch):
-    monkeypatch.setenv("COPY", SECRET.decode())
-    monkeypatch.setenv("OTHER", "stays")
+    monkeypatch.setenv("TF_COPY", SECRET.decode())
+    monkeypatch.setenv("TF_OTHER", "stays")
     with LoadChecker(key=Key(SECRET, "RUN_KEY")) as checker:
         found = checker.verify(newest(run), 0.0)
         assert (found.good, found.depth) == (True, "load")
         environ = Path(f"/proc/{checker.pid}/environ").read_bytes()
-    assert b"OTHER=stays\0" in environ
+    assert b"TF_OTHER=stays\0" in environ
     assert b"RUN_KEY" not in environ
     assert SECRET not in environ
 

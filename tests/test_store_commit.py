@@ -9,13 +9,8 @@ from test_store_builders import STEPS, crashes_everywhere
 
 from keras_savekit.errors import DirectoryError
 from keras_savekit.store import atomic
-from keras_savekit.store.atomic import (
-    LEFTOVERS,
-    publish,
-    replace_link,
-    scratch_for,
-    write_bytes_durably,
-)
+from keras_savekit.store.atomic import publish, replace_link, scratch_for, write_bytes_durably
+from keras_savekit.store.naming import Leftover
 
 
 def filled(target):
@@ -157,7 +152,7 @@ def test_a_crash_at_any_step_of_writing_leaves_the_old_or_the_new_file(tmp_path)
 
     for _ in crashes_everywhere(lambda path: write_bytes_durably(path, b"new"), again):
         seen.add(path.read_bytes())
-        assert all(each.startswith(("file", *LEFTOVERS)) for each in names(tmp_path))
+        assert all(each == "file" or Leftover.parse(each) for each in names(tmp_path))
     assert seen == {b"old", b"new"}
     write_bytes_durably(path, b"new")
     assert path.read_bytes() == b"new"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +13,8 @@ import pytest
 from test_store_builders import add, crashes_everywhere, prepared, tiny_checkpoint
 
 from keras_savekit.errors import CheckpointError, DirectoryError
-from keras_savekit.store.atomic import LEFTOVERS
 from keras_savekit.store.manifest import Finding, Verification
+from keras_savekit.store.naming import Leftover
 from keras_savekit.store.run import LINKS, RunDirectory
 from keras_savekit.verify.depths import verify_shallow
 
@@ -38,7 +39,7 @@ def assert_opens(run):
     for which in LINKS:
         if os.path.lexists(run.path / which):
             assert (run.path / which / "manifest.json").exists()
-    leftover = [path for path in run.path.rglob("*") if path.name.startswith(LEFTOVERS)]
+    leftover = [path for path in run.path.rglob("*") if Leftover.parse(path.name)]
     assert leftover == []
 
 
@@ -116,8 +117,8 @@ def test_what_is_no_checkpoint_is_listed_as_damaged_with_the_reason(tmp_path):
         "000000004-latest": "the manifest is of another checkpoint: step 3, plan latest",
         "000000005-latest": "is a link; links are not followed",
         "000000006-latest": "is not a directory",
-        "notes.txt": "not the name of a checkpoint",
     }
+    assert scan.foreign == run.foreign() == ["notes.txt"]
 
 
 @pytest.mark.parametrize("name", ["../000000001-latest", "", ".", "latest", "000000001-latest/"])
@@ -132,11 +133,13 @@ def test_names_that_are_none_open_nothing(tmp_path, name):
         run.new_scratch(name)
 
 
-@pytest.mark.parametrize("name", ["..", "../checkpoints", "", "a/b", ".scratch-x"])
+@pytest.mark.parametrize(
+    "name", ["..", "../checkpoints", "", "a/b", ".scratch-x", "notes", "000000001"]
+)
 def test_nothing_outside_can_be_removed_or_set_aside(tmp_path, name):
     run = prepared(tmp_path)
     for action in (run.remove, lambda each: run.quarantine(each, BAD)):
-        with pytest.raises(DirectoryError, match="is not a name"):
+        with pytest.raises(DirectoryError, match="is not the name of a checkpoint"):
             action(name)
 
 
@@ -156,9 +159,10 @@ def test_removing_a_link_among_the_checkpoints_leaves_what_it_leads_to(tmp_path)
     run = prepared(tmp_path / "run")
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "file").touch()
-    (run.checkpoints_path / "stray").symlink_to(tmp_path / "elsewhere")
-    run.remove("stray")
-    assert run.damaged() == []
+    (run.checkpoints_path / "000000001-p").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DirectoryError, match="left alone"):
+        run.remove("000000001-p")
+    assert (run.checkpoints_path / "000000001-p").is_symlink()
     assert (tmp_path / "elsewhere" / "file").exists()
 
 
@@ -191,22 +195,26 @@ def test_quarantine_moves_a_checkpoint_and_says_why(tmp_path):
     assert run.quarantine(name, BAD).name == f"{name}.2"
 
 
-def test_whatever_stands_among_the_checkpoints_can_be_set_aside(tmp_path):
+def test_whatever_has_a_checkpoints_name_can_be_quarantined(tmp_path):
     run = prepared(tmp_path)
-    (run.checkpoints_path / "stray").write_text("mine")
-    (run.checkpoints_path / "empty").mkdir()
-    (run.checkpoints_path / "link").symlink_to("/etc")
+    (run.checkpoints_path / "000000003-stray").write_text("mine")
+    (run.checkpoints_path / "000000001-empty").mkdir()
+    (run.checkpoints_path / "000000002-link").symlink_to("/etc")
     for name, _ in run.damaged():
         run.quarantine(name, BAD)
     assert run.damaged() == []
-    assert run.quarantined() == [("empty", BAD), ("link", BAD), ("stray", BAD)]
-    assert (run.quarantine_path / "stray" / "stray").read_text() == "mine"
+    assert run.quarantined() == [
+        ("000000001-empty", BAD),
+        ("000000002-link", BAD),
+        ("000000003-stray", BAD),
+    ]
+    assert (run.quarantine_path / "000000003-stray" / "000000003-stray").read_text() == "mine"
     assert not (Path("/etc") / "verification.json").exists()
 
 
 def test_setting_aside_what_is_not_there_is_an_error(tmp_path):
     run = prepared(tmp_path)
-    with pytest.raises(DirectoryError, match="cannot set aside: No such file"):
+    with pytest.raises(DirectoryError, match="cannot quarantine: No such file"):
         run.quarantine("000000001-latest", BAD)
 
 
@@ -215,18 +223,22 @@ def test_sweep_removes_what_crashes_left_and_nothing_else(tmp_path):
     name = add(run, 1)
     scratch = run.new_scratch("000000002-latest")
     tiny_checkpoint(scratch)
-    (run.checkpoints_path / ".removing-x-1-2").mkdir()
-    (run.path / ".writing-savekit.json-1-2").touch()
-    (run.path / ".link-latest-1-2").symlink_to("gone")
+    removing = ".removing-000000007-p~2-1-0badcafe"
+    (run.checkpoints_path / removing).mkdir()
+    (run.path / ".writing-savekit.json-1-0badcafe").touch()
+    (run.path / ".link-latest-1-0badcafe").symlink_to("gone")
     (run.path / ".mine").touch()
     (run.path / "latest").symlink_to("checkpoints/000000009-latest")
-    gone = run.sweep()
+    assert run.sweep() == ["latest"]  # their makers may be alive, who hold the lock
+    (run.path / "latest").symlink_to("checkpoints/000000009-latest")
+    with run.lock:
+        gone = run.sweep()
     assert sorted(gone) == sorted(
         [
             f"checkpoints/{scratch.name}",
-            "checkpoints/.removing-x-1-2",
-            ".writing-savekit.json-1-2",
-            ".link-latest-1-2",
+            f"checkpoints/{removing}",
+            ".writing-savekit.json-1-0badcafe",
+            ".link-latest-1-0badcafe",
             "latest",
         ]
     )
@@ -250,17 +262,138 @@ def test_the_run_keeps_its_id_and_takes_the_newest_policy(tmp_path):
     ("text", "message"),
     [
         ('{"format": 2}', "directory format 2 is not known.*\n.*update this one"),
-        ("{", "malformed"),
-        ('{"format": 1}', "malformed: run"),
     ],
 )
 def test_a_run_that_this_version_cannot_read_is_refused(tmp_path, text, message):
     (tmp_path / "savekit.json").write_text(text)
     run = RunDirectory(tmp_path)
-    for action in (run.run_info, run.prepare, lambda: run.write_run_info({})):
+    for action in (run.run_info, run.prepare, run.recover_run_info, lambda: run.write_run_info({})):
         with pytest.raises(DirectoryError, match=message):
             action()
     assert (tmp_path / "savekit.json").read_text() == text
+    assert not run.quarantine_path.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"{", "malformed"),
+        (b'{"format": 1}', "malformed: run"),
+        (b"\xff\0", "malformed"),
+        (b"", "mal"),
+    ],
+)
+@pytest.mark.parametrize("steps", [(), (1, 2)])
+def test_what_a_damaged_file_says_of_the_run_is_recovered(tmp_path, text, message, steps):
+    run = prepared(tmp_path)
+    for step in steps:
+        add(run, step)
+    (tmp_path / "savekit.json").write_bytes(text)
+    for action in (run.run_info, lambda: run.write_run_info({})):
+        with pytest.raises(DirectoryError, match=message):
+            action()
+    run.prepare()
+    said = run.recover_run_info()
+    assert message in said
+    info = run.write_run_info({"version": 1})
+    if steps:
+        assert "taken from 000000002-latest" in said
+        assert info.run == "r"
+    else:
+        assert "new id" in said
+        assert len(info.run) == 32
+    assert (run.quarantine_path / "savekit.json" / "savekit.json").read_bytes() == text
+    ((name, verification),) = run.quarantined()
+    assert name == "savekit.json"
+    assert message in verification.findings[0].what
+    assert run.recover_run_info() == ""
+
+
+def test_links_that_are_the_users_are_left_alone(tmp_path):
+    run = prepared(tmp_path)
+    name = add(run, 1)
+    (run.path / "latest").symlink_to("checkpoints/notes")
+    (run.path / "best").write_text("my best one\n")
+    for which in LINKS:
+        assert run.occupied(which)
+        with pytest.raises(DirectoryError, match="is no link of ours and is left alone"):
+            run.link(which, name)
+        run.link(which, None)
+    assert run.sweep() == []
+    assert str((run.path / "latest").readlink()) == "checkpoints/notes"
+    assert (run.path / "best").read_text() == "my best one\n"
+
+
+def test_what_a_user_put_into_a_checkpoint_is_moved_to_quarantine_when_it_is_removed(tmp_path):
+    run = prepared(tmp_path / "run")
+    path = run.checkpoints_path / add(run, 1)
+    (path / "notes.txt").write_text("mine")
+    (path / "plots").mkdir()
+    (path / "plots" / "a.png").write_bytes(b"png")
+    (path / "link").symlink_to(tmp_path)
+    (path / "verification.json").mkdir()  # our name, and no file
+    rescued = []
+    assert run.remove(path.name, lambda *given: rescued.append(given))
+    assert list(run.checkpoints_path.iterdir()) == []
+    place = run.quarantine_path / path.name
+    assert rescued == [(place, ("link", "notes.txt", "plots", "verification.json"))]
+    assert (place / "notes.txt").read_text() == "mine"
+    assert (place / "plots" / "a.png").read_bytes() == b"png"
+    assert (place / "link").readlink() == tmp_path
+    assert (place / "verification.json.2").is_dir()
+    assert not (place / "a.bin").exists()
+    ((_, verification),) = run.quarantined()
+    assert {each.where for each in verification.findings} == set(rescued[0][1])
+
+
+def test_a_crash_while_a_checkpoint_is_removed_loses_nothing_of_the_users(tmp_path):
+    counter = iter(range(1000))
+
+    def again():
+        run = prepared(tmp_path / str(next(counter)))
+        path = run.checkpoints_path / add(run, 1)
+        (path / "deep").mkdir()
+        (path / "deep" / "notes.txt").write_text("mine")
+        return run
+
+    for run in crashes_everywhere(lambda run: run.remove("000000001-latest"), again):
+        with run.lock:
+            run.sweep()
+        (found,) = run.path.rglob("notes.txt")
+        assert found.read_text() == "mine"
+        assert not [path for path in run.path.rglob("*") if Leftover.parse(path.name)]
+
+
+def test_a_deleted_directory_of_checkpoints_is_made_again(tmp_path):
+    run = prepared(tmp_path / "run")
+    assert not run.remake_checkpoints()
+    run.checkpoints_path.rmdir()
+    assert run.remake_checkpoints()
+    assert add(run, 1) in names(run)
+    shutil.rmtree(run.path)
+    with pytest.raises(DirectoryError, match="cannot make the directory again"):
+        run.remake_checkpoints()
+
+
+def test_a_path_too_long_for_names_of_checkpoints_is_refused_before_anything_is_made(tmp_path):
+    deep = tmp_path
+    while len(str(deep)) < 3900:
+        deep = deep / ("d" * 60)
+    length = 4095 - len(
+        "/checkpoints/.removing-100000000000000000-p~9-4194304-01234567/verification.json"
+    )
+    fits = deep / ("e" * (length - len(str(deep)) - 1))
+    with pytest.raises(DirectoryError, match="would have 4096 bytes, and the system allows 4095"):
+        RunDirectory(fits.with_name(fits.name + "e")).prepare(["p"])
+    with pytest.raises(DirectoryError, match="choose a directory with a shorter path"):
+        RunDirectory(fits).prepare(["p", "pp"])
+    with pytest.raises(DirectoryError, match="would have 256 bytes, and the file system allows"):
+        RunDirectory(tmp_path / ("d" * 256)).prepare()
+    assert list(tmp_path.iterdir()) == []
+    run = RunDirectory(fits)
+    run.prepare(["p"])
+    run.record(add(run, 10**17, "p"), GOOD)
+    run.remove("100000000000000000-p")
 
 
 def actions():

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from keras_savekit.store.naming import CheckpointName
+from keras_savekit.store.naming import KINDS, CheckpointName, Leftover
 
 laws = settings(derandomize=True, deadline=None)
 steps = st.integers(0, 10**18 - 1)
@@ -66,3 +66,47 @@ def test_wrong_names_cannot_be_built(step, plan):
         CheckpointName(step, plan)
     with pytest.raises(ValueError, match="number must be between 1 and 9"):
         CheckpointName(1, "a", 10)
+
+
+nonces = st.from_regex(r"[0-9a-f]{8}", fullmatch=True)
+targets = st.text(min_size=1).filter(lambda text: "/" not in text and "\0" not in text)
+
+
+@laws
+@given(st.sampled_from(KINDS), targets, st.integers(1, 10**10 - 1), nonces)
+def test_every_leftovers_name_reads_back_as_itself(kind, target, pid, nonce):
+    left = Leftover(kind, target, pid, nonce)
+    assert Leftover.parse(str(left)) == left
+
+
+@laws
+@given(
+    st.text() | st.from_regex(r"\.(scratch|writing|link)-.*-[0-9]+-[0-9a-f]{8}\n?", fullmatch=True)
+)
+@example(".scratch-a-1-0badcafe\n")
+@example(".writing-a-01-0badcafe")
+def test_whatever_parses_as_a_leftover_is_written_as_it_was_read(text):
+    left = Leftover.parse(text)
+    assert left is None or str(left) == text
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".scratch-notes", ".writing-draft.md", ".scratch--1-0badcafe", "scratch-a-1-0badcafe",
+        ".scratch-a-1-0BADCAFE", ".Scratch-a-1-0badcafe", ".scratch-a-0-0badcafe",
+        ".scratch-a-1-0badcaf", ".scratch-a-0badcafe", ".scratch-a/b-1-0badcafe",
+        ".tmp-a-1-0badcafe",
+    ],
+)  # fmt: skip
+def test_what_is_no_leftover_parses_as_none(name):
+    assert Leftover.parse(name) is None
+
+
+@pytest.mark.parametrize(
+    "fields", [("x", "a", 1, "0" * 8), ("link", "", 1, "0" * 8), ("link", "a", 0, "0" * 8),
+               ("link", "a", 1, "0" * 7), ("link", "a/b", 1, "0" * 8)],
+)  # fmt: skip
+def test_a_leftover_that_could_not_be_read_back_cannot_be_made(fields):
+    with pytest.raises(ValueError, match="must be"):
+        Leftover(*fields)

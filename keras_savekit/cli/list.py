@@ -49,6 +49,7 @@ def _as_json(listed: RunDirectory) -> dict[str, Any]:
         **{which: listed.linked(which) for which in LINKS},
         "checkpoints": [_checkpoint_json(each) for each in scan.checkpoints],
         "damaged": [{"name": name, "what": error.what} for name, error in scan.damaged],
+        "foreign": scan.foreign,
         "quarantine": [
             {
                 "name": name,
@@ -102,6 +103,7 @@ def _print(listed: RunDirectory) -> None:
     ]
     _print_findings("failed", [each for each in failed if each[1]])
     _print_findings("damaged", [(name, [error.what]) for name, error in scan.damaged])
+    _print_findings("not checkpoints, left alone", [(name, []) for name in scan.foreign])
     aside = [
         (name, [str(each) for each in verification.findings] if verification else [])
         for name, verification in listed.quarantined()

@@ -19,6 +19,7 @@ import click
 
 from keras_savekit._version import __version__
 from keras_savekit.errors import SavekitError
+from keras_savekit.verify.loader.isolation import import_path
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141  # what a shell reports of a program that ends so
@@ -36,6 +37,8 @@ _key_env = click.option(
 def main() -> None:
     """Runs `savekit` and ends the process."""
     gc.set_threshold(100_000)  # a life too short for garbage to be worth looking for
+    # An empty entry in PYTHONPATH means the working directory, which may be anybody's run.
+    sys.path[:] = import_path(sys.path)
     sys.exit(run(sys.argv[1:]))
 
 

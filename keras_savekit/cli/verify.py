@@ -1,5 +1,8 @@
 """`savekit verify`: checks a run's checkpoints, or one, and tells what it finds.
 
+What has a name that no checkpoint has is the user's: it is named in a note, is not
+damage, and does not change the exit code.
+
 Outcomes are recorded where that disturbs nobody: the lock is held only while
 one is written, never during a check, so that a training can start at any time.
 """
@@ -69,6 +72,7 @@ def run(directory: Path, depth: Depth, *, as_json: bool, key_env: str | None = N
             # Removed by its own run since it was listed: nothing to tell.
             if verification.good or target.path.exists() or target.home is None:
                 outcomes.append(_Outcome(target, verification, _record(target, verification)))
+    foreign = _foreign(directory)
     good = all(each.verification.good and each.verification.done for each in outcomes)
     if as_json:
         echo_json(
@@ -77,10 +81,13 @@ def run(directory: Path, depth: Depth, *, as_json: bool, key_env: str | None = N
                 "depth": depth,
                 "good": good,
                 "checkpoints": [_outcome_json(each) for each in outcomes],
+                "foreign": foreign,
             }
         )
     else:
         _print(outcomes, depth)
+        for name in foreign:
+            click.echo(f"note: {shown(name)} is not a checkpoint and is left alone")
     return 0 if good else 1
 
 
@@ -95,6 +102,12 @@ def _targets(directory: Path) -> list[_Target]:
         _Target(run.checkpoints_path / name, run, error=error) for name, error in scan.damaged
     ]
     return sorted(listed + damaged, key=lambda target: target.path.name)
+
+
+def _foreign(directory: Path) -> list[str]:
+    """What is among the checkpoints of a run and is none of ours."""
+    run = RunDirectory(followed(directory.absolute()).resolve())
+    return run.foreign() if run.exists else []
 
 
 def _looks_like_a_checkpoint(path: Path) -> bool:

@@ -24,6 +24,7 @@ from keras_savekit.model.assign import differing
 from keras_savekit.resume import select
 from keras_savekit.resume.reconcile import taken
 from keras_savekit.resume.select import LEVELS, Found, Restored
+from keras_savekit.store.naming import CheckpointName
 from keras_savekit.store.run import RunDirectory
 from keras_savekit.verify.depths import require_signed
 
@@ -201,7 +202,7 @@ def _same_metrics(around: SessionContext, model: Any, found: Found) -> bool:
 
 
 def _require_empty(directory: RunDirectory) -> None:
-    if any(directory.checkpoints_path.iterdir()):
+    if any(CheckpointName.parse(name) for name in directory.names()):
         raise DirectoryError(
             "holds the checkpoints of an earlier run, and the policy says `resume: never`",
             str(directory.path),

@@ -17,7 +17,7 @@ from typing import Any
 from keras_savekit.backend import random_state
 from keras_savekit.base.logs import Logs, Validation, why_absent
 from keras_savekit.base.moment import AT_ONCE, Event, Moment, Tick
-from keras_savekit.errors import SaveError, SavekitWarning
+from keras_savekit.errors import SaveError, SavekitWarning, shown
 from keras_savekit.files import portability_warnings
 from keras_savekit.fit import callback_state
 from keras_savekit.fit.begin import ResumePlan, begin
@@ -39,6 +39,9 @@ from keras_savekit.model.capture import Capture
 from keras_savekit.model.structure import Configuration, LiveModel, build_optimizer, described
 from keras_savekit.policy.plan import Decision, decide, horizon, saves_periodically
 from keras_savekit.save.pipeline import Pipeline
+from keras_savekit.store.run import RunDirectory
+
+_SHOWN = 5  # names in a warning
 
 
 class Session:
@@ -82,6 +85,7 @@ class Session:
         callback_state.remember(self._fit.others())  # proves that it can be saved
         build_optimizer(model)
         around.directory.sweep()
+        _warn(_left_alone(around.directory))
         _warn(self._fit.callbacks_after())
         if around.source is not None:
             replicas = model.distribute_strategy.num_replicas_in_sync
@@ -461,6 +465,17 @@ class Session:
     def _tell_left(self, count: int) -> None:
         if count:
             self._around.tell(f"{count} checkpoint{'s' if count > 1 else ''} left to verify")
+
+
+def _left_alone(directory: RunDirectory) -> str:
+    """Which entries among the checkpoints are the user's."""
+    names = directory.foreign()
+    if not names:
+        return ""
+    listed = ", ".join(names[:_SHOWN]) + (
+        f" and {len(names) - _SHOWN} more" * (len(names) > _SHOWN)
+    )
+    return shown(f"not checkpoints, and left alone in {directory.checkpoints_path}: {listed}")
 
 
 def _warn(message: str) -> None:

@@ -157,7 +157,8 @@ class Pipeline:
 
     def quiet(self) -> bool:
         """Whether there is nothing to tell and nothing to save again."""
-        return self._problems.empty() and self._notices.empty() and self._retries.empty()
+        told = self._notices.empty() and self._keeper.notices.empty()
+        return told and self._problems.empty() and self._retries.empty()
 
     def retries(self) -> list[Due]:
         """What failed since this was last asked and is to be saved again.
@@ -174,6 +175,8 @@ class Pipeline:
         """What the user should know since this was last asked, though no save failed."""
         unlogged = self._directory.events.failure()
         found = [f"{unlogged}\n  checkpoints are not affected"] if unlogged else []
+        for text in _drained(self._keeper.notices):
+            self._notice(text)
         return found + _drained(self._notices)
 
     def computed(self) -> float:
@@ -237,6 +240,8 @@ class Pipeline:
             plan.format,
             plan.compression,
         )
+        if directory.remake_checkpoints():
+            self._log_remade()
         scratch = directory.new_scratch(job.name)
         try:
             with disk_errors("write the checkpoint", scratch):
@@ -266,6 +271,11 @@ class Pipeline:
         # Waits when too many are unverified: what is on the disk stays bounded.
         files = checkpoint_files.moved(self._forms.written, published) if plan.reuse else None
         self._checks.submit(VerificationJob(job.name, plan, files))
+
+    def _log_remade(self) -> None:
+        path = self._directory.checkpoints_path
+        self._directory.events.append("remade", place=path)
+        self._notice(f"the directory of the checkpoints was deleted: {path} is made again")
 
     def _log_notes(self) -> None:
         for kind, fields in _drained(self._notes):

@@ -11,7 +11,10 @@ import shutil
 import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from pathlib import Path
+from queue import SimpleQueue
 
+from keras_savekit.errors import DirectoryError
 from keras_savekit.policy.fields import Ranking
 from keras_savekit.policy.plan import Policy
 from keras_savekit.policy.rules.base import Record
@@ -19,7 +22,7 @@ from keras_savekit.policy.rules.free_space import FreeSpace, free_space_for
 from keras_savekit.policy.rules.kinds import rank
 from keras_savekit.policy.rules.prune import Pruning, prune
 from keras_savekit.store.listing_cache import ListingCache
-from keras_savekit.store.run import Checkpoint, RunDirectory
+from keras_savekit.store.run import Checkpoint, Link, RunDirectory
 
 
 class RetentionApplier:
@@ -27,7 +30,9 @@ class RetentionApplier:
 
     clock: seconds since 1970, by which `newer_than` goes.
     unsure: names of checkpoints that must not go yet, as they are when it is asked.
-    gone: told the name of each that went.
+    gone: called with the name of each that went.
+
+    notices: what the user should know, until somebody takes it from there.
     """
 
     def __init__(
@@ -48,6 +53,7 @@ class RetentionApplier:
         self._remembered = ListingCache(directory)
         self._kept: Mapping[str, tuple[str, ...]] = {}  # and why, as last told
         self._removing = threading.Lock()
+        self.notices: SimpleQueue[str] = SimpleQueue()
 
     def checkpoints(self) -> list[Checkpoint]:
         """Those whose manifest can be read, by step, then name."""
@@ -69,15 +75,24 @@ class RetentionApplier:
         return room.refused
 
     def _link(self) -> None:
-        directory, records = self._directory, self._records()
+        records = self._records()
         verified = [record for record in records if record.verified]
         if verified:
-            directory.link("latest", max(verified, key=lambda each: (each.step, each.name)).name)
+            self._set("latest", max(verified, key=lambda each: (each.step, each.name)).name)
         if self._best is not None:
             plan, ranking = self._best
             best = next(iter(rank([each for each in records if each.plan == plan], ranking)), None)
             if best is not None:
-                directory.link("best", best.name)
+                self._set("best", best.name)
+
+    def _set(self, which: Link, name: str) -> None:
+        try:
+            self._directory.link(which, name)
+        except DirectoryError:
+            if not self._directory.occupied(which):
+                raise
+            place = self._directory.path / which
+            self.notices.put(f"{which} is not set: {place} is no link of ours and is left alone")
 
     def _prune(self) -> None:
         with self._removing:
@@ -114,7 +129,15 @@ class RetentionApplier:
         return [record(found, busy=found.name in self._unsure) for found in self.checkpoints()]
 
     def _remove(self, name: str, reason: str) -> None:
-        if self._directory.remove(name):  # else someone has begun to read it
+        def rescued(place: Path, names: tuple[str, ...]) -> None:
+            self._directory.events.append("rescued", name=name, files=names, place=place)
+            shown = ", ".join(names)
+            self.notices.put(
+                f"files that are not part of a checkpoint are kept: {shown} of {name}, which the"
+                f" policy removed, moved to {place}"
+            )
+
+        if self._directory.remove(name, rescued):  # else someone has begun to read it
             self._gone(name)
             self._directory.events.append("removed", name=name, reason=reason)
 

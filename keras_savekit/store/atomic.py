@@ -3,8 +3,8 @@
 The promise: once a function here has returned, what it wrote survives the death
 of the process, of the machine, and the loss of power. Interrupted at any point,
 the name it was to give holds what it held before, whole; what is left over has
-a name that begins with a dot and one of `LEFTOVERS`, and may be deleted by
-whoever holds the directory's lock.
+the name of a `naming.Leftover`, and may be deleted by whoever holds the
+directory's lock.
 
 Its limits: the disk must not lie about `fsync`; the file system must rename
 atomically, as all local ones and NFS do; file systems that cannot sync (some
@@ -24,8 +24,7 @@ from pathlib import Path
 
 from keras_savekit.errors import DirectoryError
 from keras_savekit.store import syscalls
-
-LEFTOVERS = (".scratch-", ".writing-", ".link-", ".removing-")
+from keras_savekit.store.naming import Kind, Leftover
 
 _LONGEST_PATH = 4096
 _REMEDIES = {
@@ -80,7 +79,7 @@ def publish(scratch: Path, target: Path) -> None:
 
 def scratch_for(target: Path) -> Path:
     """Makes a fresh directory beside `target`, to be filled and published as it."""
-    scratch = temporary_name(".scratch-", target)
+    scratch = temporary_name("scratch", target)
     with disk_errors("make a directory", scratch):
         syscalls.mkdir(scratch, no_more_open_than(scratch.parent))
     return scratch
@@ -104,7 +103,7 @@ def write_bytes_durably(path: Path, data: bytes, *, through: Path | None = None)
     Raises DirectoryError if the disk refuses; the file is then the old one, or,
     if all that failed was the last sync, the new one.
     """
-    temporary = temporary_name(".writing-", (through or path.parent) / path.name)
+    temporary = temporary_name("writing", (through or path.parent) / path.name)
     with disk_errors("write", path):
         try:
             syscalls.write_new(temporary, data, sync=True)
@@ -153,7 +152,7 @@ def replace_link(link: Path, target_relative: str) -> None:
     """
     if os.path.lexists(link) and read_link(link) is None:
         raise DirectoryError("is not a link and is left alone", str(link), "move it elsewhere")
-    temporary = temporary_name(".link-", link)
+    temporary = temporary_name("link", link)
     with disk_errors("set the link", link):
         try:
             if not made_link(target_relative, temporary):
@@ -196,9 +195,9 @@ def no_more_open_than(directory: Path) -> int:
     return mode
 
 
-def temporary_name(prefix: str, target: Path) -> Path:
+def temporary_name(kind: Kind, target: Path) -> Path:
     """A name beside `target` that says what it is, for whom, and who made it."""
-    return target.parent / f"{prefix}{target.name}-{os.getpid()}-{secrets.token_hex(4)}"
+    return target.parent / str(Leftover(kind, target.name, os.getpid(), secrets.token_hex(4)))
 
 
 def _sync_file(path: Path) -> None:

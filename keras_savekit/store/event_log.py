@@ -39,6 +39,10 @@ class EventLog:
         self._failure: DirectoryError | None = None
         self._told = False
 
+    def now(self) -> float:
+        """Seconds since 1970, by the log's clock."""
+        return self._clock()
+
     def append(self, kind: str, **fields: Any) -> None:
         """Adds one event.
 

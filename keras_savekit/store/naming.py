@@ -1,15 +1,22 @@
-"""A checkpoint's name and its directory's name: a pair, total and inverse.
+"""Names that this package gives on disk, and their parsers: pairs, total and inverse.
+
+Only what carries such a name in full is ever removed, renamed or replaced: a
+`.scratch-notes/` in a run's directory is the user's.
 
 `000001200-latest` is step 1200 of the plan `latest`, `000001200-latest~2` what the
 same plan saved when the end of training had changed the weights of that step.
 Nine digits make names sort by step for as long as most runs last; order never
 relies on it.
+
+`.scratch-000001200-latest-4711-0badcafe` is what process 4711 makes before it gives
+it the name `000001200-latest`; see `Leftover`.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal, cast, get_args
 
 _DIGITS = 9
 _MAX_STEP = 10**18
@@ -54,3 +61,48 @@ class CheckpointName:
         if not match or not _PLAN.fullmatch(match[2]):
             return None
         return cls(int(match[1]), match[2], int(match[3] or 1))
+
+
+Kind = Literal["scratch", "writing", "link", "removing"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+LONGEST_PID = 4_194_304  # proc(5), pid_max
+_LEFTOVER = re.compile(
+    rf"\.({'|'.join(KINDS)})-([^/\0]+)-([1-9][0-9]{{0,9}})-([0-9a-f]{{8}})", re.ASCII
+)
+_NONCE = re.compile(r"[0-9a-f]{8}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """The temporary name of something that is being made or removed; a crash leaves it behind.
+
+    kind: `scratch`, a directory that becomes a checkpoint; `writing`, a file; `link`;
+        `removing`, a checkpoint that is being removed.
+    target: the name that it gets, or had.
+    pid: of the process that made it.
+    nonce: eight random hexadecimal digits.
+    """
+
+    kind: Kind
+    target: str
+    pid: int
+    nonce: str
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
+        if not self.target or "/" in self.target or "\0" in self.target:
+            raise ValueError(f"target must be a file's name, got {self.target!r}")
+        if not 1 <= self.pid < 10**10:
+            raise ValueError(f"pid must be between 1 and 10**10, got {self.pid}")
+        if not _NONCE.fullmatch(self.nonce):
+            raise ValueError(f"nonce must be 8 hexadecimal digits, got {self.nonce!r}")
+
+    def __str__(self) -> str:
+        return f".{self.kind}-{self.target}-{self.pid}-{self.nonce}"
+
+    @classmethod
+    def parse(cls, name: str) -> Leftover | None:
+        """The leftover that `str` writes as `name`, None if there is none."""
+        match = _LEFTOVER.fullmatch(name)
+        return match and cls(cast("Kind", match[1]), match[2], int(match[3]), match[4])

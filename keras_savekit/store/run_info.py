@@ -33,6 +33,10 @@ class RunInfo:
     format: int = RUN_FORMAT
 
 
+class DamagedError(DirectoryError):
+    """The file is not what any version writes."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Head:
     format: int
@@ -45,8 +49,8 @@ _RUN_INFO = TypeAdapter(RunInfo)
 def read(path: Path) -> RunInfo | None:
     """What the file says, None if there is none.
 
-    Raises DirectoryError if it cannot be read, or is of a format that this
-    version does not know.
+    Raises DamagedError if it is malformed, DirectoryError if it cannot be read, or is of
+    a format that this version does not know.
     """
     with disk_errors("read", path):
         try:
@@ -65,17 +69,20 @@ def read(path: Path) -> RunInfo | None:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise DirectoryError(
+        raise DamagedError(
             f"malformed: {where}: {first['msg']}",
             str(path),
-            "delete this file to go on with the checkpoints under a new run id",
+            "a training moves this file to quarantine/ and continues with the checkpoints",
         ) from error
 
 
-def write(path: Path, policy: Mapping[str, Any]) -> RunInfo:
-    """Record the policy as resolved; the run's id is made the first time, then kept."""
+def write(path: Path, policy: Mapping[str, Any], run: str | None = None) -> RunInfo:
+    """Record the policy as resolved; the run's id is made the first time, then kept.
+
+    run: the id, if it is known from elsewhere and the file is not there.
+    """
     before = read(path)
-    info = RunInfo(run=before.run if before else uuid.uuid4().hex, policy=policy)
+    info = RunInfo(run=before.run if before else run or uuid.uuid4().hex, policy=policy)
     text = to_json(info, indent=2, inf_nan_mode="strings", fallback=str)
     write_bytes_durably(path, text + b"\n")
     return info

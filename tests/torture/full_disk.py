@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from keras_savekit.errors import SavekitError, SavekitWarning
-from keras_savekit.store.atomic import LEFTOVERS
+from keras_savekit.store.naming import Leftover
 from torture import worlds
 from torture.score import Score
 
@@ -99,7 +99,7 @@ def one(path: Path, kind: str, room: int) -> Iterator[str]:
     with scarce(path, room):
         told = worlds.live(path, range(3, 9))
         for left in path.rglob(".*"):
-            if left.name.startswith(LEFTOVERS) and told.stopped is None:
+            if Leftover.parse(left.name) and told.stopped is None:
                 yield f"{left.name} still takes room"
     for each in told.words:
         if words not in each:

@@ -24,7 +24,7 @@ from keras_savekit.policy.plan import Due, Policy, SavePlan
 from keras_savekit.resume import select
 from keras_savekit.save.pipeline import Pipeline
 from keras_savekit.store import syscalls
-from keras_savekit.store.atomic import LEFTOVERS
+from keras_savekit.store.naming import Leftover
 from keras_savekit.store.run import LINKS, RunDirectory
 from keras_savekit.verify.depths import verify_shallow
 
@@ -169,7 +169,7 @@ def faults_of(directory: RunDirectory) -> Iterator[str]:
         if os.path.lexists(directory.path / which) and directory.linked(which) is None:
             yield f"{which} leads nowhere"
     for left in directory.path.rglob(".*"):
-        if left.name.startswith(LEFTOVERS):
+        if Leftover.parse(left.name):
             yield f"{left.name} is left over"
 
 

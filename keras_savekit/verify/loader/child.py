@@ -1,7 +1,7 @@
 """The process in which stock Keras loads checkpoints, and what is done for it to be quick.
 
-Started by `verify.load` as `python -m keras_savekit.verify.loader.child IN OUT`, two
-inherited pipes: a line of JSON comes in for each checkpoint, one goes back. It
+Started by `verify.load` through `verify.isolation` with IN and OUT, two inherited
+pipes: a line of JSON comes in for each checkpoint, one goes back. It
 ends when the pipe does, so it never outlives the training by more than the
 checkpoint in hand. Having too little memory accuses no checkpoint.
 """

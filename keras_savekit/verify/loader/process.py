@@ -1,8 +1,9 @@
 """A process of its own that answers questions, within limits of time and memory.
 
-A fresh interpreter that inherits nothing but the import path, without a GPU, at low
-priority, and the first that the system ends when memory runs out. Whatever becomes
-of it is told as a `ChildError`; whoever asks it never hangs and never fails with it.
+A fresh interpreter (`isolation`) that imports nothing of the working directory and inherits
+no secrets, without a GPU, at low priority, and the first that the system ends when memory
+runs out. Whatever becomes of it is reported as a `ChildError`; whoever asks it never hangs
+and never fails with it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import selectors
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_savekit.policy.units import as_duration, as_size, duration_text, size_text
+from keras_savekit.verify.loader import isolation
 
 STDERR_SHOWN = 2000
 SECONDS = 600.0
@@ -65,9 +66,9 @@ class Budget:
 
 
 class Child:
-    """The process `python -m MODULE IN OUT`, spoken to in lines of JSON over two pipes.
+    """A process that runs `MODULE.main([IN, OUT])`, spoken to in lines of JSON over two pipes.
 
-    environ: what it inherits of the environment, but for what we set.
+    environ: of which it inherits what `isolation.environment` passes.
 
     Its standard output is not used: Keras and TensorFlow print there.
     """
@@ -78,13 +79,13 @@ class Child:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
         self._buffer = b""
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", module, str(theirs_in), str(theirs_out)],
+            self._process = isolation.start(
+                module,
+                [str(theirs_in), str(theirs_out)],
+                _environment(environ),
                 pass_fds=(theirs_in, theirs_out),
-                stdin=subprocess.DEVNULL,
                 stdout=self._stderr,
                 stderr=self._stderr,
-                env=_environment(environ),
                 **_GROUP,
             )
         except OSError as error:
@@ -179,7 +180,7 @@ def _half_of_all() -> int:
 
 def _environment(inherited: Mapping[str, str]) -> dict[str, str]:
     return {
-        **inherited,
+        **isolation.environment(inherited),
         "KERAS_BACKEND": "tensorflow",
         "CUDA_VISIBLE_DEVICES": "-1",
         "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -187,6 +188,4 @@ def _environment(inherited: Mapping[str, str]) -> dict[str, str]:
         "HDF5_USE_FILE_LOCKING": "FALSE",
         "TF_NUM_INTRAOP_THREADS": "1",
         "TF_NUM_INTEROP_THREADS": "1",
-        # The user's own layers are found where the training found them.
-        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),  # noqa: PTH109
     }
