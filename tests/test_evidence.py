@@ -38,9 +38,9 @@ from keras_savekit.policy.plan import Due, Policy, SavePlan
 from keras_savekit.resume import select
 from keras_savekit.save.pipeline import Pipeline
 from keras_savekit.store import syscalls
-from keras_savekit.store.atomic import LEFTOVERS
 from keras_savekit.store.checkpoint_lock import hold_shared, is_read
 from keras_savekit.store.manifest import Verification
+from keras_savekit.store.naming import Leftover
 from keras_savekit.store.read_errors import retried, system_failure, unverifiable
 from keras_savekit.store.run import RunDirectory
 from keras_savekit.verify.depths import require_signed, verify_shallow
@@ -88,7 +88,7 @@ def found(path):
 def listed(path):
     folders = (path / "checkpoints", path / "quarantine")
     return tuple(
-        sorted(each.name for each in folder.iterdir() if not each.name.startswith(LEFTOVERS))
+        sorted(each.name for each in folder.iterdir() if Leftover.parse(each.name) is None)
         for folder in folders
     )
 
