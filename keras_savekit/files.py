@@ -37,9 +37,10 @@ def save_model(model: Any, path: str | os.PathLike[str], *, verify: Depth = "loa
 
     path: ends in `.h5` or `.keras`. What stood there is replaced by one rename,
         once the new file has been verified.
-    verify: `load` has a process of its own load the file with stock Keras and
-        compare every weight, `predict` outputs too; `structure` reads every tensor
-        back; `bytes` the file.
+    verify: `structure` reads every tensor back; `bytes` the file. `load` also has a
+        process of its own load the file with stock Keras and compare every weight,
+        `predict` outputs too: a file that is whole and that stock Keras does not load so
+        is not portable, which is a SavekitWarning and no error.
 
     Raises ModelError if the model cannot be saved, SaveError if the file is not
     good, DirectoryError if the disk refuses; what stood at `path` then still does.
@@ -137,6 +138,9 @@ def _require_good(scratch: Path, target: Path, verify: Depth) -> None:
             str(target),
             "nothing there was changed; save again, and if it stays so, tell us",
         )
-    if found.note:
+    if found.not_portable:
+        what = f"{target} is {found.not_portable_shown()}"
+        warnings.warn(what, SavekitWarning, stacklevel=4)
+    elif found.note:
         what = f"{target} is good as far as depth {found.depth}: {found.note}"
         warnings.warn(what, SavekitWarning, stacklevel=4)

@@ -109,6 +109,8 @@ def test_list_as_json_is_complete_and_standard(run, savekit):
         "when": None,
         "note": "",
         "findings": [],
+        "portable": None,
+        "not_portable": [],
     }
     assert listing["damaged"] == []
     assert listing["foreign"] == ["stray"]

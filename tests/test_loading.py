@@ -589,3 +589,24 @@ def test_predictions_after_loading_are_equal(tmp_path):
     loaded = sk.load_model(tmp_path / "m.h5")
     loaded.run_eagerly = True
     np.testing.assert_array_equal(loaded.predict(x, verbose=0), expected)
+
+
+def with_normalization(*adapted):
+    layer = layers.Normalization()
+    made = keras.Sequential([keras.Input((3,)), layer, layers.Dense(1)])
+    for values in adapted:
+        layer.adapt(values)
+    return made
+
+
+def test_an_adapted_normalization_computes_with_what_it_had_learned(tmp_path):
+    x = np.random.default_rng(0).normal(5, 3, (64, 3)).astype("float32")
+    made = with_normalization(x)
+    expected = made(x).numpy()
+    for name in ("m.h5", "m.keras"):
+        sk.save_model(made, tmp_path / name, verify="structure")
+        np.testing.assert_array_equal(sk.load_model(tmp_path / name)(x), expected)
+    sk.save_weights(made, tmp_path / "m.weights.h5")
+    other = with_normalization()
+    sk.load_weights(other, tmp_path / "m.weights.h5")
+    np.testing.assert_array_equal(other(x), expected)

@@ -56,6 +56,8 @@ verifications = st.builds(
     floats,
     st.lists(st.builds(Finding, texts, texts, texts), max_size=2).map(tuple),
     texts,
+    st.booleans(),
+    st.lists(st.builds(Finding, texts, texts, texts), max_size=2).map(tuple),
 )
 
 

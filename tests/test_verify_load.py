@@ -107,9 +107,9 @@ def test_a_tensor_in_the_wrong_place_is_found_by_loading(checker, tmp_path):
     )
     seal_again(directory, manifest, tensors=exchanged)
     found = checker.verify(directory, 0.0)
-    assert found.depth == "load"
-    assert [finding.kind for finding in found.findings] == ["load", "load"]
-    assert all("differs after loading" in finding.what for finding in found.findings)
+    assert (found.good, found.depth, found.portable) == (True, "structure", False)
+    assert [finding.kind for finding in found.not_portable] == ["load", "load"]
+    assert all("differs after loading" in finding.what for finding in found.not_portable)
 
 
 def test_an_architecture_that_loads_as_another_is_found(checker, model, tmp_path):
@@ -172,8 +172,11 @@ def test_the_child_says_what_code_it_lacks(checker, net, compiled, named, tmp_pa
     verification = checker.verify(directory, 0.0)
     assert verification.good
     assert verification.depth == "structure"
-    assert named in verification.note
-    assert "stock Keras alone cannot load it" in verification.note
+    (finding,) = verification.not_portable
+    assert finding.kind == "code"
+    assert named in finding.what
+    assert "stock Keras alone cannot load it" in finding.what
+    assert "import or register that code" in verification.note
 
 
 def test_a_child_that_was_killed_is_told_and_another_serves(model, tmp_path):

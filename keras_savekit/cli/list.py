@@ -86,6 +86,10 @@ def _checkpoint_json(checkpoint: Checkpoint) -> dict[str, Any]:
         "when": verification.when if verification else None,
         "note": verification.note if verification else "",
         "findings": [finding_json(each) for each in verification.findings] if verification else [],
+        "portable": verification.portable if verification else None,
+        "not_portable": [finding_json(each) for each in verification.not_portable]
+        if verification
+        else [],
     }
 
 
@@ -102,6 +106,12 @@ def _print(listed: RunDirectory) -> None:
         if each.verification
     ]
     _print_findings("failed", [each for each in failed if each[1]])
+    limited = [
+        (each.name, [each.verification.not_portable_shown()])
+        for each in scan.checkpoints
+        if each.verification and each.verification.not_portable
+    ]
+    _print_findings("not portable", limited)
     _print_findings("damaged", [(name, [error.what]) for name, error in scan.damaged])
     _print_findings("not checkpoints, left alone", [(name, []) for name in scan.foreign])
     aside = [
@@ -167,4 +177,5 @@ def _status(checkpoint: Checkpoint) -> str:
     verification = checkpoint.verification
     if verification is None or checkpoint.status != "verified":
         return checkpoint.status
-    return f"verified: {verification.depth}"
+    portability = ", not portable" if verification.not_portable else ""
+    return f"verified: {verification.depth}{portability}"

@@ -104,7 +104,9 @@ def _verify(directory: Path, depth: str, key_env: str | None, as_json: bool) -> 
     The outcome is recorded, unless a training is using the directory. "bad" is a
     checkpoint with evidence of damage, "open" one that could not be verified: the
     system failed to read it, or time or memory did not suffice. Ends with 1 if any
-    is bad or open.
+    is bad or open. A checkpoint that is whole and that stock Keras does not load as
+    it was saved is "not portable", which does not change the exit status: --json
+    says "portable": false.
     """
     from keras_savekit.cli import verify
 

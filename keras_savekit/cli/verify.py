@@ -73,6 +73,7 @@ def run(directory: Path, depth: Depth, *, as_json: bool, key_env: str | None = N
             if verification.good or target.path.exists() or target.home is None:
                 outcomes.append(_Outcome(target, verification, _record(target, verification)))
     foreign = _foreign(directory)
+    # What is not portable is whole: the exit status is for damage, `--json` says both.
     good = all(each.verification.good and each.verification.done for each in outcomes)
     if as_json:
         echo_json(
@@ -189,6 +190,8 @@ def _outcome_json(outcome: _Outcome) -> dict[str, Any]:
         "when": verification.when,
         "note": verification.note,
         "findings": [finding_json(each) for each in verification.findings],
+        "portable": verification.portable,
+        "not_portable": [finding_json(each) for each in verification.not_portable],
         "recorded": outcome.recorded,
     }
 
@@ -200,8 +203,9 @@ def _print(outcomes: list[_Outcome], depth: Depth) -> None:
         if verification.good and not verification.done:
             verdict = ("open", "yellow")
         word = click.style(f"{verdict[0]:<4}", fg=verdict[1])
-        click.echo(f"{word}  {shown(each.target.path.name)}  {verification.depth}")
-        for finding in verification.findings:
+        but = click.style(", not portable", fg="yellow") if verification.not_portable else ""
+        click.echo(f"{word}  {shown(each.target.path.name)}  {verification.depth}{but}")
+        for finding in (*verification.findings, *verification.not_portable):
             click.echo(f"      {shown(finding)}")
         if verification.note:
             click.echo(f"      {shown(verification.note)}")
@@ -212,7 +216,9 @@ def _print(outcomes: list[_Outcome], depth: Depth) -> None:
         and each.target.checkpoint is not None
         for each in outcomes
     )
+    not_portable = sum(each.verification.portable is False for each in outcomes)
     left = f", {unknown} could not be verified" if unknown else ""
+    left += f", {not_portable} not portable" if not_portable else ""
     click.echo(f"{len(outcomes)} checked at depth {depth}, {bad} bad{left}")
     if unrecorded:
         click.echo(

@@ -1,9 +1,8 @@
 """Which checkpoint of a run a training goes on from, and why not a newer one.
 
-The newest that is whole: each is verified to depth `structure` now, whatever is
-said of it. Only what a process of its own has found at a deeper depth is believed.
-Nothing is changed here, and TensorFlow not needed. A checkpoint that the system could
-not read is no candidate, and nothing is held against it.
+The newest that is whole: each is verified to depth `structure` now, and no recorded
+finding is believed. Nothing is changed here, and TensorFlow not needed. A checkpoint
+that the system could not read is no candidate, and is not held to be damaged.
 """
 
 from __future__ import annotations
@@ -105,9 +104,6 @@ def _candidate(checkpoint: Checkpoint, now: float, key: Key | None) -> Candidate
 
 def _verification(checkpoint: Checkpoint, now: float, key: Key | None) -> Verification:
     known = checkpoint.verification
-    # What only a process of its own could find cannot be looked at again here.
-    if known is not None and not known.good and known.depth in ("load", "predict"):
-        return known
     now_found = examine(checkpoint.path, "structure", now, key)
     if known is not None and known.good and known.done and now_found.good:
         return known

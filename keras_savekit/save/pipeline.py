@@ -8,6 +8,7 @@ asks for them; nothing good is touched by one.
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -31,6 +32,8 @@ from keras_savekit.store.naming import CheckpointName
 from keras_savekit.store.run import Checkpoint, RunDirectory
 
 T = TypeVar("T")
+
+_ADDRESS = re.compile(r"0x[0-9a-f]+")  # which differ from one process to the next
 
 ALREADY_SAVED = "this step is already saved"
 
@@ -64,6 +67,7 @@ class Pipeline:
         self._notices: SimpleQueue[str] = SimpleQueue()
         self._notes: SimpleQueue[tuple[str, dict[str, Any]]] = SimpleQueue()
         self._noticed: set[str] = set()
+        self._not_portable: set[tuple[str, str]] = set()  # plans and problems that were reported
         self._retries: SimpleQueue[Due] = SimpleQueue()
         self._retried: set[str] = set()  # plans that have had no good checkpoint since
         self._shrunk: dict[str, float] = {}  # what compression left of each plan's last save
@@ -340,14 +344,24 @@ class Pipeline:
                 name=job.name,
                 depth=verification.depth,
                 note=verification.note,
+                not_portable=[str(finding) for finding in verification.not_portable],
                 seconds=round(time.monotonic() - job.began, 3),
             )
+            if verification.not_portable:
+                self._report_not_portable(job, verification)
             if verification.note == OVERTAKEN:
                 self._notice(f"{job.plan.name} is saved, and not always loaded: {OVERTAKEN}")
         else:
             self._quarantine(job.name, verification)
             self._retry(job.plan, f"{job.name} failed its verification")
         self._keeper.settle()
+
+    def _report_not_portable(self, job: VerificationJob, verification: Verification) -> None:
+        """Once for each plan and problem: the model stays the same from save to save."""
+        problem = _ADDRESS.sub("", verification.not_portable[0].what)
+        if (job.plan.name, problem) not in self._not_portable:
+            self._not_portable.add((job.plan.name, problem))
+            self._notices.put(f"{job.name} is {verification.not_portable_shown()}")
 
     def _leave_unverified(self, job: VerificationJob, verification: Verification) -> None:
         with suppress(CheckpointError, DirectoryError):  # without a record it is unverified too

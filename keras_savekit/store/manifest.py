@@ -126,10 +126,10 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong with a checkpoint.
+    """One thing that is wrong with a checkpoint, or in which it is not portable.
 
-    kind: a short stable word: missing, extra, size, digest, unreadable,
-        tensor, load, ...
+    kind: a short stable word: missing, extra, size, digest, unreadable, tensor, ...;
+        of what is not portable: code, load, predict.
     where: file, tensor or dataset, relative to the checkpoint.
     what: a sentence.
     """
@@ -151,10 +151,15 @@ class Finding:
 class Verification:
     """The outcome of a check: no findings means the checkpoint is good.
 
-    depth: the depth that was reached.
-    note: why the depth asked for was not reached, if it was not.
+    depth: the deepest depth that the checkpoint passed; with findings, the depth at
+        which they were found.
+    findings: evidence of damage, which only the depths `bytes` and `structure` give.
+    note: why the requested depth was not reached, if it was not; what still loads a
+        checkpoint that is not portable.
     done: False if that was for a lack of time or memory, or since the system failed: the
         checkpoint is then as unverified as before.
+    not_portable: what the depths `load` and `predict` found: stock Keras does not load
+        the checkpoint, or loads something else. The checkpoint is good all the same.
     """
 
     depth: Depth
@@ -162,11 +167,34 @@ class Verification:
     findings: Annotated[tuple[Finding, ...], FailFast()] = ()
     note: str = ""
     done: bool = True
+    not_portable: Annotated[tuple[Finding, ...], FailFast()] = ()
 
     @property
     def good(self) -> bool:
         """Whether nothing wrong was found."""
         return not self.findings
+
+    @property
+    def portable(self) -> bool | None:
+        """Whether stock Keras loads the checkpoint as it was saved; None if that is not known."""
+        if self.not_portable:
+            return False
+        loaded = DEPTHS.index(self.depth) >= DEPTHS.index("load")
+        return True if loaded and self.good and self.done else None
+
+    def not_portable_shown(self) -> str:
+        """What is not portable, that it is no damage, and what still loads it: one line."""
+        first, *more = self.not_portable
+        others = f" and {len(more)} more" if more else ""
+        return f"whole, and not portable: {first}{others}; {self.note}"
+
+    @property
+    def examined(self) -> Depth:
+        """The deepest depth at which the checkpoint was examined, passed or not."""
+        kinds = {finding.kind for finding in self.not_portable}
+        if "predict" in kinds:
+            return "predict"
+        return "load" if kinds else self.depth
 
     @property
     def only_untrusted(self) -> bool:
@@ -189,7 +217,19 @@ def supersedes(new: Verification, old: Verification | None) -> bool:
     """Whether `new` says more than `old`: neither a shallow good outcome nor none says more."""
     if old is None or not old.done:
         return True
-    return new.done and (not new.good or DEPTHS.index(new.depth) >= DEPTHS.index(old.depth))
+    deeper = DEPTHS.index(new.examined) >= DEPTHS.index(old.examined)
+    return new.done and (not new.good or bool(new.not_portable) or deeper)
+
+
+def without_load_findings(recorded: Verification) -> Verification:
+    """A recorded outcome, without what version 0.1 recorded of `load` and `predict` as damage.
+
+    Such a checkpoint counts as unverified, so that its files are checked again.
+    """
+    if recorded.good or not all(finding.kind in _LOADING for finding in recorded.findings):
+        return recorded
+    note = f"an earlier version recorded as damage: {recorded.findings[0]}"
+    return Verification("bytes", recorded.when, note=note, done=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +267,7 @@ class UnhashedError(SignatureError):
     kind = "unhashed"
 
 
+_LOADING = {"load", "predict"}
 _UNTRUSTED = {each.kind for each in (SignatureError, UnsignedError, UnhashedError)}
 
 

@@ -47,6 +47,7 @@ from keras_savekit.store.manifest import (
     read_outline,
     read_verification,
     to_json,
+    without_load_findings,
 )
 from keras_savekit.store.naming import LONGEST_PID, CheckpointName, Leftover
 from keras_savekit.store.read_errors import unverifiable
@@ -238,10 +239,11 @@ class RunDirectory:
                 f"the manifest is of another checkpoint: step {found[0]}, plan {found[1]}",
                 str(path),
             )
+        recorded = _verification(path)
         return Checkpoint(
             path,
             manifest,
-            _verification(path),
+            recorded and without_load_findings(recorded),
             os.path.exists(f"{path}/{PINNED}"),  # noqa: PTH110
         )
 

@@ -3,6 +3,9 @@
 The child is started once, kept between checkpoints, started again when it is gone, and
 never imports what trains here. It is never the reason that training fails or hangs:
 a checkpoint that it gave no answer to stays unverified, and the note says why.
+
+What these depths find is no evidence of damage, which `structure` has looked for in every
+tensor: the checkpoint is good, and not portable.
 """
 
 from __future__ import annotations
@@ -55,8 +58,9 @@ class LoadChecker:
     def verify(self, path: Path, now: float, depth: Depth = "load") -> Verification:
         """Check `path` at every depth up to `depth`.
 
-        When the files are good and stock Keras cannot load code of the user's, the
-        outcome has depth `structure` and a note that says so; when the model cannot be
+        Only the depths `bytes` and `structure` give findings. When the files are good and
+        stock Keras does not load them as they were saved, the outcome is good, has the
+        depth that was passed, and says what is not portable; when the model cannot be
         asked, depth `load` and a note; when the child gave no answer, it is not done.
         """
         shallow = self.look(path, now, depth)
@@ -77,8 +81,12 @@ class LoadChecker:
             self.close()
             note = f"not loaded: {self._ended or error}"
             return Verification("structure", now, note=note, done=False)
-        findings = tuple(Finding(**each) for each in answer["findings"])
-        return Verification(answer["reached"], now, findings, answer["note"])
+        return Verification(
+            answer["reached"],
+            now,
+            note=answer["note"],
+            not_portable=tuple(Finding(**each) for each in answer["not_portable"]),
+        )
 
     def start(self) -> None:
         """Start the child, so that it is ready when it is asked. For other threads too."""

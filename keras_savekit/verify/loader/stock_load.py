@@ -1,5 +1,7 @@
 """Depths `load` and `predict`, in the child: stock Keras loads the files, every weight is compared.
 
+What differs then makes a checkpoint not portable. It is no evidence of damage.
+
 Building a model takes half of a load. In a training its configuration stays the same, byte
 by byte: the model that Keras built of it is kept, and Keras's own `load_weights` gives it
 the weights of the next checkpoint. Where that finds a fault, building anew has the last word.
@@ -7,6 +9,7 @@ the weights of the next checkpoint. Where that finds a fault, building anew has 
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 from collections.abc import Iterator
@@ -18,6 +21,7 @@ import keras
 import numpy as np
 
 from keras_savekit.base.tensors import as_array
+from keras_savekit.errors import SavekitError
 from keras_savekit.formats.config_digest import digest
 from keras_savekit.formats.hdf5.fill import tensor_digest
 from keras_savekit.model.saving_walk import deserialized, serialized
@@ -27,13 +31,26 @@ from keras_savekit.verify.loader.error_text import error_text_of
 
 Origin = tuple[str, str, Configuration]
 
+CODE = "import or register that code where you load it; a resume, which has it, is not affected"
+_INTO_YOURS = (
+    "keras_savekit.load_weights loads it into the model that your code builds, and a resume "
+    "continues from it"
+)
+OURS = f"keras_savekit.load_model loads it; {_INTO_YOURS}"
+OURS_DIFFERS = f"keras_savekit.load_model gives other weights too; {_INTO_YOURS}"
+NOT_OURS = f"keras_savekit.load_model does not load it either; {_INTO_YOURS}"
+OTHER_OUTPUTS = (
+    "keras_savekit.load_model gives other outputs from the same weights: "
+    "compare both with the model that your code builds"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What was found, down to which depth, and why not deeper."""
+    """Which depth was passed, what is not portable, and what the user should know of it."""
 
     reached: Depth
-    findings: tuple[Finding, ...] = ()
+    not_portable: tuple[Finding, ...] = ()
     note: str = ""
 
 
@@ -42,6 +59,7 @@ class StockLoader:
 
     def __init__(self) -> None:
         self._kept: tuple[Origin, Any] | None = None
+        self._ours: tuple[Origin, str] | None = None  # what was found out for the last problem
 
     def check(self, path: Path, depth: Depth, probe: str | None) -> Checked:
         """Load the checkpoint with stock Keras, and ask the model if the depth is `predict`.
@@ -81,30 +99,38 @@ class StockLoader:
         *_, configuration = origin
         refused = configuration.code_inside()
         if refused:
-            return Checked("structure", note=f"stock Keras alone cannot load it: {refused}")
+            return _needing_code(manifest, refused)
         code = sorted(set(configuration.code_of_its_own()))
         try:
             model = _load(path, manifest, configuration)
         except Exception as error:  # noqa: BLE001 - whatever Keras says is the outcome, and is told
             said = error_text_of(error)
             if code:
-                names = ", ".join(code[:3])
-                note = f"stock Keras alone cannot load it: it needs {names} ({said})"
-                return Checked("structure", note=note)
+                return _needing_code(manifest, f"it needs {', '.join(code[:3])} ({said})")
             what = f"stock Keras cannot load it: {said}"
-            return Checked("load", (Finding("load", manifest.model_file, what),))
+            finding = Finding("load", manifest.model_file, what)
+            return Checked("structure", (finding,), self._note(origin, path, manifest))
         findings = (
             *_compare(model, manifest),
             *_compare_architecture(model, configuration, manifest),
         )
         if findings:
-            return Checked("load", findings)
+            del model
+            return Checked("structure", findings, self._note(origin, path, manifest))
         if depth == "predict":
             return _predict(model, path, manifest, Path(probe) if probe else None)
         # Of a `.keras` file `load_model` reads more than weights; other code may do anything.
         if not code and not manifest.model_file.endswith(".keras"):
             self._keep(origin, model)
         return Checked("load")
+
+    def _note(self, origin: Origin, path: Path, manifest: Manifest) -> str:
+        """Whether our reader loads what stock Keras does not; tried once for a configuration."""
+        if self._ours is None or self._ours[0] != origin:
+            self._forget()
+            gc.collect()
+            self._ours = origin, _what_ours_makes_of_it(path, manifest)
+        return self._ours[1]
 
     def _keep(self, origin: Origin, model: Any) -> None:
         """For the next checkpoint, without what was loaded: else that could pass for the next's."""
@@ -114,6 +140,21 @@ class StockLoader:
     def _forget(self) -> None:
         self._kept = None
         keras.backend.clear_session()
+
+
+def _needing_code(manifest: Manifest, why: str) -> Checked:
+    what = f"stock Keras alone cannot load it: {why}"
+    return Checked("structure", (Finding("code", manifest.model_file, what),), CODE)
+
+
+def _what_ours_makes_of_it(path: Path, manifest: Manifest) -> str:
+    from keras_savekit.model.rebuild import load_model
+
+    try:
+        model = load_model(path, compile=False)
+    except SavekitError:
+        return NOT_OURS
+    return OURS_DIFFERS if any(_compare(model, manifest)) else OURS
 
 
 def _blank(model: Any) -> None:
@@ -139,7 +180,8 @@ def _predict(model: Any, path: Path, manifest: Manifest, probe: Path | None) -> 
     from keras_savekit.verify.loader.predict import UnansweredError, compare
 
     try:
-        return Checked("predict", tuple(compare(model, path, manifest, probe)))
+        findings = tuple(compare(model, path, manifest, probe))
+        return Checked("load", findings, OTHER_OUTPUTS) if findings else Checked("predict")
     except UnansweredError as error:
         return Checked("load", note=f"not asked for outputs: {error}")
 
