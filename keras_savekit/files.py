@@ -9,7 +9,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +19,10 @@ from keras_savekit.base.moment import Moment
 from keras_savekit.base.tensors import Blueprint
 from keras_savekit.errors import ModelError, SaveError, SavekitWarning
 from keras_savekit.formats import single_file
-from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE, MODEL_FILES, Format, write_text
+from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE, write_text
 from keras_savekit.formats.embedded_code import code_in, code_of_compile
+from keras_savekit.formats.model_format import ModelFormat, Save
+from keras_savekit.formats.registry import FORMATS, format_of
 from keras_savekit.model.capture import Capture
 from keras_savekit.model.structure import LiveModel
 from keras_savekit.store import syscalls
@@ -45,9 +47,9 @@ def save_model(model: Any, path: str | os.PathLike[str], *, verify: Depth = "loa
     Raises ModelError if the model cannot be saved, SaveError if the file is not
     good, DirectoryError if the disk refuses; what stood at `path` then still does.
     """
-    target = _target(path, "h5", "keras")
+    target = _target(path, "model")
     with _written(model, target, verify) as scratch:
-        publish_file(scratch / MODEL_FILES[single_file.format_of(target)], target)
+        publish_file(scratch / format_of(target).file, target)
 
 
 def save_weights(model: Any, path: str | os.PathLike[str], *, verify: Depth = "structure") -> None:
@@ -60,34 +62,37 @@ def save_weights(model: Any, path: str | os.PathLike[str], *, verify: Depth = "s
     Raises as `save_model` does. The architecture takes its place first: each of
     the two files is whole at any time.
     """
-    target = _target(path, "weights.h5")
+    target = _target(path, "weights")
     with _written(model, target, verify) as scratch:
         publish_file(scratch / ARCHITECTURE_FILE, single_file.architecture_beside(target))
-        publish_file(scratch / MODEL_FILES["weights.h5"], target)
+        publish_file(scratch / format_of(target).file, target)
 
 
-def _target(path: str | os.PathLike[str], *formats: Format) -> Path:
+def _target(path: str | os.PathLike[str], save: Save) -> Path:
     if "://" in os.fspath(path):
         remedy = "save it here and copy it there"
         raise ModelError("is not a path of this machine's file system", os.fspath(path), remedy)
     target = Path(path).absolute()
-    if single_file.format_of(target) not in formats:
-        remedy = f"give it a name ending in .{' or .'.join(formats)}"
+    if format_of(target).save != save:
+        suffixes = [known.suffix for known in FORMATS.values() if known.save == save]
+        remedy = f"give it a name ending in {' or '.join(suffixes)}"
         raise ModelError("this is not saved under such a name", str(path), remedy)
     return target
 
 
-def portability_warnings(blueprint: Blueprint, *, h5: bool) -> tuple[str, ...]:
-    """What the user should know before files of this model are written, `.h5` among them."""
-    lost = lost_by_stock(blueprint) if h5 and blueprint.assets else ""
+def portability_warnings(blueprint: Blueprint, formats: Iterable[ModelFormat]) -> tuple[str, ...]:
+    """What the user should know before files of this model are written in these formats."""
+    losing = [known for known in formats if "asset" in known.stock_loses]
+    lost = lost_by_stock(blueprint, losing) if losing and blueprint.assets else ""
     return tuple(filter(None, (lost, code_inside(blueprint))))
 
 
-def lost_by_stock(blueprint: Blueprint) -> str:
-    """What stock Keras does not restore from a `.h5` file of this model."""
+def lost_by_stock(blueprint: Blueprint, formats: Iterable[ModelFormat]) -> str:
+    """Which assets of this model stock Keras does not restore from files in these formats."""
     layers = ", ".join(sorted({str(Path(name).parent) for name in blueprint.assets}))
+    suffixes = " and ".join(sorted({known.suffix for known in formats}))
     return (
-        f"stock Keras does not read the vocabularies of {layers} from .h5 files; "
+        f"stock Keras does not read the vocabularies of {layers} from {suffixes} files; "
         "keras_savekit.load_model does, and .keras files give them to both"
     )
 
@@ -110,13 +115,13 @@ def code_inside(blueprint: Blueprint) -> str:
 def _written(model: Any, target: Path, verify: Depth) -> Iterator[Path]:
     """A scratch directory beside `target` with verified files."""
     live = LiveModel(model)
-    for told in portability_warnings(live.blueprint, h5=target.suffix == ".h5"):
+    for told in portability_warnings(live.blueprint, [format_of(target)]):
         warnings.warn(told, SavekitWarning, stacklevel=4)
     snapshot = Capture(live)(Moment(), {}, {})
     scratch = scratch_for(target)
     try:
         with disk_errors("write", target):
-            name = MODEL_FILES[single_file.format_of(target)]
+            name = format_of(target).file
             manifest = single_file.write(scratch / name, snapshot, time.time())
             if manifest.save == "weights":
                 text = live.blueprint.model_config.encode()

@@ -16,10 +16,10 @@ from typing import Any
 import click
 
 from keras_savekit.errors import ConversionError, shown
+from keras_savekit.formats.registry import FORMATS, find_format, format_of
 from keras_savekit.store.atomic import publish_file, scratch_for
 
 _DIFFERS = 1
-_WEIGHTS = ".weights.h5"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +69,10 @@ def _one_or_all(names: tuple[str, ...]) -> Any:
 def _scratch(target: Path) -> Iterator[Path]:
     """Where the file lies until it has been compared."""
     target = target.absolute()
-    if not target.name.endswith((".h5", ".keras")):
+    if find_format(target.name) is None:
         what = "a Keras model is not saved under such a name"
-        raise ConversionError(what, str(target), f"end it in .h5, .keras or {_WEIGHTS}")
+        *others, last = (known.suffix for known in FORMATS.values())
+        raise ConversionError(what, str(target), f"end it in {', '.join(others)} or {last}")
     folder = scratch_for(target)
     try:
         yield folder / target.name
@@ -82,7 +83,7 @@ def _scratch(target: Path) -> Iterator[Path]:
 def _save(model: Any, path: Path) -> None:
     from keras_savekit.files import save_model, save_weights
 
-    if path.name.endswith(_WEIGHTS):
+    if format_of(path).save == "weights":
         save_weights(model, path)
     else:
         save_model(model, path)

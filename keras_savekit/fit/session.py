@@ -35,6 +35,7 @@ from keras_savekit.fit.steering import (
     stopped,
 )
 from keras_savekit.formats.logs import exact, readable
+from keras_savekit.formats.registry import FORMATS
 from keras_savekit.model.capture import Capture
 from keras_savekit.model.structure import Configuration, LiveModel, build_optimizer, described
 from keras_savekit.policy.plan import Decision, decide, horizon, saves_periodically
@@ -333,8 +334,8 @@ class Session:
         if self._capture is not None or now.step == self._seen.step:
             return  # metrics get theirs in the first step
         live = LiveModel(self._model, self._configuration)
-        h5 = any(plan.format == "h5" for plan in self._around.policy.plans)
-        for text in portability_warnings(live.blueprint, h5=h5):
+        formats = [FORMATS[plan.format] for plan in self._around.policy.plans]
+        for text in portability_warnings(live.blueprint, formats):
             _warn(text)
         self._capture = Capture(live)
 

@@ -11,29 +11,22 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import xxhash
 
 from keras_savekit.base.key import Key
 from keras_savekit.base.tensors import Array, Blueprint, Snapshot, as_array
-from keras_savekit.formats import config_digest, full_h5, keras_zip, state_h5, weights_h5
+from keras_savekit.formats import config_digest, state_h5
 from keras_savekit.formats.directio.writer import FileWriter
 from keras_savekit.formats.hdf5 import fill
 from keras_savekit.formats.hdf5.fill import Written
 from keras_savekit.formats.hdf5.template import Compression, Layout, Template
+from keras_savekit.formats.model_format import ModelFormat
 from keras_savekit.store import syscalls
 from keras_savekit.store.manifest import MANIFEST, FileEntry, Manifest, TensorEntry, to_json
 
-Save = Literal["model", "weights"]
-Format = Literal["h5", "keras", "weights.h5"]
 Layouts = dict[str, Layout]  # by the file's name
 Files = Mapping[str, Written]  # too
-MODEL_FILES: dict[Format, str] = {
-    "h5": "model.h5",
-    "keras": "model.keras",
-    "weights.h5": "model.weights.h5",
-}
 ARCHITECTURE_FILE = "model.json"
 
 
@@ -43,10 +36,9 @@ class Purpose:
 
     run: str
     plan: str
-    save: Save
     reasons: tuple[str, ...]
     created: float
-    format: Format
+    format: ModelFormat
     compression: Compression = None
 
 
@@ -55,26 +47,25 @@ class Forms:
 
     def __init__(self) -> None:
         self._blueprint: Blueprint | None = None
-        self._layouts: dict[Format, Layouts] = {}
+        self._layouts: dict[str, Layouts] = {}  # by the name of the model file
         self._forms: dict[str, Template] = {}
         self.architecture = ""  # its digest
         self.written: Files = {}  # by the last `write`
 
-    def layouts(self, snapshot: Snapshot, format: Format) -> Layouts:  # noqa: A002
-        """Of each file of a checkpoint."""
-        blueprint = snapshot.blueprint
+    def layouts(self, snapshot: Snapshot, model_format: ModelFormat) -> Layouts:
+        """The layout of each file of a checkpoint."""
+        blueprint, name = snapshot.blueprint, model_format.file
         if blueprint != self._blueprint:
             self._blueprint = blueprint
             self._layouts.clear()
             self.architecture = config_digest.digest(json.loads(blueprint.model_config))
-        if format not in self._layouts:
-            model = _structure(blueprint, format)
+        if name not in self._layouts:
+            model = model_format.layout(blueprint)
             rest = positions_outside(model, blueprint)
             state = state_h5.layout(blueprint, rest, state_position=len(blueprint.variables))
-            self._layouts[format] = {MODEL_FILES[format]: model, state_h5.STATE_FILE: state}
-        layouts = dict(self._layouts[format])
-        name = MODEL_FILES[format]
-        return layouts | {name: _told(layouts[name], snapshot, format)}
+            self._layouts[name] = {name: model, state_h5.STATE_FILE: state}
+        layouts = dict(self._layouts[name])
+        return layouts | {name: _with_attributes(layouts[name], snapshot, model_format)}
 
     def form(self, key: str, layout: Layout, values: list[Array]) -> Template:
         """Of one file; its last one, if that serves again."""
@@ -115,24 +106,29 @@ def write(
     written: dict[str, Written] = {}
     sha256 = key is not None
     for name, layout in layouts.items():
-        form = forms.form(f"{purpose.format} {name}", layout, values)
+        form = forms.form(f"{purpose.format.name} {name}", layout, values)
         before = (base or {}).get(name)
         with FileWriter(directory / name, sha256=sha256) as stream:
-            written[name] = write_file(stream, blueprint, form, values, purpose.created, before)
+            if name == purpose.format.file:
+                written[name] = purpose.format.write(
+                    stream, blueprint, form, values, purpose.created, before
+                )
+            else:
+                written[name] = fill.write(stream, form, values, before)
     forms.written = written
     files = [each.entry for each in written.values()]
     digests = {at: digest for each in written.values() for at, digest in each.digests.items()}
-    if purpose.save == "weights":
+    if purpose.format.save == "weights":
         text = blueprint.model_config.encode()
         files.append(write_text(directory / ARCHITECTURE_FILE, text, sha256=sha256))
     manifest = Manifest(
         run=purpose.run,
         plan=purpose.plan,
-        save=purpose.save,
+        save=purpose.format.save,
         reasons=purpose.reasons,
         moment=snapshot.moment,
         created=purpose.created,
-        model_file=MODEL_FILES[purpose.format],
+        model_file=purpose.format.file,
         files=tuple(files),
         tensors=tensor_entries(snapshot, layouts, values, digests, _offsets(written))
         + state_h5.asset_entries(blueprint, file=state_h5.STATE_FILE),
@@ -148,35 +144,16 @@ def moved(files: Files, directory: Path) -> Files:
     return {name: replace(each, path=directory / name) for name, each in files.items()}
 
 
-def write_file(
-    stream: FileWriter,
-    blueprint: Blueprint,
-    form: Template,
-    values: list[Array],
-    created: float,
-    base: Written | None = None,
-) -> Written:
-    """Write one file, of the kind its name says."""
-    if stream.path.suffix == ".keras":
-        return keras_zip.write(stream, blueprint, form, values, created, base)
-    return fill.write(stream, form, values, base)
+def model_layout(snapshot: Snapshot, model_format: ModelFormat) -> Layout:
+    """The layout of a model file, with what it says of its own snapshot."""
+    return _with_attributes(model_format.layout(snapshot.blueprint), snapshot, model_format)
 
 
-def model_layout(snapshot: Snapshot, format: Format) -> Layout:  # noqa: A002 - the policy's word
-    """The layout of a model file."""
-    return _told(_structure(snapshot.blueprint, format), snapshot, format)
-
-
-def _structure(blueprint: Blueprint, format: Format) -> Layout:  # noqa: A002
-    return full_h5.layout(blueprint) if format == "h5" else weights_h5.layout(blueprint)
-
-
-def _told(layout: Layout, snapshot: Snapshot, format: Format) -> Layout:  # noqa: A002
-    """With what a file says of its own snapshot."""
-    if format != "h5":
+def _with_attributes(layout: Layout, snapshot: Snapshot, model_format: ModelFormat) -> Layout:
+    attributes = model_format.attributes(snapshot)
+    if not attributes:
         return layout
-    outermost = {**layout.groups[""], **full_h5.training(snapshot)}
-    return replace(layout, groups={**layout.groups, "": outermost})
+    return replace(layout, groups={**layout.groups, "": {**layout.groups[""], **attributes}})
 
 
 def positions_outside(layout: Layout, blueprint: Blueprint) -> list[int]:

@@ -18,11 +18,24 @@ def digest(config: Any) -> str:
     """xxh3_128, in hex, of an architecture as any of our files has it. ValueError if it is none."""
     if not isinstance(config, dict):
         raise ValueError("no architecture")
-    if config.get("class_name") == "deserialize":  # see `full_h5`
-        config = config["config"]["config"]
-    same = json.dumps(_same(config), sort_keys=True, separators=(",", ":"))
+    same = json.dumps(_same(unwrapped(config)), sort_keys=True, separators=(",", ":"))
     found: str = xxhash.xxh3_128_hexdigest(same.encode())
     return found
+
+
+def wrapped(config: dict[str, Any]) -> dict[str, Any]:
+    """An architecture in the form by which the stock `.h5` reader builds any class.
+
+    That reader takes the name of a function in `keras.layers` too: `deserialize` builds
+    whatever it is given.
+    """
+    return {"class_name": "deserialize", "config": {"config": config}}
+
+
+def unwrapped(config: Any) -> Any:
+    """The architecture in a form that `wrapped` may have given it."""
+    is_wrapped = isinstance(config, dict) and config.get("class_name") == "deserialize"
+    return config["config"]["config"] if is_wrapped else config
 
 
 def _same(config: Any) -> Any:

@@ -15,11 +15,18 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
 
-from keras_savekit.base.tensors import Blueprint, Snapshot, as_array
-from keras_savekit.formats.hdf5.template import Dataset, Layout
+from keras_savekit.base.roles import Role
+from keras_savekit.base.tensors import Array, Blueprint, Snapshot, as_array
+from keras_savekit.formats.config_digest import wrapped
+from keras_savekit.formats.directio.writer import FileWriter
+from keras_savekit.formats.hdf5 import access, fill
+from keras_savekit.formats.hdf5.fill import Written
+from keras_savekit.formats.hdf5.template import Attribute, Dataset, Layout, Template
+from keras_savekit.formats.model_format import ModelFormat, ModelTexts, Name
 
 OPTIMIZER_GROUP = "savekit_optimizer"
 COMPILE_ATTRIBUTE = "savekit_compile_config"
@@ -32,25 +39,64 @@ _BUILT_BY_FROM_CONFIG = {
 }
 
 
-def layout(blueprint: Blueprint) -> Layout:
-    """The full `.h5` file of any snapshot of this blueprint, without `training`."""
-    keras = {"keras_version": blueprint.versions["keras"].encode(), "backend": b"tensorflow"}
-    groups: dict[str, dict[str, Any]] = {
-        "": {**keras, "model_config": _architecture(blueprint)},
-        "model_weights": {**keras, "layer_names": [layer.name for layer in blueprint.layers]},
-    }
-    datasets: list[Dataset] = []
-    sections = [(layer.name, layer.weights) for layer in blueprint.layers]
-    sections.append(("top_level_model_weights", blueprint.top_level))
-    for name, positions in sections:
-        path = f"model_weights/{name}"
-        groups[path], found = _section(path, positions, blueprint)
-        datasets += found
-    optimizer = blueprint.positions("optimizer")
-    if optimizer:
-        groups[OPTIMIZER_GROUP], found = _section(OPTIMIZER_GROUP, optimizer, blueprint)
-        datasets += found
-    return Layout(groups, tuple(datasets))
+class FullH5(ModelFormat):
+    """A whole model in one `.h5` file."""
+
+    name: ClassVar[Name] = "h5"
+    stock_loses: ClassVar[tuple[Role, ...]] = ("asset", "computed")
+
+    def layout(self, blueprint: Blueprint) -> Layout:
+        """The file of any snapshot of this blueprint, without its own `attributes`."""
+        keras = {"keras_version": blueprint.versions["keras"].encode(), "backend": b"tensorflow"}
+        groups: dict[str, dict[str, Any]] = {
+            "": {**keras, "model_config": _architecture(blueprint)},
+            "model_weights": {**keras, "layer_names": [layer.name for layer in blueprint.layers]},
+        }
+        datasets: list[Dataset] = []
+        sections = [(layer.name, layer.weights) for layer in blueprint.layers]
+        sections.append(("top_level_model_weights", blueprint.top_level))
+        for name, positions in sections:
+            path = f"model_weights/{name}"
+            groups[path], found = _section(path, positions, blueprint)
+            datasets += found
+        optimizer = blueprint.positions("optimizer")
+        if optimizer:
+            groups[OPTIMIZER_GROUP], found = _section(OPTIMIZER_GROUP, optimizer, blueprint)
+            datasets += found
+        return Layout(groups, tuple(datasets))
+
+    def attributes(self, snapshot: Snapshot) -> Mapping[str, Attribute]:
+        """How the model is compiled; texts of one length, as far as that is possible."""
+        blueprint = snapshot.blueprint
+        if blueprint.training_config is None:
+            return {}
+        config: dict[str, Any] = copy.deepcopy(dict(blueprint.training_config))
+        if blueprint.learning_rate is not None:
+            # Callbacks change the learning rate; the configuration was read when training began.
+            rate = as_array(snapshot.tensors[blueprint.learning_rate])
+            config["optimizer_config"]["config"]["learning_rate"] = float(rate)
+        return {
+            "training_config": padded(json.dumps(config).encode(), _ROUNDED),
+            COMPILE_ATTRIBUTE: json.dumps(blueprint.compile_config).encode(),
+        }
+
+    def write(
+        self,
+        stream: FileWriter,
+        blueprint: Blueprint,
+        template: Template,
+        values: Sequence[Array],
+        created: float,
+        base: Written | None = None,
+    ) -> Written:
+        """Write a new HDF5 file."""
+        return fill.write(stream, template, values, base)
+
+    def read_texts(self, path: Path, architecture: Path) -> ModelTexts:
+        """The attributes of the file, Keras's own and ours."""
+        with access.reading(path) as file:
+            names = ("model_config", "training_config", COMPILE_ATTRIBUTE)
+            return ModelTexts(*(file.attrs.get(name, "null") for name in names))
 
 
 def _section(
@@ -107,24 +153,8 @@ def _architecture(blueprint: Blueprint) -> bytes:
     config = json.loads(blueprint.model_config)
     config.pop("compile_config", None)  # `training_config` says it
     if (config.get("module"), config.get("class_name")) not in _BUILT_BY_FROM_CONFIG:
-        config = {"class_name": "deserialize", "config": {"config": config}}
+        config = wrapped(config)
     return json.dumps(config).encode()
-
-
-def training(snapshot: Snapshot) -> dict[str, bytes]:
-    """The attributes of the file that say how its model is compiled, as long as they ever are."""
-    blueprint = snapshot.blueprint
-    if blueprint.training_config is None:
-        return {}
-    config: dict[str, Any] = copy.deepcopy(dict(blueprint.training_config))
-    if blueprint.learning_rate is not None:
-        # Callbacks change the learning rate; the configuration was read when training began.
-        rate = as_array(snapshot.tensors[blueprint.learning_rate])
-        config["optimizer_config"]["config"]["learning_rate"] = float(rate)
-    return {
-        "training_config": padded(json.dumps(config).encode(), _ROUNDED),
-        COMPILE_ATTRIBUTE: json.dumps(blueprint.compile_config).encode(),
-    }
 
 
 def padded(text: bytes, multiple: int) -> bytes:

@@ -10,23 +10,25 @@ from __future__ import annotations
 
 import io
 import json
-import lzma
 import struct
 import zipfile
-import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from keras_savekit.base.tensors import Array, Blueprint
 from keras_savekit.errors import CheckpointError
+from keras_savekit.formats import untrusted
+from keras_savekit.formats.archive import NO_ARCHIVE, start_of
 from keras_savekit.formats.directio.memory import PAGE
 from keras_savekit.formats.directio.writer import FileWriter
 from keras_savekit.formats.hdf5 import fill
 from keras_savekit.formats.hdf5.fill import Written
-from keras_savekit.formats.hdf5.template import Template
+from keras_savekit.formats.hdf5.template import Layout, Template
+from keras_savekit.formats.model_format import ModelFormat, ModelTexts, Name
+from keras_savekit.formats.weights_h5 import WeightsH5
 from keras_savekit.store.read_errors import unreadable
 
 WEIGHTS_MEMBER = "model.weights.h5"
@@ -34,48 +36,74 @@ CONFIG_MEMBER = "config.json"
 ASSETS = "assets"
 MEMBERS = ("metadata.json", CONFIG_MEMBER, WEIGHTS_MEMBER)
 _DESCRIPTOR_FOLLOWS = 0x08
-# What `zipfile` and its decompressors raise over damage: the second is for encrypted members.
-NO_ARCHIVE = (
-    zipfile.BadZipFile,
-    RuntimeError,
-    NotImplementedError,
-    EOFError,
-    zlib.error,
-    lzma.LZMAError,
-)
 _PADDING = 0xD935  # the extra field that zipalign pads with
 
 
-def write(
-    stream: FileWriter,
-    blueprint: Blueprint,
-    form: Template,
-    values: Sequence[Array],
-    created: float,
-    base: Written | None = None,
-) -> Written:
-    """Write a new archive.
+class KerasZip(ModelFormat):
+    """A whole model in a `.keras` archive."""
 
-    form: of the weights.
-    base: an archive written before; what is equal in both is shared, where the disk can.
-    created: seconds since 1970.
-    """
-    day = datetime.fromtimestamp(created, tz=timezone.utc)
-    metadata = {
-        "keras_version": blueprint.versions["keras"],
-        "date_saved": day.strftime("%Y-%m-%d@%H:%M:%S"),
-    }
-    with zipfile.ZipFile(_Unseekable(stream), "w") as archive:
-        archive.writestr("metadata.json", json.dumps(metadata))
-        archive.writestr(CONFIG_MEMBER, blueprint.model_config)
-        for name, content in blueprint.assets.items():
-            archive.writestr(f"{ASSETS}/{name}", content)
-        weights = _aligned(WEIGHTS_MEMBER, stream.size)
-        with archive.open(weights, "w", force_zip64=True) as member:
-            weights.extra = b""  # the directory at the end needs no padding
-            begin = stream.size
-            digests = fill.write_into(stream, member.write, form, values, base)
-    return Written(stream.path, form, begin, stream.shared, stream.entry(), digests)
+    name: ClassVar[Name] = "keras"
+    config_member: ClassVar[str] = CONFIG_MEMBER
+
+    def layout(self, blueprint: Blueprint) -> Layout:
+        """The weights, as a `.weights.h5` file has them."""
+        return WeightsH5().layout(blueprint)
+
+    def write(
+        self,
+        stream: FileWriter,
+        blueprint: Blueprint,
+        template: Template,
+        values: Sequence[Array],
+        created: float,
+        base: Written | None = None,
+    ) -> Written:
+        """Write a new archive."""
+        day = datetime.fromtimestamp(created, tz=timezone.utc)
+        metadata = {
+            "keras_version": blueprint.versions["keras"],
+            "date_saved": day.strftime("%Y-%m-%d@%H:%M:%S"),
+        }
+        with zipfile.ZipFile(_Unseekable(stream), "w") as archive:
+            archive.writestr("metadata.json", json.dumps(metadata))
+            archive.writestr(CONFIG_MEMBER, blueprint.model_config)
+            for name, content in blueprint.assets.items():
+                archive.writestr(f"{ASSETS}/{name}", content)
+            weights = _aligned(WEIGHTS_MEMBER, stream.size)
+            with archive.open(weights, "w", force_zip64=True) as member:
+                weights.extra = b""  # the directory at the end needs no padding
+                begin = stream.size
+                digests = fill.write_into(stream, member.write, template, values, base)
+        return Written(stream.path, template, begin, stream.shared, stream.entry(), digests)
+
+    def hdf5_begins(self, path: Path) -> int:
+        """Where the weights begin."""
+        return locate_weights(path)
+
+    def require_harmless_container(self, path: Path) -> None:
+        """Look through the archive."""
+        untrusted.require_harmless_zip(path)
+
+    def require_harmless(self, path: Path) -> None:
+        """Look through the archive, then through the HDF5 files in it."""
+        untrusted.require_harmless_zip(path)
+        untrusted.require_harmless_weights(path)
+
+    def extra_members(self, path: Path) -> Iterator[tuple[str, str, str]]:
+        """An archive has nothing but what Keras reads, once each."""
+        for member, count in members(path).items():
+            if member not in MEMBERS and not member.startswith(f"{ASSETS}/"):
+                yield "extra", member, "no such archive has it"
+            if count > 1:
+                yield "twice", member, f"is there {count} times"
+
+    def read_texts(self, path: Path, architecture: Path) -> ModelTexts:
+        """The architecture, which says how to compile the model too."""
+        return ModelTexts(read_config(path))
+
+    def read_assets(self, path: Path) -> dict[str, bytes]:
+        """The assets in the archive."""
+        return read_assets(path)
 
 
 class _Unseekable(io.RawIOBase):
@@ -153,13 +181,3 @@ def locate_weights(path: Path) -> int:
             return start_of(file, weights)
     except (OSError, KeyError, ValueError, *NO_ARCHIVE) as error:
         raise unreadable("is no archive with weights", str(path), error) from error
-
-
-def start_of(file: Any, member: zipfile.ZipInfo) -> int:
-    """The byte of an open archive at which a stored member's content begins. Else BadZipFile."""
-    file.seek(member.header_offset)
-    header = file.read(30)
-    if len(header) < 30 or header[:4] != b"PK\x03\x04":
-        raise zipfile.BadZipFile(f"{member.filename} has no header")
-    name, extra = struct.unpack("<HH", header[26:30])
-    return int(member.header_offset) + 30 + int(name) + int(extra)

@@ -16,12 +16,12 @@ import h5py
 import numpy as np
 
 from keras_savekit.base.tensors import Snapshot, as_array
-from keras_savekit.errors import CheckpointError, ModelError
-from keras_savekit.formats import checkpoint, config_digest, keras_zip, state_h5
-from keras_savekit.formats.checkpoint import Format
+from keras_savekit.errors import CheckpointError
+from keras_savekit.formats import checkpoint, config_digest, state_h5
 from keras_savekit.formats.directio.writer import FileWriter
 from keras_savekit.formats.hdf5 import fill
 from keras_savekit.formats.hdf5.template import Dataset, Layout, Template
+from keras_savekit.formats.registry import find_format, format_of
 from keras_savekit.store.manifest import (
     MAX_MANIFEST_BYTES,
     FileEntry,
@@ -33,8 +33,6 @@ from keras_savekit.store.read_errors import unreadable
 
 MANIFEST_DATASET = "savekit_manifest"
 STATE_GROUP = "savekit_state"
-WEIGHTS_SUFFIX = ".weights.h5"
-_FORMATS: dict[str, Format] = {".weights.h5": "weights.h5", ".h5": "h5", ".keras": "keras"}
 
 
 def write(path: Path, snapshot: Snapshot, created: float) -> Manifest:
@@ -42,8 +40,8 @@ def write(path: Path, snapshot: Snapshot, created: float) -> Manifest:
 
     created: seconds since 1970.
     """
-    blueprint = snapshot.blueprint
-    layout = checkpoint.model_layout(snapshot, format_of(path))
+    blueprint, model_format = snapshot.blueprint, format_of(path)
+    layout = checkpoint.model_layout(snapshot, model_format)
     rest = checkpoint.positions_outside(layout, blueprint)
     datasets = (
         *layout.datasets,
@@ -54,7 +52,7 @@ def write(path: Path, snapshot: Snapshot, created: float) -> Manifest:
     manifest = Manifest(
         run="",
         plan="",
-        save="weights" if format_of(path) == "weights.h5" else "model",
+        save=model_format.save,
         reasons=(),
         moment=snapshot.moment,
         created=created,
@@ -71,22 +69,13 @@ def write(path: Path, snapshot: Snapshot, created: float) -> Manifest:
     whole = Layout(layout.groups, (*datasets, *extra, last))
     with FileWriter(path) as stream:
         form = Template(whole, values)
-        written = checkpoint.write_file(stream, blueprint, form, values, created)
+        written = model_format.write(stream, blueprint, form, values, created)
     return _named(manifest, written.entry)
 
 
 def architecture_beside(weights: Path) -> Path:
-    """Where the architecture of a `.weights.h5` file lies."""
-    return weights.with_name(weights.name.removesuffix(WEIGHTS_SUFFIX) + ".json")
-
-
-def format_of(path: Path) -> Format:
-    """The format that a file's name asks for. Raises ModelError for names of no model."""
-    for suffix, found in _FORMATS.items():
-        if path.name.endswith(suffix):
-            return found
-    remedy = "give it a name ending in .h5, .keras or .weights.h5"
-    raise ModelError("is no name of a model's file", str(path), remedy)
+    """The file beside a `.weights.h5` file that has its architecture."""
+    return weights.with_name(weights.name.removesuffix(format_of(weights).suffix) + ".json")
 
 
 def read_manifest(path: Path) -> Manifest | None:
@@ -95,7 +84,8 @@ def read_manifest(path: Path) -> Manifest | None:
     Raises CheckpointError if the file is no HDF5 file or its manifest is damaged.
     """
     try:
-        base = keras_zip.locate_weights(path) if path.suffix == ".keras" else 0
+        known = find_format(path.name)
+        base = known.hdf5_begins(path) if known else 0  # Keras reads HDF5 under any name
         with fill.opened(path, base) as (file, _):
             if file.get(MANIFEST_DATASET, getclass=True, getlink=True) is not h5py.HardLink:
                 return None

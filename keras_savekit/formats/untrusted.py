@@ -16,7 +16,7 @@ from typing import Any
 import h5py
 
 from keras_savekit.errors import CheckpointError
-from keras_savekit.formats import keras_zip
+from keras_savekit.formats.archive import NO_ARCHIVE, start_of
 from keras_savekit.formats.hdf5 import access, datasets, fill
 from keras_savekit.store.read_errors import unreadable
 
@@ -84,7 +84,7 @@ def require_harmless_zip(path: Path) -> None:
                 if room < 0:
                     what = f"claims {member.file_size} bytes in {member.compress_size}"
                     raise CheckpointError(what, where, _REMEDY)
-    except (OSError, ValueError, *keras_zip.NO_ARCHIVE) as error:
+    except (OSError, ValueError, *NO_ARCHIVE) as error:
         raise unreadable("is no zip archive", str(path), error) from error
 
 
@@ -95,14 +95,14 @@ def require_harmless_weights(path: Path) -> None:
             for member in archive.infolist():
                 if member.filename.endswith(".h5"):
                     _require_harmless_member(path, archive, member)
-    except (OSError, ValueError, *keras_zip.NO_ARCHIVE) as error:
+    except (OSError, ValueError, *NO_ARCHIVE) as error:
         raise unreadable("is no zip archive", str(path), error) from error
 
 
 def _require_harmless_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
     if member.compress_type == zipfile.ZIP_STORED:
         with path.open("rb") as file:
-            window = fill.Window(file.fileno(), keras_zip.start_of(file, member))
+            window = fill.Window(file.fileno(), start_of(file, member))
             require_harmless_h5(path, window)
         return
     # Out of a stream, since HDF5 goes back and forth.

@@ -14,8 +14,8 @@ from typing import Any
 from keras_savekit.base.roles import Role
 from keras_savekit.base.tensors import Array, Variable
 from keras_savekit.errors import CheckpointError, MismatchError
-from keras_savekit.formats import keras_zip
 from keras_savekit.formats.hdf5 import fill
+from keras_savekit.formats.registry import format_of
 from keras_savekit.model import differences
 from keras_savekit.model.saving_walk import put, walk
 from keras_savekit.model.structure import describe, variables_by_role
@@ -45,7 +45,7 @@ def read_tensors(directory: Path, manifest: Manifest) -> Tensors:
     found: dict[tuple[Role, int], Array] = {}
     for name, entries in wanted.items():
         file = _plain(directory, name)
-        base = keras_zip.locate_weights(file) if file.suffix == ".keras" else 0
+        base = format_of(file).hdf5_begins(file)
         paths = [(dataset, tensor.dtype) for dataset, tensor in entries]
         for (dataset, tensor), value in zip(entries, fill.read(file, paths, base), strict=True):
             if value.shape != tensor.shape or fill.tensor_digest(value) != tensor.digest:

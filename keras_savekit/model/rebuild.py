@@ -23,26 +23,25 @@ from keras_savekit.base.key import Key
 from keras_savekit.base.roles import Role
 from keras_savekit.base.tensors import Array
 from keras_savekit.errors import CheckpointError, MismatchError, ModelError, SavekitError
-from keras_savekit.formats import keras_zip, single_file, state_h5, untrusted
+from keras_savekit.formats import single_file, state_h5
 from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE
+from keras_savekit.formats.config_digest import unwrapped
 from keras_savekit.formats.dtypes import by_name, narrowed
 from keras_savekit.formats.embedded_code import code_in, code_of_compile, names_in
-from keras_savekit.formats.full_h5 import COMPILE_ATTRIBUTE
 from keras_savekit.formats.hdf5 import access
-from keras_savekit.formats.single_file import WEIGHTS_SUFFIX, architecture_beside
+from keras_savekit.formats.registry import FORMATS, find_format, format_of
+from keras_savekit.formats.single_file import architecture_beside
 from keras_savekit.model.assign import Tensors, assign, read_tensors, require_computed, require_same
 from keras_savekit.model.saving_walk import deserialized, put, put_assets, walk
 from keras_savekit.model.structure import describe, require_built, variables_by_role
 from keras_savekit.store.manifest import Finding, Manifest, read_manifest
 from keras_savekit.store.read_errors import unreadable
-from keras_savekit.store.regular_file import content
 from keras_savekit.store.run import followed
 from keras_savekit.verify.bytes import check_bytes
 from keras_savekit.verify.tensors import check_structure, parts_of
 
 _SHOWN = 5  # of what is wrong with one file
 _GIVE = "give the classes and functions it needs as custom_objects=, or register them"
-MAX_ARCHITECTURE = 2**31  # converted models hold their graphs there
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +114,7 @@ def load_weights(model: Any, path: str | os.PathLike[str], *, key: bytes | None 
         with _all_or_none(model):
             assign(model, tensors, ("weight",))
             require_computed(model, tensors, stored.manifest, str(path))
-    elif path.name.endswith(WEIGHTS_SUFFIX):
+    elif getattr(find_format(path.name), "save", None) == "weights":
         values = _weights_by_path(model, path)
         with _all_or_none(model):
             failures = put(model, values)
@@ -148,11 +147,8 @@ def _stored(path: Path, key: Key | None) -> _Stored | None:
     elif not path.is_file():
         raise CheckpointError("no such file or directory", str(path), "check the path")
     else:
-        if path.suffix == ".keras":
-            untrusted.require_harmless_zip(path)
-            untrusted.require_harmless_weights(path)
-        else:
-            untrusted.require_harmless_h5(path)
+        known = find_format(path.name) or FORMATS["h5"]  # Keras reads HDF5 under any name
+        known.require_harmless(path)
         found = single_file.read_manifest(path)
         if found is None:
             return None
@@ -201,32 +197,25 @@ def _assign_metrics(model: Any, manifest: Manifest, tensors: Tensors) -> None:
 def _configurations(stored: _Stored) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """The architecture, and what `compile` was given."""
     try:
-        if stored.manifest.save == "weights":
-            config = json.loads(content(stored.architecture, MAX_ARCHITECTURE))
-            return config, config.pop("compile_config", None)
-        if stored.file.suffix == ".keras":
-            config = json.loads(keras_zip.read_config(stored.file))
-            return config, config.pop("compile_config", None)
-        with access.reading(stored.file) as file:
-            config = json.loads(file.attrs["model_config"])
-            compiled = json.loads(file.attrs.get(COMPILE_ATTRIBUTE, "null"))
-        wrapped = config["class_name"] == "deserialize"
-        return (config["config"]["config"] if wrapped else config), compiled
+        texts = format_of(stored.file).read_texts(stored.file, stored.architecture)
+        config, compiled = unwrapped(json.loads(texts.model)), json.loads(texts.compile)
+        inside = config.pop("compile_config", None)
+        return config, inside if compiled is None else compiled
     except (OSError, LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise unreadable("its architecture cannot be read", str(stored.file), error) from error
 
 
 def _foreign_configurations(path: Path) -> tuple[Any, Any]:
-    """The same of what others wrote, None for what is not there: Keras tells of that."""
+    """The same of a file by others; None for what is not there, which Keras reports."""
     try:
-        if path.suffix == ".keras":
-            config = json.loads(keras_zip.read_config(path))
-            return config, config.get("compile_config") if isinstance(config, dict) else None
-        with access.reading(path) as file:
-            found = [file.attrs.get(name, "null") for name in ("model_config", "training_config")]
-        config, compiled = map(json.loads, found)
-        return config, compiled
-    except KeyError:
+        known = format_of(path)
+        if known.save == "weights":  # by its name; stock Keras looks for a model in it all the same
+            known = FORMATS["h5"]
+        texts = known.read_texts(path, path)
+        config, compiled = json.loads(texts.model), json.loads(texts.training)
+        inside = config.get("compile_config") if isinstance(config, dict) else None
+        return config, inside if compiled is None else compiled
+    except (KeyError, ModelError):
         return None, None
     except (OSError, ValueError, TypeError, RuntimeError, RecursionError) as error:
         raise unreadable("its architecture cannot be read", str(path), error) from error
@@ -254,8 +243,9 @@ def _is_registered(name: str) -> bool:
 
 
 def _assets(stored: _Stored) -> dict[str, bytes]:
-    if stored.file.suffix == ".keras":
-        return keras_zip.read_assets(stored.file)
+    inside = format_of(stored.file).read_assets(stored.file)
+    if inside is not None:
+        return inside
     beside = stored.directory / state_h5.STATE_FILE
     if any(entry.name == state_h5.STATE_FILE for entry in stored.manifest.files):
         return state_h5.read_assets(beside)

@@ -20,6 +20,7 @@ from keras_savekit.base.tensors import Snapshot, Variable
 from keras_savekit.errors import CheckpointError, DirectoryError, SaveError, SavekitError
 from keras_savekit.formats import checkpoint as checkpoint_files
 from keras_savekit.formats.checkpoint import Files, Forms, Purpose
+from keras_savekit.formats.registry import FORMATS
 from keras_savekit.policy.plan import Due, Policy, SavePlan
 from keras_savekit.save import preflight
 from keras_savekit.save.host_copy import HostBuffer
@@ -238,10 +239,9 @@ class Pipeline:
         purpose = Purpose(
             self._run,
             plan.name,
-            plan.save,
             job.due.reasons,
             self._clock(),
-            plan.format,
+            FORMATS[plan.format],
             plan.compression,
         )
         if directory.remake_checkpoints():

@@ -26,7 +26,6 @@ import numpy as np
 import xxhash
 
 from keras_savekit.errors import CheckpointError, UnverifiableError
-from keras_savekit.formats import keras_zip, untrusted
 from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE
 from keras_savekit.formats.config_digest import digest
 from keras_savekit.formats.directio.reader import FileReader, RangeDigests
@@ -34,6 +33,7 @@ from keras_savekit.formats.directio.writer import PIECE
 from keras_savekit.formats.dtypes import by_name, narrowed
 from keras_savekit.formats.hdf5 import access, fill
 from keras_savekit.formats.hdf5.datasets import ExternalDataError, own_dataset
+from keras_savekit.formats.registry import find_format
 from keras_savekit.formats.single_file import MANIFEST_DATASET
 from keras_savekit.formats.state_h5 import ASSETS, STATE_DATASET, STATE_FILE
 from keras_savekit.store import syscalls
@@ -235,15 +235,6 @@ def _extra_datasets(hdf5: Any, name: str, manifest: Manifest, known: set[str]) -
     return found
 
 
-def _check_members(path: Path, name: str) -> Iterator[Finding]:
-    """An archive has nothing but what Keras reads, once each."""
-    for member, count in keras_zip.members(path).items():
-        if member not in keras_zip.MEMBERS and not member.startswith(f"{ASSETS}/"):
-            yield Finding("extra", f"{name}:{member}", "no such archive has it")
-        if count > 1:
-            yield Finding("twice", f"{name}:{member}", f"stands there {count} times")
-
-
 def _check_file(
     directory: Path,
     entry: FileEntry,
@@ -264,15 +255,17 @@ def _check_file(
     architecture = manifest.architecture if entry.name == has_it else ""
     if path.suffix == ".json":
         _parse(path.read_bytes(), architecture)
-    if path.suffix not in (".h5", ".keras"):
+    model_format = find_format(path.name)
+    if model_format is None:
         return None
-    base = 0
-    if path.suffix == ".keras":
-        untrusted.require_harmless_zip(path)
-        base = keras_zip.locate_weights(path)
-        found.findings.extend(_check_members(path, entry.name))
-        with found.at(f"{entry.name}:{keras_zip.CONFIG_MEMBER}"):
-            _parse(keras_zip.read_config(path), architecture)
+    model_format.require_harmless_container(path)
+    base = model_format.hdf5_begins(path)
+    for kind, member, what in model_format.extra_members(path):
+        found.findings.append(Finding(kind, f"{entry.name}:{member}", what))
+    if model_format.config_member:
+        with found.at(f"{entry.name}:{model_format.config_member}"):
+            _parse(model_format.read_texts(path, path).model, architecture)
+        architecture = ""
     source = fill.Window(_opened(path, stack), base) if base else path
     opened = access.reading(source)
     stack.callback(_close, opened)
@@ -282,7 +275,7 @@ def _check_file(
             _parse(bytes(own_dataset(file.hdf5, STATE_DATASET)[()]))
     for name in CONFIGURATIONS:
         with found.at(f"{entry.name}:{name}"):
-            wanted = architecture if name == "model_config" and not base else ""
+            wanted = architecture if name == "model_config" else ""
             if name in file.hdf5.attrs:
                 _check_configuration(file.hdf5, name, entry.size, wanted)
             elif wanted:

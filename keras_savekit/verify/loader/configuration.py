@@ -11,9 +11,9 @@ from typing import Any
 import keras
 
 from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE
+from keras_savekit.formats.config_digest import unwrapped
 from keras_savekit.formats.embedded_code import code_in, code_of_compile, names_in
-from keras_savekit.formats.hdf5 import access
-from keras_savekit.formats.keras_zip import read_config
+from keras_savekit.formats.registry import format_of
 from keras_savekit.store.manifest import Manifest
 
 
@@ -26,30 +26,23 @@ class Configuration:
     """
 
     model: str | bytes
-    training: str | bytes = "{}"
+    training: str | bytes = "null"
 
     @classmethod
     def of(cls, path: Path, manifest: Manifest) -> Configuration:
         """That of the checkpoint in the directory `path`."""
         file = path / manifest.model_file
-        if manifest.save == "weights":
-            return cls((path / ARCHITECTURE_FILE).read_bytes())
-        if manifest.model_file.endswith(".keras"):
-            return cls(read_config(file))
-        with access.reading(file) as opened:
-            said = opened.attrs
-            return cls(said["model_config"], said.get("training_config", "{}"))
+        texts = format_of(file).read_texts(file, path / ARCHITECTURE_FILE)
+        return cls(texts.model, texts.training)
 
     @property
     def architecture(self) -> Any:
         """The model, as `keras.saving.serialize_keras_object` describes it."""
-        said = json.loads(self.model)
-        wrapped = isinstance(said, dict) and said["class_name"] == "deserialize"
-        return said["config"]["config"] if wrapped else said
+        return unwrapped(json.loads(self.model))
 
     def code_inside(self) -> str:
         """Why not even to try: older versions of Keras run what it holds, import what it names."""
-        architecture, training = self.architecture, json.loads(self.training)
+        architecture, training = self.architecture, json.loads(self.training) or {}
         compiled = (
             architecture.get("compile_config") if isinstance(architecture, dict) else None,
             training,
@@ -68,7 +61,7 @@ class Configuration:
 
     def code_of_its_own(self) -> Iterator[str]:
         """Classes and functions that Keras does not bring along."""
-        training = json.loads(self.training)
+        training = json.loads(self.training) or {}
         yield from _foreign(self.architecture)
         yield from _foreign(training)
         for key in ("loss", "metrics", "weighted_metrics"):

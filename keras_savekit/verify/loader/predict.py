@@ -17,19 +17,14 @@ import numpy as np
 from keras_savekit.base.roles import Role
 from keras_savekit.base.tensors import Array
 from keras_savekit.errors import CheckpointError, SavekitError
+from keras_savekit.formats.registry import format_of
 from keras_savekit.model.rebuild import load_model
 from keras_savekit.model.structure import variables_by_role
 from keras_savekit.store.manifest import Finding, Manifest
 from keras_savekit.verify.loader import probe
 from keras_savekit.verify.loader.error_text import error_text_of
 
-# What stock Keras does not read, by the end of a file's name.
-_LOST: dict[str, tuple[Role, ...]] = {
-    ".weights.h5": ("asset",),
-    ".h5": ("asset", "computed"),
-    ".keras": (),
-}
-_CALLED = {"asset": "vocabularies", "computed": "what layers save by themselves"}
+_CALLED: dict[Role, str] = {"asset": "vocabularies", "computed": "what layers save by themselves"}
 
 Output = tuple[str, tuple[int, ...], bytes]
 
@@ -64,9 +59,9 @@ def compare(stock: Any, path: Path, manifest: Manifest, given: Path | None) -> I
 
 def _require_read(manifest: Manifest) -> None:
     """Raise UnansweredError if stock Keras reads less of such a file than outputs depend on."""
-    suffix = next(each for each in _LOST if manifest.model_file.endswith(each))
     roles = {entry.role for entry in manifest.tensors}
-    lost = " and ".join(_CALLED[role] for role in _LOST[suffix] if role in roles)
+    not_read = format_of(Path(manifest.model_file)).stock_loses
+    lost = " and ".join(_CALLED[role] for role in not_read if role in roles)
     if lost:
         raise UnansweredError(f"stock Keras does not read {lost} from {manifest.model_file}")
 
