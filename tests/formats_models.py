@@ -10,6 +10,7 @@ import xxhash
 from keras_savekit.base.moment import Moment
 from keras_savekit.formats import checkpoint
 from keras_savekit.formats.checkpoint import Purpose
+from keras_savekit.formats.registry import FORMATS
 from keras_savekit.model.capture import Capture
 from keras_savekit.model.structure import LiveModel, build_optimizer
 from keras_savekit.store.manifest import MANIFEST, FileEntry, to_json
@@ -78,7 +79,7 @@ def write(directory, model, save="model", form=None, compression=None):
     directory = Path(directory) / f"{form or save}-{len(list(Path(directory).iterdir()))}"
     directory.mkdir()
     form = form or {"model": "h5", "weights": "weights.h5"}[save]
-    purpose = Purpose("run", "plan", save, ("asked",), 0.0, form, compression)
+    purpose = Purpose("run", "plan", ("asked",), 0.0, FORMATS[form], compression)
     return directory, checkpoint.write(directory, snapshot_of(model), purpose)
 
 

@@ -260,7 +260,7 @@ def test_verify_keeps_to_the_limits_of_the_run_and_says_what_stays_unverified(ru
     assert code == 1
     assert out.startswith("open  000000010-latest  structure\n      not loaded: ")
     assert "more than the 20MB it may (limits.verify_memory)" in out
-    assert out.endswith("1 checked at depth load, 0 bad, 1 still unverified\n")
+    assert out.endswith("1 checked at depth load, 0 bad, 1 could not be verified\n")
     assert run.open("000000010-latest").status == "unverified"
     assert "unverified" in savekit("list", run.path)[1]
 

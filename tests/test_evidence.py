@@ -288,7 +288,7 @@ def test_a_process_without_descriptors_accuses_no_checkpoint(run, count):
     if outcome != 3:
         assert isinstance(outcome, (ResumeError, DirectoryError))
         assert "Too many open files" in str(outcome)
-    assert (outcome == 3) == (count > 3) or count == 3
+    assert outcome == 3 if count == 7 else outcome != 3 or count
     assert found(run) == 3
 
 

@@ -152,7 +152,7 @@ def test_sixty_thousand_weights_fit_into_one_full_file(tmp_path):
         versions={"keras": "3"},
     )
     values = np.arange(count, dtype="float32")
-    layout = full_h5.layout(blueprint)
+    layout = full_h5.FullH5().layout(blueprint)
     scalars = [value.reshape(()) for value in values]
     with FileWriter(tmp_path / "f.h5") as stream:
         fill.write(stream, Template(layout, scalars), scalars)

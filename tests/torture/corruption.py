@@ -40,6 +40,7 @@ import xxhash
 from keras_savekit.base.moment import Moment
 from keras_savekit.formats import checkpoint
 from keras_savekit.formats.checkpoint import Purpose
+from keras_savekit.formats.registry import FORMATS
 from keras_savekit.model.capture import Capture
 from keras_savekit.model.structure import LiveModel, build_optimizer
 from keras_savekit.resume import select
@@ -453,7 +454,7 @@ def fresh(source: Path, target: Path) -> RunDirectory:
 @cache
 def master(scratch: Path, form: tuple[str, str, str | None]) -> Path:
     """A run of healthy checkpoints, verified, whose files have the same sizes."""
-    save, kind, compression = form
+    _, kind, compression = form
     run = RunDirectory(scratch / f"master-{kind}-{compression}")
     run.prepare()
     # Only tensors of 64 KiB are compressed.
@@ -462,7 +463,7 @@ def master(scratch: Path, form: tuple[str, str, str | None]) -> Path:
     for each in STEPS:
         formats_models.train(live, steps=1, seed=each)
         snapshot = Capture(LiveModel(live))(Moment(step=each), STATE, {})
-        purpose = Purpose("run", "p", save, ("asked",), 0.0, kind, compression)
+        purpose = Purpose("run", "p", ("asked",), 0.0, FORMATS[kind], compression)
         directory = run.new_scratch(name(each))
         checkpoint.write(directory, snapshot, purpose)
         run.publish(directory, name(each))

@@ -866,6 +866,7 @@ def build_master(master: Path) -> None:
     from keras_savekit.base.moment import Moment
     from keras_savekit.formats import checkpoint
     from keras_savekit.formats.checkpoint import Purpose
+    from keras_savekit.formats.registry import FORMATS
     from keras_savekit.model.capture import Capture
     from keras_savekit.model.structure import LiveModel, build_optimizer
     from keras_savekit.store.run import RunDirectory
@@ -876,7 +877,7 @@ def build_master(master: Path) -> None:
     run.prepare()
     live = formats_models.train(formats_models.small())
     build_optimizer(live)
-    purpose = Purpose("run", "p", "model", ("asked",), 0.0, "h5")
+    purpose = Purpose("run", "p", ("asked",), 0.0, FORMATS["h5"])
     for step, name in ((1, BEFORE), (2, NEWEST)):
         scratch = run.new_scratch(name)
         state = Capture(LiveModel(live))(Moment(step=step), STATE, {})
