@@ -242,7 +242,7 @@ def test_a_save_that_fails_leaves_the_file_before_it(tmp_path, monkeypatch):
     model = train(small())
     sk.save_model(model, path, verify="bytes")
     good = path.read_bytes()
-    real = sk.saving.one_file.write
+    real = single_file.write
 
     def damaging(target, *rest):
         manifest = real(target, *rest)
@@ -251,7 +251,7 @@ def test_a_save_that_fails_leaves_the_file_before_it(tmp_path, monkeypatch):
         target.write_bytes(content)
         return manifest
 
-    monkeypatch.setattr(sk.saving.one_file, "write", damaging)
+    monkeypatch.setattr(single_file, "write", damaging)
     with pytest.raises(sk.SaveError, match=r"what was written is not good"):
         sk.save_model(train(model), path, verify="bytes")
     assert path.read_bytes() == good
