@@ -12,6 +12,7 @@ from test_formats_capture import Doubled
 from test_formats_stock import MODELS, Subclassed, homemade, same_predictions
 
 import keras_savekit as sk
+from keras_savekit.formats import single_file
 from keras_savekit.store.naming import Leftover
 
 pytestmark = pytest.mark.slow
