@@ -25,8 +25,9 @@ from keras_savekit.fit import callback_state
 from keras_savekit.fit.callback_state import CallbackStates
 from keras_savekit.formats import state_h5
 from keras_savekit.formats.state_h5 import STATE_FILE
-from keras_savekit.model.assign import assign
-from keras_savekit.model.saving_walk import assets, put_assets
+from keras_savekit.model.assign import computed_of, set_all
+from keras_savekit.model.layer_loading import Extras
+from keras_savekit.model.saving_walk import assets_if_any
 from keras_savekit.model.structure import Configuration, build_optimizer, require_built
 from keras_savekit.policy.resume import OnMismatch
 from keras_savekit.policy.signing import secret_of
@@ -50,7 +51,7 @@ class Restoration:
     moment: where training goes on, which is the checkpoint's own or an epoch's beginning.
     with_metrics: whether the checkpoint's metrics are those of the model.
 
-    Everything was compared before; nothing here can fail half way.
+    Everything was compared before; where a layer refuses to load, nothing is changed.
     """
 
     def __init__(
@@ -69,27 +70,32 @@ class Restoration:
         self._in_mid_epoch = moment.batch > 0
 
     def training_begins(self) -> None:
-        """Every other callback has begun."""
-        if self._what.level != "weights only":
-            self._put_assets_back()
-        self._put_back(self._what.roles)
+        """Every other callback has begun.
 
-    def _put_assets_back(self) -> None:
-        """Vocabularies and the like; layers that have the same ones are left alone."""
+        Raises MismatchError, and has then changed nothing, if a layer refuses what it saved.
+        """
+        self._put_back(self._what.roles, self._changed_assets())
+
+    def _changed_assets(self) -> Mapping[str, bytes]:
+        """Vocabularies and the like; none if the layers have the same ones."""
+        if self._what.level == "weights only":
+            return {}
         saved = state_h5.read_assets(self._what.found.checkpoint.path / STATE_FILE)
-        if saved and saved != assets(self._model):
-            put_assets(self._model, saved)
+        return saved if saved and saved != assets_if_any(self._model) else {}
 
     def epoch_begins(self) -> None:
         """The first epoch of this session has begun in every other callback."""
         if self._in_mid_epoch:
             roles = self._what.roles
-            self._put_back((*roles, "metric") if self._with_metrics else roles)
+            self._put_back((*roles, "metric") if self._with_metrics else roles, {})
 
-    def _put_back(self, roles: tuple[Role, ...]) -> None:
+    def _put_back(self, roles: tuple[Role, ...], assets: Mapping[str, bytes]) -> None:
         found = self._what.found
-        assign(self._model, found.tensors, roles)
-        if self._what.level != "weights only":
+        manifest, where = found.checkpoint.manifest, str(found.checkpoint.path)
+        whole = self._what.level != "weights only"
+        computed = computed_of(manifest, found.tensors) if whole else {}
+        set_all(self._model, found.tensors, roles, Extras(computed, assets), where)
+        if whole:
             random_state.restore(found.state["randomness"])
             callback_state.put_back(self._callbacks, memory_of(found))
 

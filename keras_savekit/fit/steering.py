@@ -68,6 +68,31 @@ def next_epoch(model: Any) -> None:
         model.stop_training = False
 
 
+def forget_traces(model: Any) -> None:
+    """Make `fit`, `evaluate` and `predict` trace their functions anew.
+
+    For when layers have other tensors or tables than before, which functions hold as
+    constants. Also within a `fit`, watched or not.
+    """
+    for each in model._flatten_layers():
+        for name in ("test_function", "predict_function"):
+            if getattr(each, name, None) is not None:
+                setattr(each, name, None)
+        if getattr(each, "train_function", None) is not None:
+            _make_train_function_anew(each)
+
+
+def _make_train_function_anew(model: Any) -> None:
+    watched, innermost = model.train_function, None
+    layer = getattr(watched, _LAYER, None)
+    while layer is not None:
+        innermost, layer = layer, getattr(layer.inner, _LAYER, None)
+    model.make_train_function(force=True)
+    if innermost is not None:
+        innermost.inner = model.train_function
+        object.__setattr__(model, "train_function", watched)
+
+
 def end_validation(model: Any) -> None:
     """Make the validation under way end after this batch."""
     model.stop_evaluating = True
@@ -208,8 +233,12 @@ class Fit:
         around: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda inner: inner,
     ) -> None:
         inner = getattr(owner, name)
-        own = name in vars(owner)
-        call = around(inner)
+        layer = _Layer(inner, name in vars(owner))
+
+        def current(*args: Any, **kwargs: Any) -> Any:
+            return layer.inner(*args, **kwargs)  # `forget_traces` may replace it
+
+        call = around(current)
 
         @functools.wraps(inner)
         def watched(*args: Any, **kwargs: Any) -> Any:
@@ -223,8 +252,6 @@ class Fit:
                 raise
 
         object.__setattr__(owner, name, watched)
-
-        layer = _Layer(inner, own)
         setattr(watched, _LAYER, layer)
         self._undo.append(lambda: _unwrap(owner, name, layer))
 

@@ -17,7 +17,7 @@ from keras_savekit.errors import CheckpointError, MismatchError
 from keras_savekit.formats.hdf5 import fill
 from keras_savekit.formats.registry import format_of
 from keras_savekit.model import differences
-from keras_savekit.model.saving_walk import put, walk
+from keras_savekit.model.layer_loading import Extras, all_or_none, any_loads_itself, load
 from keras_savekit.model.structure import describe, variables_by_role
 from keras_savekit.store.manifest import Manifest, split_place
 from keras_savekit.store.read_errors import unreadable
@@ -121,29 +121,45 @@ _BELONGS = {
 }
 
 
-def require_computed(model: Any, tensors: Tensors, manifest: Manifest, where: str) -> None:
-    """Hand layers with a `load_own_variables` of their own what they computed when saved.
-
-    For a model whose weights were assigned. Raises MismatchError, naming the
-    layers, if one does not take it.
-    """
-    computed = {
+def computed_of(manifest: Manifest, tensors: Tensors) -> dict[str, Array]:
+    """What layers computed when they were saved, by path in Keras's walk."""
+    return {
         entry.name: tensors[entry.role, entry.index]
         for entry in manifest.tensors
         if entry.role == "computed" and (entry.role, entry.index) in tensors
     }
-    if not computed:
+
+
+def set_all(
+    model: Any, tensors: Tensors, roles: Sequence[Role], extras: Extras, where: str
+) -> None:
+    """Set the model's variables of these roles, and let layers do their part of loading.
+
+    For a checkpoint that `require_same` accepts. Every variable then has its bits from the
+    checkpoint, whatever its layer did. Models without layers that load themselves are
+    only assigned to.
+
+    Raises MismatchError, naming the layers, if one does not take what it saved; the model
+    is then unchanged.
+    """
+    if not extras.assets and not any_loads_itself(model):
+        assign(model, tensors, roles)
         return
-    values = {
-        path: computed.get(path, value)
-        for path, value in walk(model).values.items()
-        if not path.startswith("optimizer/")
-    }
-    failures = put(model, {**values, **computed})
-    if failures:
-        raise MismatchError(
-            "layers did not take what they saved:\n  " + "\n  ".join(failures), where
-        )
+    with all_or_none(model):
+        assign(model, tensors, roles)
+        live = variables_by_role(model)
+        values = {
+            id(variable): tensors[role, index]
+            for role in roles
+            for index, variable in enumerate(live[role])
+        }
+        refused = load(model, values, extras)
+        if not refused and any(len(live[r]) != len(variables_by_role(model)[r]) for r in roles):
+            refused = ["loading made other variables than the model had"]
+        if refused:
+            what = "layers did not take what they saved:\n  " + "\n  ".join(refused)
+            raise MismatchError(what, where, "the model is unchanged")
+        assign(model, tensors, roles)
 
 
 def assign(model: Any, tensors: Tensors, roles: Iterable[Role]) -> None:

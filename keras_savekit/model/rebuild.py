@@ -31,8 +31,21 @@ from keras_savekit.formats.embedded_code import code_in, code_of_compile, names_
 from keras_savekit.formats.hdf5 import access
 from keras_savekit.formats.registry import FORMATS, find_format, format_of
 from keras_savekit.formats.single_file import architecture_beside
-from keras_savekit.model.assign import Tensors, assign, read_tensors, require_computed, require_same
-from keras_savekit.model.saving_walk import deserialized, put, put_assets, walk
+from keras_savekit.model.assign import (
+    Tensors,
+    computed_of,
+    read_tensors,
+    require_same,
+    set_all,
+)
+from keras_savekit.model.layer_loading import Extras, all_or_none
+from keras_savekit.model.saving_walk import (
+    deserialized,
+    group_of,
+    members,
+    put,
+    stored,
+)
 from keras_savekit.model.structure import describe, require_built, variables_by_role
 from keras_savekit.store.manifest import Finding, Manifest, read_manifest
 from keras_savekit.store.read_errors import unreadable
@@ -111,18 +124,20 @@ def load_weights(model: Any, path: str | os.PathLike[str], *, key: bytes | None 
     if stored is not None:
         tensors = read_tensors(stored.directory, stored.manifest)
         require_same(model, stored.manifest, ("weight",), str(path))
-        with _all_or_none(model):
-            assign(model, tensors, ("weight",))
-            require_computed(model, tensors, stored.manifest, str(path))
+        extras = Extras(computed_of(stored.manifest, tensors), {})
+        with all_or_none(model):
+            set_all(model, tensors, ("weight",), extras, str(path))
     elif getattr(find_format(path.name), "save", None) == "weights":
-        values = _weights_by_path(model, path)
-        with _all_or_none(model):
+        values, weights = _weights_by_path(model, path)
+        with all_or_none(model):
             failures = put(model, values)
             if failures:
                 what = "layers refuse their weights:\n  " + "\n  ".join(failures)
                 raise MismatchError(what, str(path), "nothing was changed")
+            for name, weight in weights.items():  # a layer may have rounded its own
+                weight.assign(values[name])
     else:
-        with _all_or_none(model), _building(path):
+        with all_or_none(model), _building(path):
             model.load_weights(path)
 
 
@@ -172,16 +187,15 @@ def _rebuild(stored: _Stored, *, compile: bool, safe_mode: bool) -> Any:  # noqa
         model = deserialized(config, safe_mode=safe_mode)
         if compile and compiled:
             model.compile_from_config(compiled)
-        put_assets(model, _assets(stored))
     roles: list[Role] = ["weight"]
     if any(role == "seed" for role, _ in tensors):
         roles.append("seed")
     if model.compiled and _has_slots(model, stored.manifest):
         roles.append("optimizer")
     require_same(model, stored.manifest, roles, str(stored.file))
-    assign(model, tensors, roles)
+    extras = Extras(computed_of(stored.manifest, tensors), _assets(stored))
+    set_all(model, tensors, roles, extras, str(stored.file))
     _assign_metrics(model, stored.manifest, tensors)
-    require_computed(model, tensors, stored.manifest, str(stored.file))
     return model
 
 
@@ -261,19 +275,30 @@ def _has_slots(model: Any, manifest: Manifest) -> bool:
     return saved == len(model.optimizer.variables) or saved != len(fresh.variables)
 
 
-def _weights_by_path(model: Any, path: Path) -> dict[str, Array]:
-    """Every weight of a `.weights.h5` file by its path, after comparing with the model's."""
+def _weights_by_path(model: Any, path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
+    """The values in a `.weights.h5` file, after comparing with the model's, and the weights.
+
+    Both by path; for what layers compute there is no weight.
+    """
     live = {id(variable) for variable in variables_by_role(model)["weight"]}
-    wanted = {
-        name: describe("weight", 0, value) if id(value) in live else None
-        for name, value in walk(model).values.items()
-        if not name.startswith("optimizer/")
-    }
+    wanted: dict[str, Any] = {}
+    weights: dict[str, Any] = {}
+    unknown = set()  # groups of layers that cannot say yet what they will store
+    for place, member in members(model):
+        own, complete = stored(member)
+        for key, value in own.items():
+            name, is_weight = f"{group_of(place)}/{key}", id(value) in live
+            wanted[name] = describe("weight", 0, value) if is_weight else None
+            weights |= {name: value} if is_weight else {}
+        if not complete:
+            unknown.add(group_of(place))
     found: dict[str, Array] = {}
     differences = []
     with _reading(path), access.reading(path) as file:
         present = _datasets(file)
         differences += [f"{name} is missing in the file" for name in wanted if name not in present]
+        new = (name for name in present if name.rpartition("/")[0] in unknown)
+        wanted = {**dict.fromkeys(new), **wanted}
         differences += [f"{name} is only in the file" for name in present if name not in wanted]
         for name in wanted.keys() & present.keys():
             variable, dataset = wanted[name], present[name]
@@ -290,7 +315,7 @@ def _weights_by_path(model: Any, path: Path) -> dict[str, Array]:
         more = f"\n  and {len(differences) - 10} more" if len(differences) > 10 else ""
         what = f"the file belongs to another architecture:\n  {shown}{more}"
         raise MismatchError(what, str(path), "nothing was changed")
-    return found
+    return found, weights
 
 
 @contextmanager
@@ -315,18 +340,6 @@ def _datasets(file: Any) -> dict[str, Any]:
 
 def _value(dataset: Any, dtype: str) -> Array:
     return narrowed(np.asarray(dataset), by_name(dtype))
-
-
-@contextmanager
-def _all_or_none(model: Any) -> Iterator[None]:
-    """Put the model's variables back if what is done within fails."""
-    before = [(variable, variable.value.read_value()) for variable in model.variables]
-    try:
-        yield
-    except BaseException:
-        for variable, value in before:
-            variable.assign(value)
-        raise
 
 
 @contextmanager

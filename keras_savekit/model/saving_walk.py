@@ -8,13 +8,15 @@ fails when a version of Keras changes what is relied upon here.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 from keras.src.saving import saving_lib
 from keras.src.saving.serialization_lib import ObjectSharingScope
 
@@ -59,7 +61,7 @@ class _RecordingStore(saving_lib.H5IOStore):  # type: ignore[misc]
         return True
 
     def make(self, path: str, metadata: Mapping[str, str] | None = None) -> _RecordingStore:
-        self._group = f"{path}/vars" if path else "vars"
+        self._group = group_of(path)
         if metadata or _MAKES_EMPTY_GROUPS:
             self.walk.groups[self._group] = dict(metadata or {})
         return self
@@ -81,6 +83,53 @@ def walk(model: Any) -> Walk:
     with _optimizers_give_references():
         saving_lib._save_state(model, store, None, "", set())
     return store.walk
+
+
+def members(model: Any) -> list[tuple[str, Any]]:
+    """Every object of the model, by path, in Keras's order; its optimizer left out.
+
+    Each object once, under the first path that leads to it, where its values are stored.
+    """
+    found: list[tuple[str, Any]] = []
+    seen = {id(getattr(model, "optimizer", None))}
+    visit = saving_lib._save_state
+
+    def note(
+        saveable: Any, weights_store: Any, assets_store: Any, inner_path: str,
+        visited_saveables: set[int],
+    ) -> None:  # fmt: skip
+        if visited_saveables is seen and id(saveable) not in seen:
+            found.append((inner_path, saveable))
+        visit(saveable, weights_store, assets_store, inner_path, visited_saveables)
+
+    # Keras gives paths to its stores and objects to nobody. Its walk calls itself by this name.
+    saving_lib._save_state = note
+    try:
+        saving_lib._save_state(model, None, None, "", seen)
+    finally:
+        saving_lib._save_state = visit
+    return found
+
+
+def stored(member: Any) -> tuple[dict[str, Any], bool]:
+    """What an object stores of its own, by key, and whether that is all of it.
+
+    Not all: the object raises, as a layer may that computes what it saves and has not yet
+    computed it.
+    """
+    found: dict[str, Any] = {}
+    if not hasattr(member, _SAVE):
+        return found, True
+    with suppress(Exception):
+        with _optimizers_give_references():
+            member.save_own_variables(found)
+        return found, True
+    return found, False
+
+
+def group_of(path: str) -> str:
+    """The group in a `.weights.h5` file that holds what the object at `path` stores."""
+    return f"{path}/vars" if path else "vars"
 
 
 @contextmanager
@@ -116,7 +165,8 @@ class _GivingStore(saving_lib.H5IOStore):  # type: ignore[misc]
         return True
 
     def get(self, path: str) -> dict[str, Any]:
-        return self._groups.get(f"{path}/vars" if path else "vars", {})
+        # Copies, as a file gives: a layer may change what it is given.
+        return {key: np.array(value) for key, value in self._groups.get(group_of(path), {}).items()}
 
     def has_path(self, path: str) -> bool:
         return any(name.startswith(f"{path}/") for name in self._groups)
@@ -133,7 +183,11 @@ def put(model: Any, values: Mapping[str, Any]) -> list[str]:
     """
     visited = {id(getattr(model, "optimizer", None))}
     messages: dict[int, tuple[Any, Exception]] = {}
-    saving_lib._load_state(model, _GivingStore(values), None, "", False, visited, set(), messages)
+    store = _GivingStore(values)
+    with warnings.catch_warnings():
+        # Keras comes back to an object that failed, and then warns of where it looked.
+        warnings.filterwarnings("ignore", message="Skipping nested container")
+        saving_lib._load_state(model, store, None, "", False, visited, set(), messages)
     return [f"{getattr(item, 'name', item)}: {error}" for item, error in messages.values()]
 
 
@@ -147,12 +201,6 @@ class _AssetStore(saving_lib.DiskIOStore):  # type: ignore[misc]
         (self._root / path).mkdir(parents=True, exist_ok=True)
         return str(self._root / path)
 
-    def get(self, path: str) -> str | None:
-        return str(self._root / path) if (self._root / path).exists() else None
-
-    def has_path(self, path: str) -> bool:
-        return (self._root / path).exists()
-
 
 def assets(model: Any) -> dict[str, bytes]:
     """What layers write into files of their own when they are saved, by path."""
@@ -163,8 +211,19 @@ def assets(model: Any) -> dict[str, bytes]:
         return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
 
 
-def put_assets(model: Any, found: Mapping[str, bytes]) -> None:
-    """Let layers read their files back. Raises ValueError if one does not."""
+def assets_if_any(model: Any) -> dict[str, bytes]:
+    """The same; none if a layer raises, as one may that was given nothing to save yet."""
+    with suppress(Exception):
+        return assets(model)
+    return {}
+
+
+@contextmanager
+def asset_directories(found: Mapping[str, bytes]) -> Iterator[Callable[[str], str]]:
+    """Give each object, by its path, a directory with its assets; an empty one if it has none.
+
+    Raises ValueError if the name of an asset leads out of its directory.
+    """
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder).resolve()
         for name, content in found.items():
@@ -173,7 +232,4 @@ def put_assets(model: Any, found: Mapping[str, bytes]) -> None:
                 raise ValueError(f"the asset {name!r} leads out of its directory")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-        messages: dict[int, tuple[Any, Exception]] = {}
-        saving_lib._load_state(model, None, _AssetStore(root), "", False, set(), set(), messages)
-    for item, error in messages.values():
-        raise ValueError(f"{getattr(item, 'name', item)} did not take its assets") from error
+        yield _AssetStore(root).make
