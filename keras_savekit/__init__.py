@@ -37,9 +37,8 @@ if TYPE_CHECKING:
         SavekitError,
         SavekitWarning,
     )
-    from keras_savekit.files import save_model, save_weights
+    from keras_savekit.files import load_model, load_weights, save_model, save_weights
     from keras_savekit.fit.restoration import restore
-    from keras_savekit.model.rebuild import load_model, load_weights
     from keras_savekit.policy.plan import Policy, SavePlan
     from keras_savekit.policy.yaml.load import load_policy, parse_policy
     from keras_savekit.resume.select import Restored
@@ -63,12 +62,11 @@ _HOMES = {
         "SavekitError",
         "SavekitWarning",
     ),
-    "model.rebuild": ("load_model", "load_weights"),
     "policy.plan": ("Policy", "SavePlan"),
     "fit.restoration": ("restore",),
     "resume.select": ("Restored",),
     "policy.yaml.load": ("load_policy", "parse_policy"),
-    "files": ("save_model", "save_weights"),
+    "files": ("load_model", "load_weights", "save_model", "save_weights"),
     "data.source": ("resumable",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -1,6 +1,9 @@
-"""One file outside `fit`: written whole, verified, and only then given its name.
+"""Save and load models and weights outside of `fit`.
 
-What stood under that name stands there until a good file takes its place.
+A file is written whole, verified, and only then given its name; until then, what was
+under that name stays. What this package wrote is checked against the digests taken from
+memory before a model is made of it. What others wrote is checked for harm and then left
+to stock Keras.
 """
 
 from __future__ import annotations
@@ -9,26 +12,45 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import keras
+
+from keras_savekit.base.key import Key
 from keras_savekit.base.moment import Moment
 from keras_savekit.base.tensors import Blueprint
-from keras_savekit.errors import ModelError, SaveError, SavekitWarning
+from keras_savekit.errors import (
+    CheckpointError,
+    MismatchError,
+    ModelError,
+    SaveError,
+    SavekitWarning,
+)
 from keras_savekit.formats import single_file
 from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE, write_text
 from keras_savekit.formats.embedded_code import code_in, code_of_compile
 from keras_savekit.formats.model_format import ModelFormat, Save
-from keras_savekit.formats.registry import FORMATS, format_of
+from keras_savekit.formats.registry import FORMATS, find_format, format_of
+from keras_savekit.formats.single_file import architecture_beside
+from keras_savekit.model.assign import computed_of, read_tensors, require_same, set_all
 from keras_savekit.model.capture import Capture
-from keras_savekit.model.structure import LiveModel
+from keras_savekit.model.layer_loading import Extras, all_or_none
+from keras_savekit.model.rebuild import Stored, building, rebuild, require_no_code
+from keras_savekit.model.saving_walk import put
+from keras_savekit.model.stock_weights import read_stock_weights
+from keras_savekit.model.structure import LiveModel, require_built
 from keras_savekit.store import syscalls
 from keras_savekit.store.atomic import discard, disk_errors, publish_file, scratch_for
-from keras_savekit.store.manifest import MANIFEST, Depth, to_json
+from keras_savekit.store.manifest import MANIFEST, Depth, Finding, read_manifest, to_json
+from keras_savekit.store.read_errors import unreadable
+from keras_savekit.store.run import followed
+from keras_savekit.verify.bytes import check_bytes
 from keras_savekit.verify.loader.client import LoadChecker
+from keras_savekit.verify.tensors import check_structure, parts_of
 
 
 def save_model(model: Any, path: str | os.PathLike[str], *, verify: Depth = "load") -> None:
@@ -66,6 +88,77 @@ def save_weights(model: Any, path: str | os.PathLike[str], *, verify: Depth = "s
     with _written(model, target, verify) as scratch:
         publish_file(scratch / ARCHITECTURE_FILE, single_file.architecture_beside(target))
         publish_file(scratch / format_of(target).file, target)
+
+
+def load_model(
+    path: str | os.PathLike[str],
+    custom_objects: Mapping[str, Any] | None = None,
+    compile: bool = True,  # noqa: A002 - Keras's own name for it
+    safe_mode: bool = True,
+    key: bytes | None = None,
+) -> Any:
+    """The model in a `.h5`, `.keras` or `.weights.h5` file or in a checkpoint's directory.
+
+    Of what this package wrote, every weight, seed generator and, with `compile`,
+    every variable of the optimizer comes back bit for bit, with all settings
+    that `compile` was given. So do metrics that the model has before its first
+    batch: the loss, and its own; those of `compile` Keras makes with that batch,
+    when it resets all of them. Of what others wrote: what stock Keras restores.
+
+    custom_objects: classes and functions by the names they were saved under.
+        Registered ones are found without.
+    compile: whether to compile the model as it was, if it was.
+    safe_mode: False lets code run that lies in the file: lambdas, and graphs that
+        `to_keras` embedded. Graphs that this process made itself run without.
+    key: that the checkpoint must be signed with (`signing` in the policy).
+
+    Raises CheckpointError if the file is damaged, harmful, or no model;
+    ModelError if the model needs code that is not given.
+    """
+    path = Path(path)
+    stored = _stored(path, None if key is None else Key(key))
+    with keras.saving.custom_object_scope(dict(custom_objects or {})):
+        if stored is None:
+            if safe_mode:
+                require_no_code(path, *_foreign_configurations(path))
+            with building(path):
+                return keras.models.load_model(path, compile=compile, safe_mode=safe_mode)
+        return rebuild(stored, compile=compile, safe_mode=safe_mode)
+
+
+def load_weights(model: Any, path: str | os.PathLike[str], *, key: bytes | None = None) -> None:
+    """Set the model's weights from a file or a checkpoint's directory: all or none.
+
+    The optimizer is left alone, but by a `.keras` file of stock Keras, whose reader
+    restores it too. Files may be of this package or of stock Keras.
+
+    key: that the checkpoint must be signed with (`signing` in the policy).
+
+    Raises MismatchError, naming every difference (missing, extra, other shape,
+    other dtype), or CheckpointError; the model is then unchanged. ModelError if
+    the model is not built.
+    """
+    path = Path(path)
+    require_built(model)
+    stored = _stored(path, None if key is None else Key(key))
+    if stored is not None:
+        tensors = read_tensors(stored.directory, stored.manifest)
+        require_same(model, stored.manifest, ("weight",), str(path))
+        extras = Extras(computed_of(stored.manifest, tensors), {})
+        with all_or_none(model):
+            set_all(model, tensors, ("weight",), extras, str(path))
+    elif getattr(find_format(path.name), "save", None) == "weights":
+        values, weights = read_stock_weights(model, path)
+        with all_or_none(model):
+            failures = put(model, values)
+            if failures:
+                what = "layers refuse their weights:\n  " + "\n  ".join(failures)
+                raise MismatchError(what, str(path), "nothing was changed")
+            for name, weight in weights.items():  # a layer may have rounded its own
+                weight.assign(values[name])
+    else:
+        with all_or_none(model), building(path):
+            model.load_weights(path)
 
 
 def _target(path: str | os.PathLike[str], save: Save) -> Path:
@@ -149,3 +242,52 @@ def _require_good(scratch: Path, target: Path, verify: Depth) -> None:
     elif found.note:
         what = f"{target} is good as far as depth {found.depth}: {found.note}"
         warnings.warn(what, SavekitWarning, stacklevel=4)
+
+
+def _stored(path: Path, key: Key | None) -> Stored | None:
+    """What this package wrote at `path`, checked; None for what others wrote."""
+    if key is not None and not path.is_dir():
+        remedy = "give the directory of a checkpoint, or no key"
+        raise CheckpointError("only checkpoints of a run are signed", str(path), remedy)
+    if path.is_dir():
+        path = followed(path)
+        manifest = read_manifest(path, key)
+        stored = Stored.checkpoint(path, manifest)
+        promised = {entry.name for entry in manifest.files}
+        # A damaged HDF5 file must not even be opened: the library may never return.
+        parts = parts_of(manifest)
+        findings = check_bytes(path, manifest, sha256=key is not None, parts=parts)
+        _require_none(path, [each for each in findings if each.where in promised])
+    elif not path.is_file():
+        raise CheckpointError("no such file or directory", str(path), "check the path")
+    else:
+        known = find_format(path.name) or FORMATS["h5"]  # Keras reads HDF5 under any name
+        known.require_harmless(path)
+        found = single_file.read_manifest(path)
+        if found is None:
+            return None
+        stored, parts = Stored(path.parent, found, architecture_beside(path)), {}
+    _require_none(path, check_structure(stored.directory, stored.manifest, parts=parts))
+    return stored
+
+
+def _require_none(path: Path, findings: Sequence[Finding]) -> None:
+    if findings:
+        more = f" and {len(findings) - 1} more" if findings[1:] else ""
+        raise CheckpointError(f"is damaged: {findings[0]}{more}", str(path))
+
+
+def _foreign_configurations(path: Path) -> tuple[Any, Any]:
+    """The same of a file by others; None for what is not there, which Keras reports."""
+    try:
+        known = format_of(path)
+        if known.save == "weights":  # by its name; stock Keras looks for a model in it all the same
+            known = FORMATS["h5"]
+        texts = known.read_texts(path, path)
+        config, compiled = json.loads(texts.model), json.loads(texts.training)
+        inside = config.get("compile_config") if isinstance(config, dict) else None
+        return config, inside if compiled is None else compiled
+    except (KeyError, ModelError):
+        return None, None
+    except (OSError, ValueError, TypeError, RuntimeError, RecursionError) as error:
+        raise unreadable("its architecture cannot be read", str(path), error) from error

@@ -42,7 +42,7 @@ def run(source: Path, target: Path, asked: Asked) -> int:
     from keras_savekit.convert import conversion, probe
     from keras_savekit.convert.ops import allow_ops
     from keras_savekit.convert.tracing import Wanted
-    from keras_savekit.model.rebuild import load_model
+    from keras_savekit.files import load_model
 
     wanted = Wanted(asked.inputs or None, _one_or_all(asked.outputs), asked.call, asked.constants)
     with allow_ops(*asked.allowed), _scratch(target) as scratch:

@@ -12,13 +12,13 @@ import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 import keras
 
 from keras_savekit.formats.logs import restored
+from keras_savekit.model.traced import WRAPPER, Wrapper, unwrap
 
 _BYSTANDERS = {"SaveKit", "FullModelSaver", "WeightsSaver", "History", "ProgbarLogger"}
 
@@ -66,31 +66,6 @@ def next_epoch(model: Any) -> None:
     """Undo `end_epoch`, unless somebody asked in the meantime to stop for good."""
     if model.stop_training is _EPOCH_IS_OVER:
         model.stop_training = False
-
-
-def forget_traces(model: Any) -> None:
-    """Make `fit`, `evaluate` and `predict` trace their functions anew.
-
-    For when layers have other tensors or tables than before, which functions hold as
-    constants. Also within a `fit`, watched or not.
-    """
-    for each in model._flatten_layers():
-        for name in ("test_function", "predict_function"):
-            if getattr(each, name, None) is not None:
-                setattr(each, name, None)
-        if getattr(each, "train_function", None) is not None:
-            _make_train_function_anew(each)
-
-
-def _make_train_function_anew(model: Any) -> None:
-    watched, innermost = model.train_function, None
-    layer = getattr(watched, _LAYER, None)
-    while layer is not None:
-        innermost, layer = layer, getattr(layer.inner, _LAYER, None)
-    model.make_train_function(force=True)
-    if innermost is not None:
-        innermost.inner = model.train_function
-        object.__setattr__(model, "train_function", watched)
 
 
 def end_validation(model: Any) -> None:
@@ -233,7 +208,7 @@ class Fit:
         around: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda inner: inner,
     ) -> None:
         inner = getattr(owner, name)
-        layer = _Layer(inner, name in vars(owner))
+        layer = Wrapper(inner, name in vars(owner))
 
         def current(*args: Any, **kwargs: Any) -> Any:
             return layer.inner(*args, **kwargs)  # `forget_traces` may replace it
@@ -252,8 +227,8 @@ class Fit:
                 raise
 
         object.__setattr__(owner, name, watched)
-        setattr(watched, _LAYER, layer)
-        self._undo.append(lambda: _unwrap(owner, name, layer))
+        setattr(watched, WRAPPER, layer)
+        self._undo.append(lambda: unwrap(owner, name, layer))
 
 
 def _loop(
@@ -281,31 +256,6 @@ _HOOKS = (
     "on_train_batch_end",
     "on_train_end",
 )
-
-
-@dataclass(slots=True)
-class _Layer:
-    """What a watched function was put around; several sessions may watch one model."""
-
-    inner: Any
-    inner_was_own: bool
-    needed: bool = True
-
-
-_LAYER = "savekit_layer"
-
-
-def _unwrap(owner: Any, name: str, layer: _Layer) -> None:
-    """Take off every layer that nobody needs any more, from the outside."""
-    layer.needed = False
-    while True:
-        outermost = getattr(vars(owner).get(name), _LAYER, None)
-        if outermost is None or outermost.needed:
-            return  # also when the model was compiled anew in the meantime
-        if outermost.inner_was_own:
-            object.__setattr__(owner, name, outermost.inner)
-        else:
-            object.__delattr__(owner, name)
 
 
 def _is_end_of_data(error: BaseException) -> bool:

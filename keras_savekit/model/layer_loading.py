@@ -19,7 +19,6 @@ import keras
 import numpy as np
 
 from keras_savekit.base.tensors import Array
-from keras_savekit.fit.steering import forget_traces
 from keras_savekit.model.saving_walk import (
     asset_directories,
     assets_if_any,
@@ -28,6 +27,7 @@ from keras_savekit.model.saving_walk import (
     stored,
 )
 from keras_savekit.model.structure import variables_by_role
+from keras_savekit.model.traced import forget_traces
 
 _LOAD = "load_own_variables"
 # Keras's own that assign variables and do no more, unless the layer is quantized.

@@ -1,189 +1,67 @@
-"""Files and checkpoints become models again: everything that was saved, or nothing.
+"""Build a model again from what this package wrote: everything that was saved, or nothing.
 
-What this package wrote is checked against the digests taken from memory before
-a model is made of it. What others wrote is looked through for traps and then
-left to stock Keras. No code from a file is run but with `safe_mode=False`.
+Whoever calls this has checked the files. No code from a file is run but with
+`safe_mode=False`.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import keras
-import numpy as np
 
-from keras_savekit.base.key import Key
 from keras_savekit.base.roles import Role
-from keras_savekit.base.tensors import Array
-from keras_savekit.errors import CheckpointError, MismatchError, ModelError, SavekitError
+from keras_savekit.errors import CheckpointError, ModelError, SavekitError
 from keras_savekit.formats import single_file, state_h5
 from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE
 from keras_savekit.formats.config_digest import unwrapped
-from keras_savekit.formats.dtypes import by_name, narrowed
 from keras_savekit.formats.embedded_code import code_in, code_of_compile, names_in
-from keras_savekit.formats.hdf5 import access
-from keras_savekit.formats.registry import FORMATS, find_format, format_of
-from keras_savekit.formats.single_file import architecture_beside
-from keras_savekit.model.assign import (
-    Tensors,
-    computed_of,
-    read_tensors,
-    require_same,
-    set_all,
-)
-from keras_savekit.model.layer_loading import Extras, all_or_none
-from keras_savekit.model.saving_walk import (
-    deserialized,
-    group_of,
-    members,
-    put,
-    stored,
-)
-from keras_savekit.model.structure import describe, require_built, variables_by_role
-from keras_savekit.store.manifest import Finding, Manifest, read_manifest
+from keras_savekit.formats.registry import format_of
+from keras_savekit.model.assign import Tensors, computed_of, read_tensors, require_same, set_all
+from keras_savekit.model.layer_loading import Extras
+from keras_savekit.model.saving_walk import deserialized
+from keras_savekit.model.structure import variables_by_role
+from keras_savekit.store.manifest import Manifest
 from keras_savekit.store.read_errors import unreadable
-from keras_savekit.store.run import followed
-from keras_savekit.verify.bytes import check_bytes
-from keras_savekit.verify.tensors import check_structure, parts_of
 
 _SHOWN = 5  # of what is wrong with one file
 _GIVE = "give the classes and functions it needs as custom_objects=, or register them"
 
 
 @dataclass(frozen=True, slots=True)
-class _Stored:
+class Stored:
     """What this package wrote: its manifest, and where its files are."""
 
     directory: Path
     manifest: Manifest
     architecture: Path
 
+    @classmethod
+    def checkpoint(cls, directory: Path, manifest: Manifest) -> Stored:
+        """The checkpoint in a directory."""
+        return cls(directory, manifest, directory / ARCHITECTURE_FILE)
+
     @property
     def file(self) -> Path:
+        """The model's file."""
         return self.directory / self.manifest.model_file
 
 
-def load_model(
-    path: str | os.PathLike[str],
-    custom_objects: Mapping[str, Any] | None = None,
-    compile: bool = True,  # noqa: A002 - Keras's own name for it
-    safe_mode: bool = True,
-    key: bytes | None = None,
-) -> Any:
-    """The model in a `.h5`, `.keras` or `.weights.h5` file or in a checkpoint's directory.
+def rebuild(stored: Stored, *, compile: bool, safe_mode: bool) -> Any:  # noqa: A002
+    """Build the model and set everything that was saved; see `files.load_model`.
 
-    Of what this package wrote, every weight, seed generator and, with `compile`,
-    every variable of the optimizer comes back bit for bit, with all settings
-    that `compile` was given. So do metrics that the model has before its first
-    batch: the loss, and its own; those of `compile` Keras makes with that batch,
-    when it resets all of them. Of what others wrote: what stock Keras restores.
-
-    custom_objects: classes and functions by the names they were saved under.
-        Registered ones are found without.
-    compile: whether to compile the model as it was, if it was.
-    safe_mode: False lets code run that lies in the file: lambdas, and graphs that
-        `to_keras` embedded. Graphs that this process made itself run without.
-    key: that the checkpoint must be signed with (`signing` in the policy).
-
-    Raises CheckpointError if the file is damaged, harmful, or no model;
-    ModelError if the model needs code that is not given.
+    Raises CheckpointError, ModelError or MismatchError.
     """
-    path = Path(path)
-    stored = _stored(path, _as_key(key))
-    with keras.saving.custom_object_scope(dict(custom_objects or {})):
-        if stored is None:
-            if safe_mode:
-                _require_no_code(path, *_foreign_configurations(path))
-            with _building(path):
-                return keras.models.load_model(path, compile=compile, safe_mode=safe_mode)
-        return _rebuild(stored, compile=compile, safe_mode=safe_mode)
-
-
-def load_weights(model: Any, path: str | os.PathLike[str], *, key: bytes | None = None) -> None:
-    """Set the model's weights from a file or a checkpoint's directory: all or none.
-
-    The optimizer is left alone, but by a `.keras` file of stock Keras, whose reader
-    restores it too. Files may be of this package or of stock Keras.
-
-    key: that the checkpoint must be signed with (`signing` in the policy).
-
-    Raises MismatchError, naming every difference (missing, extra, other shape,
-    other dtype), or CheckpointError; the model is then unchanged. ModelError if
-    the model is not built.
-    """
-    path = Path(path)
-    require_built(model)
-    stored = _stored(path, _as_key(key))
-    if stored is not None:
-        tensors = read_tensors(stored.directory, stored.manifest)
-        require_same(model, stored.manifest, ("weight",), str(path))
-        extras = Extras(computed_of(stored.manifest, tensors), {})
-        with all_or_none(model):
-            set_all(model, tensors, ("weight",), extras, str(path))
-    elif getattr(find_format(path.name), "save", None) == "weights":
-        values, weights = _weights_by_path(model, path)
-        with all_or_none(model):
-            failures = put(model, values)
-            if failures:
-                what = "layers refuse their weights:\n  " + "\n  ".join(failures)
-                raise MismatchError(what, str(path), "nothing was changed")
-            for name, weight in weights.items():  # a layer may have rounded its own
-                weight.assign(values[name])
-    else:
-        with all_or_none(model), _building(path):
-            model.load_weights(path)
-
-
-def _as_key(secret: bytes | None) -> Key | None:
-    return None if secret is None else Key(secret)
-
-
-def _stored(path: Path, key: Key | None) -> _Stored | None:
-    """What this package wrote at `path`, checked; None for what others wrote."""
-    if key is not None and not path.is_dir():
-        remedy = "give the directory of a checkpoint, or no key"
-        raise CheckpointError("only checkpoints of a run are signed", str(path), remedy)
-    if path.is_dir():
-        path = followed(path)
-        manifest = read_manifest(path, key)
-        stored = _Stored(path, manifest, path / ARCHITECTURE_FILE)
-        promised = {entry.name for entry in manifest.files}
-        # A damaged HDF5 file must not even be opened: the library may never return.
-        parts = parts_of(manifest)
-        findings = check_bytes(path, manifest, sha256=key is not None, parts=parts)
-        _require_none(path, [each for each in findings if each.where in promised])
-    elif not path.is_file():
-        raise CheckpointError("no such file or directory", str(path), "check the path")
-    else:
-        known = find_format(path.name) or FORMATS["h5"]  # Keras reads HDF5 under any name
-        known.require_harmless(path)
-        found = single_file.read_manifest(path)
-        if found is None:
-            return None
-        stored, parts = _Stored(path.parent, found, architecture_beside(path)), {}
-    _require_none(path, check_structure(stored.directory, stored.manifest, parts=parts))
-    return stored
-
-
-def _require_none(path: Path, findings: Sequence[Finding]) -> None:
-    if findings:
-        more = f" and {len(findings) - 1} more" if findings[1:] else ""
-        raise CheckpointError(f"is damaged: {findings[0]}{more}", str(path))
-
-
-def _rebuild(stored: _Stored, *, compile: bool, safe_mode: bool) -> Any:  # noqa: A002
     config, compiled = _configurations(stored)
     if safe_mode:
-        _require_no_code(stored.file, config, compiled)
+        require_no_code(stored.file, config, compiled)
     tensors = read_tensors(stored.directory, stored.manifest)
-    with _building(stored.file):
+    with building(stored.file):
         model = deserialized(config, safe_mode=safe_mode)
         if compile and compiled:
             model.compile_from_config(compiled)
@@ -208,7 +86,7 @@ def _assign_metrics(model: Any, manifest: Manifest, tensors: Tensors) -> None:
             variable.assign(tensors["metric", entry.index])
 
 
-def _configurations(stored: _Stored) -> tuple[dict[str, Any], dict[str, Any] | None]:
+def _configurations(stored: Stored) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """The architecture, and what `compile` was given."""
     try:
         texts = format_of(stored.file).read_texts(stored.file, stored.architecture)
@@ -219,23 +97,7 @@ def _configurations(stored: _Stored) -> tuple[dict[str, Any], dict[str, Any] | N
         raise unreadable("its architecture cannot be read", str(stored.file), error) from error
 
 
-def _foreign_configurations(path: Path) -> tuple[Any, Any]:
-    """The same of a file by others; None for what is not there, which Keras reports."""
-    try:
-        known = format_of(path)
-        if known.save == "weights":  # by its name; stock Keras looks for a model in it all the same
-            known = FORMATS["h5"]
-        texts = known.read_texts(path, path)
-        config, compiled = json.loads(texts.model), json.loads(texts.training)
-        inside = config.get("compile_config") if isinstance(config, dict) else None
-        return config, inside if compiled is None else compiled
-    except (KeyError, ModelError):
-        return None, None
-    except (OSError, ValueError, TypeError, RuntimeError, RecursionError) as error:
-        raise unreadable("its architecture cannot be read", str(path), error) from error
-
-
-def _require_no_code(path: Path, config: Any, compiled: Any) -> None:
+def require_no_code(path: Path, config: Any, compiled: Any) -> None:
     """Raise ModelError, naming the layers, if loading would run code that is not Keras's.
 
     Not left to Keras: older versions run the lambdas of a `.h5` file in safe mode too.
@@ -256,7 +118,7 @@ def _is_registered(name: str) -> bool:
     return keras.saving.get_registered_object(name) is not None
 
 
-def _assets(stored: _Stored) -> dict[str, bytes]:
+def _assets(stored: Stored) -> dict[str, bytes]:
     inside = format_of(stored.file).read_assets(stored.file)
     if inside is not None:
         return inside
@@ -275,75 +137,8 @@ def _has_slots(model: Any, manifest: Manifest) -> bool:
     return saved == len(model.optimizer.variables) or saved != len(fresh.variables)
 
 
-def _weights_by_path(model: Any, path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
-    """The values in a `.weights.h5` file, after comparing with the model's, and the weights.
-
-    Both by path; for what layers compute there is no weight.
-    """
-    live = {id(variable) for variable in variables_by_role(model)["weight"]}
-    wanted: dict[str, Any] = {}
-    weights: dict[str, Any] = {}
-    unknown = set()  # groups of layers that cannot say yet what they will store
-    for place, member in members(model):
-        own, complete = stored(member)
-        for key, value in own.items():
-            name, is_weight = f"{group_of(place)}/{key}", id(value) in live
-            wanted[name] = describe("weight", 0, value) if is_weight else None
-            weights |= {name: value} if is_weight else {}
-        if not complete:
-            unknown.add(group_of(place))
-    found: dict[str, Array] = {}
-    differences = []
-    with _reading(path), access.reading(path) as file:
-        present = _datasets(file)
-        differences += [f"{name} is missing in the file" for name in wanted if name not in present]
-        new = (name for name in present if name.rpartition("/")[0] in unknown)
-        wanted = {**dict.fromkeys(new), **wanted}
-        differences += [f"{name} is only in the file" for name in present if name not in wanted]
-        for name in wanted.keys() & present.keys():
-            variable, dataset = wanted[name], present[name]
-            dtype = dataset.attrs.get("dtype", dataset.dtype.name)
-            if variable is not None and (variable.shape, variable.dtype) != (dataset.shape, dtype):
-                differences.append(
-                    f"{name} is {dtype}{list(dataset.shape)} in the file, "
-                    f"{variable.dtype}{list(variable.shape)} in the model"
-                )
-            elif not differences:
-                found[name] = _value(dataset, dtype)
-    if differences:
-        shown = "\n  ".join(sorted(differences)[:10])
-        more = f"\n  and {len(differences) - 10} more" if len(differences) > 10 else ""
-        what = f"the file belongs to another architecture:\n  {shown}{more}"
-        raise MismatchError(what, str(path), "nothing was changed")
-    return found, weights
-
-
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """The seam to what h5py and NumPy raise over a file that others wrote."""
-    try:
-        yield
-    except (OSError, LookupError, ValueError, TypeError, RuntimeError, MemoryError) as error:
-        raise unreadable("cannot be read", str(path), error) from error
-
-
-def _datasets(file: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-
-    def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and not name.startswith("optimizer/"):
-            found[name] = item
-
-    file.visititems(visit)
-    return found
-
-
-def _value(dataset: Any, dtype: str) -> Array:
-    return narrowed(np.asarray(dataset), by_name(dtype))
-
-
-@contextmanager
-def _building(path: Path) -> Iterator[None]:
+def building(path: Path) -> Iterator[None]:
     """The seam where Keras makes objects of a configuration, and says in many ways why not."""
     try:
         yield

@@ -18,7 +18,7 @@ from keras_savekit.base.roles import Role
 from keras_savekit.base.tensors import Array
 from keras_savekit.errors import CheckpointError, SavekitError
 from keras_savekit.formats.registry import format_of
-from keras_savekit.model.rebuild import load_model
+from keras_savekit.model.rebuild import Stored, rebuild
 from keras_savekit.model.structure import variables_by_role
 from keras_savekit.store.manifest import Finding, Manifest
 from keras_savekit.verify.loader import probe
@@ -42,7 +42,7 @@ def compare(stock: Any, path: Path, manifest: Manifest, given: Path | None) -> I
     Raises UnansweredError if the model cannot be asked, and MemoryError.
     """
     _require_read(manifest)
-    snapshot = _snapshot(path)
+    snapshot = _snapshot(path, manifest)
     seeds = [variable.numpy() for variable in variables_by_role(snapshot)["seed"]]
     batch, expected = _answered(snapshot, _batches(snapshot, given))
     try:
@@ -52,7 +52,7 @@ def compare(stock: Any, path: Path, manifest: Manifest, given: Path | None) -> I
         found, said = None, f"fails on the probe batch: {error_text_of(error)}"
     if found == expected:
         return
-    if _outputs(_seeded(_snapshot(path), seeds), batch) != expected:
+    if _outputs(_seeded(_snapshot(path, manifest), seeds), batch) != expected:
         raise UnansweredError("the model gives other outputs each time it is loaded and asked")
     yield Finding("predict", manifest.model_file, f"what stock Keras loads {said}")
 
@@ -73,10 +73,10 @@ def _seeded(model: Any, seeds: list[Any]) -> Any:
     return model
 
 
-def _snapshot(path: Path) -> Any:
+def _snapshot(path: Path, manifest: Manifest) -> Any:
     """The model of the tensors that were captured."""
     try:
-        return load_model(path, compile=False)
+        return rebuild(Stored.checkpoint(path, manifest), compile=False, safe_mode=True)
     except SavekitError as error:
         raise UnansweredError(error.what) from error
 

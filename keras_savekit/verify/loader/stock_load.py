@@ -24,6 +24,7 @@ from keras_savekit.base.tensors import as_array
 from keras_savekit.errors import SavekitError
 from keras_savekit.formats.config_digest import digest
 from keras_savekit.formats.hdf5.fill import tensor_digest
+from keras_savekit.model.rebuild import Stored, rebuild
 from keras_savekit.model.saving_walk import deserialized, serialized
 from keras_savekit.store.manifest import Depth, Finding, Manifest, read_manifest
 from keras_savekit.verify.loader.configuration import Configuration
@@ -148,10 +149,8 @@ def _needing_code(manifest: Manifest, why: str) -> Checked:
 
 
 def _what_ours_makes_of_it(path: Path, manifest: Manifest) -> str:
-    from keras_savekit.model.rebuild import load_model
-
     try:
-        model = load_model(path, compile=False)
+        model = rebuild(Stored.checkpoint(path, manifest), compile=False, safe_mode=True)
     except SavekitError:
         return NOT_OURS
     return OURS_DIFFERS if any(_compare(model, manifest)) else OURS
