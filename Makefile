@@ -12,7 +12,10 @@ OLDEST_VENV := .venv-oldest
 BENCH_VENV := .venv-bench
 SECONDS ?= 60
 
-.PHONY: demo test lint sweep bench test-oldest clean exact torture fuzz
+.PHONY: setup demo test lint sweep bench test-oldest clean exact torture fuzz mutants
+
+# What a contributor needs: the package, its dependencies and the tools of the checks.
+setup: $(VENV)/dev-installed
 
 demo: $(VENV)/demo-installed
 	$(BIN)/python examples/demo.py
@@ -24,6 +27,7 @@ test: $(VENV)/dev-installed
 lint: $(VENV)/dev-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
@@ -49,6 +53,10 @@ fuzz: $(VENV)/fuzz-installed
 	for parser in manifest verification log run policy; do \
 		$(BIN)/python tests/fuzz.py $$parser -max_total_time=$(SECONDS) -rss_limit_mb=4096 || exit 1; \
 	done
+
+# Small edits of the code that no test notices, of SEED's draw: COUNT of them, in ONLY these packages.
+mutants: $(VENV)/dev-installed
+	$(BIN)/python tests/mutants.py --seed $(or $(SEED),1) --count $(or $(COUNT),100) $(if $(ONLY),--only $(ONLY))
 
 test-oldest: $(OLDEST_VENV)/installed
 	$(OLDEST_VENV)/bin/python -m pytest -n 2 --dist loadfile

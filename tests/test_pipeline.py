@@ -18,7 +18,7 @@ from keras_savekit.errors import SaveError
 from keras_savekit.formats import checkpoint as checkpoint_files
 from keras_savekit.policy.plan import Due, Policy, SavePlan
 from keras_savekit.save.pipeline import Pipeline
-from keras_savekit.save.verifier import OVERTAKEN, UNVERIFIED
+from keras_savekit.save.verifier import OVERTAKEN, UNVERIFIED, VerificationJob, Verifier
 from keras_savekit.store.manifest import Verification
 from keras_savekit.store.run import RunDirectory
 
@@ -223,6 +223,66 @@ def test_a_write_that_fails_leaves_nothing_and_the_next_one_is_written(tmp_path,
     assert running.pipeline.problems() == []  # told once
 
 
+def test_a_step_whose_save_failed_can_be_saved_again(tmp_path, monkeypatch):
+    write, left = checkpoint_files.write, [1]
+
+    def failing_once(*arguments):
+        if left:
+            left.pop()
+            raise OSError(28, "No space left on device")
+        return write(*arguments)
+
+    monkeypatch.setattr(checkpoint_files, "write", failing_once)
+    running = Running(tmp_path)
+    running.save(1)
+    running.pipeline._writer.join()
+    running.save(1)
+    running.finished()
+    assert names(tmp_path) == ["000000001-p"]
+    assert events(tmp_path, "skipped") == []
+
+
+def test_nothing_is_shared_with_a_checkpoint_that_failed_its_verification(tmp_path, monkeypatch):
+    damage_steps(monkeypatch, 2)
+    write, bases = checkpoint_files.write, []
+
+    def watched(directory, snapshot, purpose, forms, base, *rest):
+        bases.append(base)
+        return write(directory, snapshot, purpose, forms, base, *rest)
+
+    monkeypatch.setattr(checkpoint_files, "write", watched)
+    running = Running(tmp_path, plan(reuse=True))
+    for step in (1, 2, 3, 4):
+        running.save(step)
+        running.pipeline.join()
+    running.finished()
+    shared_with = [base is not None for base in bases]
+    assert shared_with == [False, True, False, True]  # 2 is bad: 3 stands alone
+
+
+def test_a_save_that_has_no_room_is_left_out_with_the_reason(tmp_path):
+    running = Running(tmp_path, limits={"disk": "10kB"})
+    running.save(1)
+    directory = running.finished()
+    assert directory.checkpoints() == []
+    (told,) = running.pipeline.notices()
+    assert "p is not saved: it needs " in told
+    assert "under limits.disk: 10kB" in told
+    assert events(tmp_path, "skipped")[0]["name"] == "000000001-p"
+
+
+def test_a_step_that_was_refused_can_be_saved_once_nothing_speaks_against_it(tmp_path):
+    running = Running(tmp_path)
+    due = Due(running.plans[0], ("asked",))
+    for value in (np.nan, 1.0):
+        running.pipeline.save(snapshot(1, value), due)
+        running.pipeline._writer.join()
+    running.finished()
+    assert names(tmp_path) == ["000000001-p"]
+    (skipped,) = events(tmp_path, "skipped")
+    assert skipped["why"] == "dense/kernel holds values not finite"
+
+
 def test_a_checkpoint_that_fails_its_verification_is_set_aside_and_told(tmp_path, monkeypatch):
     damage_steps(monkeypatch, 2)
     running = Running(tmp_path, plan(when_busy="wait", keep="last 1"))
@@ -273,6 +333,36 @@ def test_the_end_waits_as_long_as_the_policy_says_and_the_next_session_goes_on(t
     assert running.pipeline._checks.checker.pid is None
     Running(tmp_path, plan()).finished()
     assert [each.status for each in directory.checkpoints()] == ["verified", "verified"]
+
+
+def test_what_is_known_when_the_end_waits_no_longer_is_recorded_all_the_same(tmp_path):
+    directory = RunDirectory(tmp_path)
+    directory.prepare()
+    asked, settled = plan(), []
+    begun, ended = threading.Event(), threading.Event()
+
+    def settle(job, verification):
+        begun.set()
+        assert job.name != "first" or ended.wait(TIMEOUT)
+        settled.append((job.name, verification))
+
+    limited = Policy(plans=[asked], limits={"final_wait": 0})
+    checks = Verifier(directory, limited, lambda: 1.0, settle, lambda job, error: None)
+    end = checks.checker.end
+
+    def end_and_go_on(why):
+        end(why)
+        ended.set()
+
+    checks.checker.end = end_and_go_on
+    known, unknown = Verification("bytes", 1.0), Verification("structure", 2.0)
+    checks._settle(VerificationJob("first", asked), known)
+    assert begun.wait(TIMEOUT)
+    checks._settle(VerificationJob("second", asked), unknown)  # loaded, and waiting to be recorded
+    assert not checks.finish(lambda left: None)
+    assert settled == [("first", known), ("second", unknown)]
+    assert not (tmp_path / "events.jsonl").exists()
+    checks.close()
 
 
 def test_a_checkpoint_is_pending_until_its_outcome_is_recorded(tmp_path, monkeypatch):

@@ -168,3 +168,31 @@ def test_what_is_no_known_callback_is_told_and_never_run(text, message):
     with pytest.raises(PolicyError) as caught:
         from_keras(text)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("monitor", "mode"),
+    [
+        ("loss", "min"),
+        ("val_mae", "min"),
+        ("accuracy", "max"),
+        ("val_AUC", "max"),
+        ("fmeasure_1", "max"),
+        ("val_fmeasure", "min"),
+    ],
+)
+def test_the_mode_that_keras_guesses_by_the_name_of_the_metric_is_written_down(monitor, mode):
+    found = from_keras(f"ModelCheckpoint('a.h5', monitor='{monitor}', save_best_only=True)")
+    assert found.policy.plans[0].keep[0].mode == mode
+    explicit = from_keras(f"ModelCheckpoint('a.h5', '{monitor}', save_best_only=True, mode='min')")
+    assert explicit.policy.plans[0].keep[0].mode == "min"
+
+
+@pytest.mark.parametrize(
+    ("text", "column"), [("ModelCheckpoint(", 1), ("ModelCheckpoint('a', mode='big')", 27)]
+)
+def test_what_is_wrong_with_a_callback_is_told_with_its_column(text, column):
+    with pytest.raises(PolicyError) as caught:
+        from_keras(text)
+    (problem,) = caught.value.problems
+    assert (problem.line, problem.column) == (1, column)

@@ -30,6 +30,11 @@ def test_intervals_double_above_the_budget_and_halve_far_below_it(pace, trained,
     assert next_state(pace, 0.05, trained, spent).stretch == stretch
 
 
+def test_a_budget_that_is_spent_to_the_last_is_kept():
+    assert next_state(OverheadState(), 0.5, 10, 5.0).stretch == 1
+    assert next_state(OverheadState(), 0.5, 10, 5.5).stretch == 2
+
+
 @quick
 @given(st.floats(0.01, 2.0), st.floats(0.02, 0.3))
 def test_in_the_long_run_saving_keeps_to_its_budget(cost, budget):
@@ -103,6 +108,23 @@ def test_a_save_that_is_not_verified_yet_never_evicts_the_newest_verified_checkp
     later = [record(1), record(2), record(3, verified=False)]
     room = free_space_for(record(4), later, rules, Limits(disk=300), 10**6)
     assert list(room.remove) == ["000000001-p"]
+
+
+@pytest.mark.parametrize(
+    ("disk", "removed"),
+    [(400, []), (399, [1]), (300, [1]), (299, [1, 2]), (200, [1, 2]), (199, None)],
+)
+def test_room_is_made_of_the_oldest_first_and_never_of_the_newest_verified(disk, removed):
+    room = free_space_for(COMING, RECORDS, {"p": (Last(count=1),)}, Limits(disk=disk), 10**6)
+    assert bool(room.refused) == (removed is None)
+    assert [int(name.split("-")[0]) for name in room.remove] == (removed or [])
+
+
+def test_both_limits_of_the_disk_hold_whichever_asks_for_more():
+    limits = Limits(disk=399, free_space=50)
+    for free, removed in ((1000, 1), (149, 1), (49, 2)):
+        room = free_space_for(COMING, RECORDS, {"p": (Last(count=1),)}, limits, free)
+        assert len(room.remove) == removed
 
 
 def test_without_any_checkpoint_there_is_room_or_there_is_not():

@@ -77,6 +77,17 @@ def test_memory_is_carried_from_tick_to_tick_and_the_ticks_own_is_not_changed():
     assert third.due[0].reasons == ("val_loss improved from 0.5 to 0.4",)
 
 
+def test_a_trigger_learns_also_from_a_tick_at_which_no_save_is_due():
+    rare = SavePlan(name="x", when={"all": ["improved val_loss min", "every 2 epochs"]})
+    policy, memory, fired = Policy(plans=[rare]), {}, []
+    for epoch, loss in ((1, 0.5), (2, 0.6), (3, 0.4), (4, 0.3)):
+        moments = Moment(epoch=epoch - 1), Moment(epoch=epoch, logs={"val_loss": loss})
+        decision = decide(policy, Tick(*moments, "epoch_end", memory))
+        memory = decision.memory
+        fired += [(epoch, *due.reasons) for due in decision.due]
+    assert fired == [(4, "val_loss improved from 0.4 to 0.3 and every 2 epochs")]
+
+
 def test_plans_with_equal_triggers_share_what_they_learned_and_both_fire():
     policy = Policy(plans=[BEST, SavePlan(name="x", when="improved val_loss min")])
     decision = decide(policy, tick(0, 1, "epoch_end", val_loss=0.5))

@@ -15,7 +15,7 @@ from test_store_builders import add, crashes_everywhere, prepared, tiny_checkpoi
 from keras_savekit.errors import CheckpointError, DirectoryError
 from keras_savekit.store.manifest import Finding, Verification
 from keras_savekit.store.naming import Leftover
-from keras_savekit.store.run import LINKS, RunDirectory
+from keras_savekit.store.run import LINKS, RunDirectory, followed
 from keras_savekit.verify.depths import verify_shallow
 
 GOOD = Verification("structure", 2.0)
@@ -245,6 +245,50 @@ def test_sweep_removes_what_crashes_left_and_nothing_else(tmp_path):
     assert names(run) == [name]
     assert (run.path / ".mine").exists()
     assert run.sweep() == []
+
+
+def test_no_link_leads_to_a_checkpoint_that_was_set_aside_or_removed(tmp_path):
+    run = prepared(tmp_path)
+    bad, gone, good = (add(run, step) for step in (1, 2, 3))
+    run.link("latest", bad)
+    run.link("best", good)
+    run.quarantine(bad, BAD)
+    assert not os.path.lexists(tmp_path / "latest")
+    run.link("latest", gone)
+    assert run.remove(gone)
+    assert not os.path.lexists(tmp_path / "latest")
+    assert run.linked("best") == good
+
+
+@pytest.mark.parametrize("target", ["checkpoints/000000009-latest", "../elsewhere", "."])
+def test_a_link_of_a_run_that_leads_to_none_of_its_checkpoints_is_not_followed(tmp_path, target):
+    run = prepared(tmp_path / "run")
+    name = add(run, 1)
+    run.link("latest", name)
+    assert followed(run.path / "latest") == run.checkpoints_path / name
+    assert followed(run.path) == run.path
+    (tmp_path / "elsewhere").mkdir()
+    tiny_checkpoint(tmp_path / "elsewhere")
+    (run.path / "best").symlink_to(target)
+    with pytest.raises(CheckpointError, match="leads to no checkpoint of its run"):
+        followed(run.path / "best")
+
+
+def test_directories_within_a_run_are_no_more_open_than_it_and_those_above_obey_the_umask(tmp_path):
+    def mode(path):
+        return path.stat().st_mode & 0o777
+
+    tmp_path.chmod(0o700)
+    before = os.umask(0o022)
+    try:
+        made = prepared(tmp_path / "runs" / "a").path
+        closed = tmp_path / "closed"
+        closed.mkdir(0o700)
+        prepared(closed)
+    finally:
+        os.umask(before)
+    assert (mode(made.parent), mode(made), mode(made / "checkpoints")) == (0o755, 0o755, 0o755)
+    assert (mode(closed / "checkpoints"), mode(closed / "quarantine")) == (0o700, 0o700)
 
 
 def test_the_run_keeps_its_id_and_takes_the_newest_policy(tmp_path):

@@ -62,6 +62,26 @@ def test_both_go_on_from_the_newest_checkpoint_of_either(tmp_path, whole, stop):
     assert sum("of" in each for each in resumed) == 1  # one of them took the other's checkpoint
 
 
+@pytest.mark.parametrize("last", ["a", "b"])
+def test_of_two_checkpoints_of_one_step_the_last_callbacks_is_taken(tmp_path, last):
+    """It was saved when all other callbacks had done their part."""
+
+    def listed(on):
+        kits = two(tmp_path, on, second=OFTEN)
+        return kits if last == "b" else kits[::-1]
+
+    on = data()
+    first, second = listed(on)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model(), second, Interrupt(5), first, on=on, epochs=EPOCHS)
+    assert names(tmp_path / "a") == names(tmp_path / "b")
+    on = data()
+    first, second = listed(on)
+    fit(model(), second, first, on=on, epochs=EPOCHS)
+    taken_from_another = {each: "of" in events(tmp_path / each, "resumed")[-1] for each in "ab"}
+    assert taken_from_another == {each: each != last for each in "ab"}
+
+
 def test_the_order_of_the_kits_does_not_matter(tmp_path, whole):
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path, Interrupt(STEPS + 3))
