@@ -1,11 +1,11 @@
-# Everything a newcomer or CI needs. Only Python, git and make must be there before.
+# Everything that a newcomer or CI needs. Install Python, git and make first.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-# The oldest TensorFlow and Keras that are declared run on Python 3.10 to 3.12. A name that is there may not run (pyenv).
+# The oldest declared TensorFlow and Keras run on Python 3.10 to 3.12. An installed name may not run (pyenv).
 OLDEST_PYTHON ?= $(firstword $(foreach version,3.10 3.11 3.12,$(shell \
 	python$(version) -c 'import sys; print(sys.executable)' 2>/dev/null)) $(PYTHON))
 OLDEST_VENV := .venv-oldest
@@ -30,13 +30,14 @@ lint: $(VENV)/dev-installed
 	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pytest tests/test_prose.py tests/test_prose_lists.py
 
 # Every family of keras.applications through a checkpoint and back; minutes.
 sweep: $(VENV)/dev-installed
 	$(BIN)/python benchmarks/sweep.py
 
 # Stalls, overhead and the rest beside every peer, half an hour: writes docs/benchmarks.md.
-# One group alone, printed: ONLY=stalls
+# To print one group: ONLY=stalls
 bench: $(BENCH_VENV)/installed
 	$(BENCH_VENV)/bin/python benchmarks/bench.py $(addprefix --only ,$(ONLY))
 
@@ -44,11 +45,11 @@ bench: $(BENCH_VENV)/installed
 exact: $(VENV)/dev-installed
 	$(BIN)/python tests/exactness.py
 
-# The whole ladder of faults, hours: writes docs/scoreboard.md. A rung alone: RUNG=kills
+# The whole ladder of faults, hours: writes docs/scoreboard.md. One rung: RUNG=kills
 torture: $(VENV)/dev-installed
 	cd tests && PYTHONPATH=..:. $(abspath $(BIN))/python -m torture --record $(RUNG)
 
-# Each parser of what lies in a directory, fed what atheris finds for SECONDS.
+# Fuzz each parser of the files of a run with atheris, for SECONDS.
 fuzz: $(VENV)/fuzz-installed
 	for parser in manifest verification log run policy; do \
 		$(BIN)/python tests/fuzz.py $$parser -max_total_time=$(SECONDS) -rss_limit_mb=4096 || exit 1; \
@@ -86,7 +87,7 @@ $(OLDEST_VENV)/installed: setup.cfg setup.py pyproject.toml tests/oldest.txt
 	$(OLDEST_VENV)/bin/python -m pip --disable-pip-version-check install --quiet -c tests/oldest.txt -e '.[test]'
 	@touch $@
 
-# Of its own: what peers bring changes versions.
+# A separate environment: dependencies of the peers change versions.
 $(BENCH_VENV)/installed: setup.cfg setup.py pyproject.toml
 	$(PYTHON) -m venv $(BENCH_VENV)
 	$(BENCH_VENV)/bin/python -m pip --disable-pip-version-check install --quiet -e '.[bench]'

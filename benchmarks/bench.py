@@ -7,7 +7,7 @@
 Each measurement is a process of its own, and what is compared is measured in turns.
 A whole run writes docs/benchmarks.json, docs/benchmarks.md and its plots; of a group
 alone or a small run the page is printed, unless `--docs` says where to write it.
-`--page` makes the page anew from the numbers of the last run.
+`--page` writes the page again from the numbers of the last run.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main() -> int:
         results = json.loads((docs / "benchmarks.json").read_text())
     else:
         names, place = given.only or list(figures.GROUPS), given.place.resolve()
-        results = everything(names, place, small=given.small)
+        results = rounded(everything(names, place, small=given.small))
     import page
 
     text = page.text(results, docs)

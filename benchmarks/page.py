@@ -1,4 +1,4 @@
-"""docs/benchmarks.md: every figure of the table, the groups, and what was tried."""
+"""docs/benchmarks.md: the targets, every group of figures, and figures taken on a GPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def text(results: dict[str, Any], docs: Path | None) -> str:
-    """The page; its plots are drawn into `docs`, or left out."""
+    """Return the page; draw its plots into `docs`, or leave them out."""
     found = results["groups"]
     lines = ["# Benchmarks", "", *_machine(results), "", "## Targets", ""]
     lines += _targets(found, small=results["small"])
@@ -24,25 +24,28 @@ def text(results: dict[str, Any], docs: Path | None) -> str:
             lines += [f"![{group.TITLE}](benchmarks-{name}.svg)", ""]
         lines += group.told(measured)
         lines += [f"\nNot measured: {side} ({why})." for side, why in figures.skipped(measured)]
-    lines += ["", (HERE / "notes.md").read_text().strip()]
+    lines += ["", (HERE / "gpu.md").read_text().strip()]
     return "\n".join(lines) + "\n"
 
 
 def _machine(results: dict[str, Any]) -> list[str]:
     about = results["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
-    small = " **A small run: that it works, not how fast it is.**" if results["small"] else ""
+    small = " **A small run: it shows that the code works, not how fast it is.**"
+    small = small if results["small"] else ""
     written = (
-        f"Written by `make bench` ({about['date']}, {about['seconds'] / 60:.0f} minutes).{small}"
-        " Figures are ratios of medians within this one run, the other side measured beside it;"
-        " shared machines differ from hour to hour. The numbers themselves are in"
-        " [`benchmarks.json`](benchmarks.json)."
+        f"Reference, written by `make bench` ({about['date']},"
+        f" {about['seconds'] / 60:.0f} minutes).{small} Each figure is a ratio of"
+        " medians within one run, with the other side measured in the same run; shared machines"
+        " vary from hour to hour. The raw numbers are in [`benchmarks.json`](benchmarks.json), the"
+        " experiments behind the implementation in"
+        " [`benchmarks/notes.md`](../benchmarks/notes.md)."
     )
     machine = (
         f"{about['cores']} cores ({about['processor']}), {about['memory'] / 1e9:.0f} GB;"
-        f" {about['disk']}, which one thread writes at {about['disk writes'] / 1e6:.0f} MB/s past"
-        f" the page cache; {about['system']}; {versions}. Load when it began:"
-        f" {about['load']:.1f}. The standard model has 403 MB in 56 variables; tf.data's"
+        f" {about['disk']}, which one thread writes with {about['disk writes'] / 1e6:.0f} MB/s past"
+        f" the page cache; {about['system']}; {versions}. Load at the start:"
+        f" {about['load']:.1f}. The standard model has 403 MB in 56 variables. tf.data's"
         " autotuning is off."
     )
     return [written, "", machine]

@@ -5,7 +5,7 @@
 Every callback trains the same model on the same arrays, saves after every batch,
 is interrupted in the second epoch, and is resumed as its documentation says, with
 a model that was made anew. What it then holds at its first batch is compared with
-the same training that nothing interrupted. Prints a table. `OrbaxCheckpoint` is
+the same training that nothing interrupted. Prints the table of docs/resume.md. `OrbaxCheckpoint` is
 tried where Keras has it and `orbax-checkpoint` is installed.
 """
 

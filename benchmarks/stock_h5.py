@@ -3,7 +3,7 @@
     python benchmarks/stock_h5.py
 
 Each is trained, saved, loaded by `keras.models.load_model`, compared weight by
-weight, and given one more `fit`. Prints a table for the README.
+weight, and given one more `fit`. Prints the table of docs/formats.md.
 """
 
 import os

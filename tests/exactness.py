@@ -259,12 +259,12 @@ def main():
 def table(failures):
     """Kill points against models and data, as a page."""
     lines = [
-        "# Killed and resumed, compared with never disturbed",
+        "# Killed and resumed trainings, compared with undisturbed ones",
         "",
-        "Written by `make exact`. Each training was killed with SIGKILL at that point of its",
-        "second epoch and resumed in a new process. Equal: the digest of all variables, the",
-        "history, what `ReduceLROnPlateau` decided, and the next random number are those of the",
-        "training that nothing disturbed.",
+        "Reference, written by `make exact`. Each training is killed with SIGKILL at one point of",
+        "its second epoch and resumed in a new process. `equal` means that all of these equal",
+        "those of the undisturbed training: the digest of all variables, the history, decisions of",
+        "`ReduceLROnPlateau`, and the next random number. `make test` repeats three of the cases.",
         "",
         f"| model | data | {' | '.join(POINTS)} |",
         f"|---|---|{'---|' * len(POINTS)}",

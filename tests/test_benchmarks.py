@@ -1,4 +1,4 @@
-"""The benchmarks work, and the README says what they find."""
+"""The benchmarks work, and the README and the pages say what they find."""
 
 import importlib
 import importlib.util
@@ -50,19 +50,15 @@ def test_what_a_callback_has_started_is_waited_for_and_counted(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_readme_says_what_comes_back_after_an_interruption():
+def test_the_readme_and_the_page_say_what_is_restored_after_an_interruption():
     resumes = benchmark("resumes")
-    rows = [
-        [cell.strip() for cell in line.split("|")]
-        for line in (ROOT / "README.md").read_text().splitlines()
-        if line.startswith("| ") and line.count("|") == 7
-    ]
-    (header,) = (row for row in rows if "`BackupAndRestore`" in row)
+    rows = table_with("`BackupAndRestore`", ROOT / "docs" / "resume.md", bars=7)
+    header = rows[0]
     found = {
         name: resumes.facts(run)
         for name, run in (("`BackupAndRestore`", resumes.backup), ("`SaveKit`", resumes.savekit))
     }
-    told = {row[1].split(" and ")[0].split(",")[0]: row for row in rows[rows.index(header) + 1 :]}
+    told = {row[1].split(" and ")[0].split(",")[0]: row for row in rows[1:]}
     same = {
         "generators of Python": "NumPy's generator",
         "the trained model": "the trained model, bit for bit",
@@ -73,6 +69,35 @@ def test_the_readme_says_what_comes_back_after_an_interruption():
         assert {key: cells[key] for key in facts} == {
             key: "yes" if value else "no" for key, value in facts.items()
         }
+    readme = table_with("`BackupAndRestore`", ROOT / "README.md", bars=6)
+    short = {
+        "restores seeds of layers": "seeds of layers",
+        "restores the batch in the epoch": "the batch in the epoch",
+        "the trained model is equal, bit for bit": "the trained model, bit for bit",
+    }
+    shown = {row[1]: row for row in readme}
+    for name, facts in found.items():
+        column = readme[0].index(name)
+        for label, key in short.items():
+            assert shown[label][column] == ("yes" if facts[key] else "no"), (name, label)
+        weights = facts["weights"] and facts["optimizer's slots"]
+        assert (shown["restores weights and optimizer"][column] == "yes") == weights
+
+
+def table_with(word, page, *, bars):
+    """The cells of the one table of a page that has a column of this name."""
+    lines = page.read_text().splitlines()
+    (begin,) = (
+        number
+        for number, line in enumerate(lines)
+        if word in line and line.count("|") == bars and lines[number + 1].startswith("|---")
+    )
+    cells = []
+    for line in lines[begin:]:
+        if not line.startswith("|"):
+            break
+        cells.append([cell.strip() for cell in line.split("|")])
+    return [cells[0], *cells[2:]]
 
 
 def test_reading_resumable_arrays_is_timed_beside_stock_fit():
@@ -193,30 +218,31 @@ def test_a_save_that_does_more_than_its_budget_is_told(bench):
 
 def test_the_readme_shows_what_was_measured(bench):
     groups = json.loads((ROOT / "docs" / "benchmarks.json").read_text())["groups"]
-    found = groups["stalls"]
-    longer = bench.figures.group("overhead").longer
+    stalls, longer = groups["stalls"], bench.figures.group("overhead").longer
+    sides = ("SaveKit", "ModelCheckpoint .h5", "BackupAndRestore", "OrbaxCheckpoint")
+    all_of = {
+        side: [1000 * each for run in stalls[side] for each in run["stalls"]] for side in sides
+    }
+    shares = [longer(groups["overhead"], side) for side in sides]
+    rows = {
+        "stall of a save, median": [ms(statistics.median(all_of[side])) for side in sides],
+        "stall of a save, maximum": [ms(max(all_of[side])) for side in sides],
+        "overhead of a save every 12 steps": [f"{100 * share:.0f} %" for share in shares],
+    }
     readme = (ROOT / "README.md").read_text()
-    shown = {
-        "SaveKit": "`SaveKit`, `verify: bytes`",
-        "ModelCheckpoint .h5": "`ModelCheckpoint` `.h5`",
-        "ModelCheckpoint .keras": "`ModelCheckpoint` `.keras`",
-        "BackupAndRestore": "`BackupAndRestore`",
-        "OrbaxCheckpoint": "`OrbaxCheckpoint`",
-        "tf.train.Checkpoint, async": "`tf.train.Checkpoint`, asynchronous",
-    }
-    for side, name in shown.items():
-        stalls = sorted(1000 * each for run in found[side] for each in run["stalls"])
-        median = (stalls[(len(stalls) - 1) // 2] + stalls[len(stalls) // 2]) / 2
-        cells = [f"{each:,.2f}" if each < 10 else f"{each:,.0f}" for each in (median, stalls[-1])]
-        more = f"{longer(groups['overhead'], side):.0%}".replace("%", " %")
-        assert f"| {name} | {cells[0]} ms | {cells[1]} ms | {more} |" in readme
-    loading = bench.figures.group("loading")
-    (row,) = loading.rows(groups["loading"])
-    percent = round(float(row.measured.split("%")[0]))
-    assert f"beside the training, adds {percent} % to that" in readme
-    sizes = {
-        side: 1000 * statistics.median(runs[0]["stalls"]) for side, runs in groups["sizes"].items()
-    }
-    told = f"({sizes['400 MB']:.1f} ms for 400 MB, {sizes['4 GB']:.1f} for 4 GB), only with its"
-    assert told in readme.replace("\n", " ")
-    assert f"({sizes['ResNet152']:.0f} ms for the 2,178 of ResNet152" in readme.replace("\n", " ")
+    for name, cells in rows.items():
+        assert f"| {name} | {' | '.join(cells)} |" in readme
+
+
+def ms(milliseconds):
+    return f"{milliseconds:,.2f} ms" if milliseconds < 10 else f"{milliseconds:,.0f} ms"
+
+
+def test_the_page_is_what_the_recorded_numbers_give(bench, monkeypatch):
+    page = importlib.import_module("page")
+    docs = ROOT / "docs"
+    monkeypatch.setattr(
+        page, "_drawn", lambda *given: (docs / f"benchmarks-{given[3]}.svg").exists()
+    )
+    results = json.loads((docs / "benchmarks.json").read_text())
+    assert page.text(results, docs) == (docs / "benchmarks.md").read_text()

@@ -22,10 +22,10 @@ from keras_savekit.store.manifest import (
 
 TITLE = "Commands"
 ABOUT = (
-    "Processes, from their start to their end, in turns. The listed run has checkpoints of 56"
-    " variables. The verified ones are copies of one of 403 MB, 1.6 GB together, none of it in the"
-    " page cache; beside it a Python process reads the same files 4 MB at a time and takes their"
-    " xxh3_128."
+    "Each command runs in a process, timed from start to exit, in turns. The listed run has"
+    " checkpoints of 56 variables. The verified checkpoints are copies of one of 403 MB, 1.6 GB in"
+    " total, not in the page cache. For comparison, a Python process reads the same files 4 MB at"
+    " a time and computes their xxh3_128."
 )
 REPEATS = 3
 PASS, LIST, VERIFY, PLAIN = (

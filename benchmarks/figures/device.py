@@ -14,11 +14,11 @@ from figures import Found, Row, mb, ms, table, there, values
 
 TITLE = "Variables on a device"
 ABOUT = (
-    "The standard model on a second logical device of the processor, whose tensors are copied to"
-    " the host in pieces, as a GPU's would be: that the way works is what this shows. Where there"
-    " is a GPU, the same there, beside peers, a save every 300 steps of 64: a step is short then."
-    " A GPU's memory is what TensorFlow had taken of it at the most, beyond the same training"
-    " without saving, as a multiple of the state."
+    "The standard model on a second logical device of the processor. Its tensors are copied to"
+    " the host in pieces, as tensors of a GPU are; this shows that the path works. On a machine"
+    " with a GPU, the same training runs there beside the peers, with a save every 300 steps of 64"
+    " samples, because a step is short then. GPU memory is the peak that TensorFlow allocated"
+    " minus that of the same training without saving, as a multiple of the state."
 )
 HOST, LOGICAL, GPU = "host", "second logical device", "GPU"
 ON_GPU = f"{GPU}, "

@@ -12,8 +12,8 @@ from figures import Found, Row, table, values
 
 TITLE = "Steps between saves"
 ABOUT = (
-    "Both hooks of a batch together, of a small model, while no plan is due. The first batch, in"
-    " which everything is made ready, is told by itself."
+    "Both hooks of a batch together, for a small model, while no plan is due. The first batch"
+    " prepares everything and has its own column."
 )
 COUNTS = {"1 plan": (1, 20e-6), "100 plans": (100, 200e-6)}
 

@@ -14,12 +14,12 @@ from figures import Found, Row, mb, table, values
 
 TITLE = "Verification by loading"
 ABOUT = (
-    "One training of 611 steps of 256 on both cores, a save every 12, about two seconds, by one of"
-    " two plans in turns, each six times before it is the other's turn: `verify: bytes` and"
-    " `verify: load`. So what is compared lies seconds apart. The first two saves are loaded too,"
-    " and told apart: then the model is built, and the process has its memory for the first time."
-    " It has started before the first batch: importing TensorFlow and Keras takes it as long as it"
-    " takes the training, whatever is then trained."
+    "One training of 611 steps of 256 samples on both cores saves every 12 steps, about every two"
+    " seconds. Two plans take turns of six saves: `verify: bytes` and `verify: load`. Compared"
+    " turns are therefore seconds apart. The first two saves are loaded too and counted"
+    " separately: the verifying process then builds the model and fetches its memory for the first"
+    " time. That process starts before the first batch, because it imports TensorFlow and Keras"
+    " for as long as the training does."
 )
 SIDE = "SaveKit, verify: bytes and verify: load in turns"
 REPEATS = 2
@@ -60,8 +60,8 @@ def rows(found: Found) -> list[Row]:
             "overhead of `verify: load` at every save, beyond `verify: bytes`",
             "at most 5 % more, lag bounded",
             f"{slower:+.1%}; lag {median(lag):.1f} s, at most {max(lag):.1f} s;"
-            f" {loaded} of {len(depths)} loaded; the child's memory {mb(child)}, and once, when it"
-            f" starts, {started:.1f} s of a core",
+            f" {loaded} of {len(depths)} loaded; the child uses {mb(child)} of memory and, once,"
+            f" when it starts, {started:.1f} s of a core",
             slower <= 0.05 and loaded == len(depths),
         )
     ]

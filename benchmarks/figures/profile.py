@@ -24,8 +24,8 @@ from keras_savekit.store.run import RunDirectory
 
 TITLE = "Profile of a save"
 ABOUT = (
-    "Of the standard model, beside a training, means of all saves but the first (in which files are"
-    " laid out and memory is fetched). What is indented is a part of the line above it."
+    "The standard model, beside a training: means over all saves except the first, which lays out"
+    " the files and fetches memory. An indented line is a part of the line above it."
 )
 TRAINING = "training thread"
 FUNCTIONS = {

@@ -13,10 +13,10 @@ from figures import Found, Row, table, values
 
 TITLE = "Resume"
 ABOUT = (
-    "Seconds from the start of the process until the first batch is done: imports, building the"
-    " model, loading (weights and optimizer) and tracing. The files are not in the page cache."
-    " `SaveKit` also compares every tensor with its digest, and brings back position, generators"
-    " and callbacks."
+    "Seconds from the start of the process to the end of the first batch: imports, building the"
+    " model, loading weights and optimizer, and tracing. The files are not in the page cache."
+    " `SaveKit` also compares every tensor with its digest and restores the position, the"
+    " generators and the callbacks."
 )
 REPEATS = 3
 STOCK, OURS, NEITHER = "load_weights (.weights.h5)", "SaveKit", "nothing loaded"

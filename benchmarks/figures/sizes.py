@@ -13,8 +13,8 @@ from figures import Found, Row, mb, ms, table, there, values
 
 TITLE = "Stall against size"
 ABOUT = (
-    "The standard model in narrower and wider layers, always 56 variables, on batches of 8; and"
-    " ResNet152 with Adam. Every size is a process of its own."
+    "The standard model with narrower and wider layers, always 56 variables, on batches of 8; and"
+    " ResNet152 with Adam. Each size runs in its own process."
 )
 SIZES = {"10 MB": 10e6, "100 MB": 100e6, "400 MB": 403e6, "1.6 GB": 1.6e9, "4 GB": 4e9}
 SAVES = {"1.6 GB": 10, "4 GB": 7}

@@ -12,11 +12,12 @@ from figures import Found, Row, ms, table, there, values
 
 TITLE = "Stall of a save"
 ABOUT = (
-    "Seconds inside the callback's hooks at the batch whose end makes a save due; the step that"
-    " follows, the stall left out, against the others. What writes before it returns saves every"
-    " 3 steps, what writes beside the training every 12, and SaveKit once more every 4 steps, so"
-    " that a save, a verification and a removal are always under way. All is the stall and what"
-    " the step after it takes more than the others: who copies nothing in the hook may copy then."
+    "The stall is the time inside the callback's hooks at the batch whose end makes a save due."
+    " Callbacks that write before they return save every 3 steps. Callbacks that write in the"
+    " background save every 12 steps. A second SaveKit training saves every 4 steps, so that a"
+    ' save, a verification and a removal are always in progress. "Step after" is the step that'
+    ' follows a save, without the stall. "All" is the stall plus what the step after it takes'
+    " more than the other steps: a callback that copies nothing in its hook may copy then."
 )
 BUSY = "SaveKit, without a pause"
 TARGETS = {

@@ -1,4 +1,4 @@
-"""Runs rungs and keeps the scoreboard: docs/scoreboard.json, and the pages made of it."""
+"""Run rungs and record the scoreboard: docs/scoreboard.json and docs/scoreboard.md."""
 
 from __future__ import annotations
 
@@ -16,17 +16,32 @@ import conftest  # noqa: F401 - quiet, and on the CPU
 RUNGS = ("faults", "crashes", "kills", "full_disk", "corruption", "hostile", "load", "time_jumps")
 ROOT = Path(__file__).resolve().parent.parent.parent
 FIGURES, PAGE = ROOT / "docs" / "scoreboard.json", ROOT / "docs" / "scoreboard.md"
-README = ROOT / "README.md"
 INTRODUCTION = """\
 # Faults survived
 
-Every promise of durability, and how often it was tried to be broken. Made by `make torture`; a
-rung alone by `make torture RUNG=kills`. The failures, if there are any, and the seconds each rung
-took are in `scoreboard.json`. `make test` has small doses.
+Reference, written by `make torture`. Each row is a promise of durability, the number of attempts
+to break it, and the number of attempts that it survived.
+
+- `make torture` runs the whole ladder, which takes hours. `make torture RUNG=kills` runs one rung.
+- `make test` runs a small sample of every rung.
+- [`scoreboard.json`](scoreboard.json) lists every failure and the seconds that each rung took.
+- The rungs are the modules of [`tests/torture`](../tests/torture).
+
+| rung | what it does |
+|---|---|
+| faults | makes each disk call of a save fail, or be the last call of the process |
+| crashes | rebuilds the states of the disk that a power loss may leave, and resumes from each |
+| kills | kills trainings with SIGKILL, at random moments and at each disk call |
+| full_disk | fills a tmpfs, and limits the file size with `RLIMIT_FSIZE` |
+| corruption | damages files of checkpoints, then verifies and resumes |
+| hostile | gives malformed files, links, pipes and names to every reader |
+| load | saves 100,000 times, lists 10,000 checkpoints, runs two trainings in one directory |
+| time_jumps | moves the clock forwards and backwards during a training |
+
+## Results
 
 """
 HEAD = "| rung | promise | tries | survived | seed |\n|---|---|---|---|---|\n"
-BEGIN, END = "<!-- the score, made by `make torture` -->\n", "<!-- its end -->\n"
 
 
 def run(name: str, seed: int, count: int | None, record: bool) -> bool:
@@ -52,8 +67,6 @@ def run(name: str, seed: int, count: int | None, record: bool) -> bool:
         }
         FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
         PAGE.write_text(INTRODUCTION + table(figures))
-        before, _, rest = README.read_text().partition(BEGIN)
-        README.write_text(before + BEGIN + table(figures) + END + rest.partition(END)[2])
     return not any(score.failures for score in scores)
 
 

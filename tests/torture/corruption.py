@@ -425,11 +425,17 @@ def run(seed: int, count: int, scratch: Path) -> list[Score]:
     for number in range(fits):
         trained += trained_wrongly(seed, number, scratch)
     return [
-        Score("a damaged checkpoint is found at depth bytes or structure", count, tuple(found)),
-        Score("a resume goes on from the newest whole one", count, tuple(fallen_back)),
-        Score("no healthy checkpoint is accused", healthy, tuple(accused)),
-        Score("a forged verification.json costs no good checkpoint", healthy, tuple(forged)),
-        Score("a fit goes on bit for bit from the newest whole one", fits, tuple(trained)),
+        Score(
+            "verification at depth `bytes` or `structure` finds a damaged checkpoint",
+            count,
+            tuple(found),
+        ),
+        Score("a resume takes the newest complete checkpoint", count, tuple(fallen_back)),
+        Score("verification reports no damage in a healthy checkpoint", healthy, tuple(accused)),
+        Score("a forged `verification.json` costs no good checkpoint", healthy, tuple(forged)),
+        Score(
+            "a `fit` resumes bit for bit from the newest complete checkpoint", fits, tuple(trained)
+        ),
     ]
 
 

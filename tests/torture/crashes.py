@@ -321,7 +321,10 @@ def look(
             failures += [f"after {number} operations, of them {lost}: {each}" for each in found[:1]]
             if len(seen) == count:
                 break
-    promise = "whatever a loss of power leaves: a resume finds the old or the new, never junk"
+    promise = (
+        "any state that a power loss may leave: a resume finds the old checkpoint or the "
+        "new one, never a partial one"
+    )
     return Score(promise, len(seen), tuple(failures))
 
 

@@ -105,8 +105,8 @@ def run(seed: int, count: int, scratch: Path) -> list[Score]:
             failures += [f"{kind} at call {at}: {each}" for each in found[:1]]
             shutil.rmtree(path)
     promise = (
-        "whatever call fails or is the last: the directory opens, what is listed loads, nothing "
-        "good is gone, the work goes on, the user is told once"
+        "any one call fails or is the last call: the directory opens, every listed checkpoint "
+        "loads, no good checkpoint is lost, saving continues, the failure is reported once"
     )
     scores = [Score(promise, len(tries), tuple(failures))]
     if fits:
@@ -210,5 +210,7 @@ def _fits(seed: int, count: int, scratch: Path) -> Score:
         what = f"{kind} at call {at} of a fit, {how} ({fault.struck})"
         failures += [f"{what}: {each}" for each in wrong[:1]]
     return Score(
-        "a `fit` ends as if nothing had happened, or does not begin", count, tuple(failures)
+        "a `fit` with one failing call trains all its epochs, or is refused before its first step",
+        count,
+        tuple(failures),
     )

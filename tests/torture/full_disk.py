@@ -31,7 +31,10 @@ FULL = 1000
 TMPFS = 2 * 2**20
 ENOUGH_FOR_A_FIT = 50
 KINDS = ("a full tmpfs", "RLIMIT_FSIZE")
-PROMISE = "{}: a save fails with one clear message, nothing good is lost, saving goes on afterwards"
+PROMISE = (
+    "{}: a save fails with one clear message, no good checkpoint is lost, saving "
+    "continues afterwards"
+)
 
 
 def run(seed: int, count: int, scratch: Path) -> list[Score]:

@@ -958,7 +958,7 @@ def run(seed: int, count: int, scratch: Path) -> list[Score]:
             failures.append(f"{done} {shuffled(seed)[done % len(cases())][0]}: {ending}")
             done += 1
     return [
-        Score("hostile input gives one clear error and touches nothing", count, tuple(failures))
+        Score("hostile input raises one clear error and changes nothing", count, tuple(failures))
     ]
 
 

@@ -46,9 +46,12 @@ CALLS = (
     "unlinkat", "mkdir", "rmdir", "symlink", "close",
 )  # fmt: skip
 
-WHOLE = "after SIGKILL the directory opens, all that is listed is whole, nothing good is lost"
-EACH = "the same after SIGKILL before, within and after each call of the first saves, one by one"
-EXACT = "trainings that are killed again and again, and resumed, end bit for bit the same"
+WHOLE = (
+    "after SIGKILL the directory opens, every listed checkpoint is complete, no good "
+    "checkpoint is lost"
+)
+EACH = "the same after SIGKILL before, during and after each disk call of the first saves"
+EXACT = "trainings that are killed and resumed repeatedly end with the same result, bit for bit"
 
 
 def run(seed: int, count: int, scratch: Path) -> list[Score]:

@@ -35,10 +35,21 @@ LISTED = 1.0  # seconds of a processor for `savekit list`, beyond the start of P
 WAITING = 1 + 1 + 1 + UNVERIFIED  # being written, behind it, being verified, behind that
 READ = ("list", "verify --depth bytes", "list --json", "verify")
 
-FLAT = "saves at full speed: the queue stays bounded, memory flat, each save is done or told"
-CROWDED = "many checkpoints in a directory: listed and resumed from at once, pruned to the rules"
-TWO = "a second training at a directory is refused with one error, and served once it is free"
-READERS = "`savekit list` and `verify` during training and pruning: no error, no other result"
+FLAT = (
+    "saves at full speed: the queue stays bounded, memory stays flat, each save is done or reported"
+)
+CROWDED = (
+    "many checkpoints in a directory: a time limit holds for listing and resuming, and they are "
+    "pruned to the rules"
+)
+TWO = (
+    "a second training in a directory is refused with one error, and starts once the "
+    "directory is free"
+)
+READERS = (
+    "`savekit list` and `savekit verify` during training and pruning: no error, and "
+    "the training result is unchanged"
+)
 
 
 def run(seed: int, count: int, scratch: Path) -> list[Score]:
