@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         DataError,
         DirectoryError,
         DirectoryInUseError,
+        MetricError,
         MismatchError,
         ModelError,
         PolicyError,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         SaveError,
         SavekitError,
         SavekitWarning,
+        UnverifiableError,
     )
     from keras_savekit.files import load_model, load_weights, save_model, save_weights
     from keras_savekit.fit.restoration import restore
@@ -54,6 +56,7 @@ _HOMES = {
         "DataError",
         "DirectoryError",
         "DirectoryInUseError",
+        "MetricError",
         "MismatchError",
         "ModelError",
         "PolicyError",
@@ -61,6 +64,7 @@ _HOMES = {
         "SaveError",
         "SavekitError",
         "SavekitWarning",
+        "UnverifiableError",
     ),
     "policy.plan": ("Policy", "SavePlan"),
     "fit.restoration": ("restore",),
@@ -79,6 +83,7 @@ __all__ = [
     "DirectoryError",
     "DirectoryInUseError",
     "FullModelSaver",
+    "MetricError",
     "MismatchError",
     "ModelError",
     "Policy",
@@ -90,6 +95,7 @@ __all__ = [
     "SavePlan",
     "SavekitError",
     "SavekitWarning",
+    "UnverifiableError",
     "WeightsSaver",
     "__version__",
     "allow_ops",

@@ -7,6 +7,7 @@
     ├── ModelError               this model cannot be saved as asked
     ├── ConversionError          this TensorFlow model cannot be turned into a Keras model
     ├── DataError                data that cannot be resumed from
+    ├── MetricError              not raised any more; kept for programs that catch it
     ├── MismatchError            the model and a checkpoint do not fit together
     ├── CheckpointError          a checkpoint is damaged or cannot be read   exit code 1
     │   └── UnverifiableError    the system failed: whether it is damaged is unknown
@@ -103,6 +104,13 @@ class ConversionError(SavekitError):
 
 class DataError(SavekitError):
     """Data that training cannot resume from; training has not started."""
+
+
+class MetricError(SavekitError):
+    """Not raised any more: a metric that `fit` does not report is a SavekitWarning.
+
+    Kept for programs that catch it; see docs/versions.md.
+    """
 
 
 class MismatchError(SavekitError):

@@ -43,6 +43,7 @@ PUBLIC = [
     "SavePlan",
     "SavekitError",
     "SavekitWarning",
+    "UnverifiableError",
     "WeightsSaver",
     "__version__",
     "allow_ops",
@@ -126,6 +127,7 @@ TREE = {
     "MetricError": ("SavekitError", 2),
     "MismatchError": ("SavekitError", 2),
     "CheckpointError": ("SavekitError", 1),
+    "UnverifiableError": ("CheckpointError", 1),
     "ResumeError": ("SavekitError", 2),
     "SaveError": ("SavekitError", 2),
 }

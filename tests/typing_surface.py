@@ -88,7 +88,7 @@ def every_error(error: Exception) -> int:
     kinds: tuple[type[sk.SavekitError], ...] = (
         sk.CheckpointError, sk.ConversionError, sk.DataError, sk.DirectoryError,
         sk.DirectoryInUseError, sk.MetricError, sk.MismatchError, sk.ModelError, sk.PolicyError,
-        sk.ResumeError, sk.SaveError,
+        sk.ResumeError, sk.SaveError, sk.UnverifiableError,
     )  # fmt: skip
     warning: type[UserWarning] = sk.SavekitWarning
     assert issubclass(warning, UserWarning)
