@@ -1,4 +1,4 @@
-"""Train on handwritten digits under a save policy. Kill it and start it again: it goes on.
+"""Train on handwritten digits with a save policy. If it is killed, the same command resumes it.
 
 python examples/digits.py --directory runs/digits
 """
@@ -15,7 +15,7 @@ POLICY = Path(__file__).parent.parent / "configs" / "best-and-latest.yaml"
 
 
 def build():
-    """A small convolutional network, compiled."""
+    """Return a small convolutional network, compiled."""
     layers = keras.layers
     model = keras.Sequential(
         [
@@ -35,21 +35,21 @@ def build():
 
 
 def main():
-    """Train for as many epochs as are left."""
+    """Train the epochs that are left."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--directory", default="runs/digits")
     arguments.add_argument("--epochs", type=int, default=12)
-    given = arguments.parse_args()
+    options = arguments.parse_args()
 
     keras.utils.set_random_seed(7)
     (x, y), held_out = digits()
     data = sk.resumable(x, y, batch_size=32, seed=7)
-    kit = sk.SaveKit(POLICY, directory=given.directory, data=data)
+    kit = sk.SaveKit(POLICY, directory=options.directory, data=data)
     build().fit(
         data,
-        shuffle=False,  # the data has an order of its own in every epoch
+        shuffle=False,  # the data shuffles itself in every epoch
         validation_data=held_out,
-        epochs=given.epochs,
+        epochs=options.epochs,
         callbacks=[kit],
         verbose=2,
     )

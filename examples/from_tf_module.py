@@ -1,4 +1,4 @@
-"""A model written with low-level TensorFlow, trained and saved as a Keras model.
+"""Train and save a model written with low-level TensorFlow as a Keras model.
 
 python examples/from_tf_module.py
 """
@@ -15,7 +15,7 @@ import keras_savekit as sk
 
 
 class Network(tf.Module):
-    """Two layers and a running mean of the inputs: no Keras anywhere."""
+    """Two layers and a running mean of the inputs, without Keras."""
 
     def __init__(self):
         super().__init__(name="network")
@@ -24,7 +24,7 @@ class Network(tf.Module):
         self.mean = tf.Variable(tf.zeros([8]), trainable=False, name="mean")
 
     def __call__(self, x, training=False):
-        """One number for each row."""
+        """Return one number for each row."""
         if training:
             self.mean.assign(0.9 * self.mean + 0.1 * tf.reduce_mean(x, 0))
         return tf.nn.relu((x - self.mean) @ self.hidden) @ self.out
@@ -38,6 +38,7 @@ model.compile("adam", "mse")
 kit = sk.FullModelSaver("runs/network", when="every epoch", keep="last 2", verify="load")
 model.fit(x, x.sum(1), epochs=5, verbose=2, callbacks=[kit])
 
-# Another process needs an import of keras_savekit, not the class; the graph in the file is code.
+# Another process needs `import keras_savekit`, but not the class `Network`. The file contains a
+# graph, which is code: `safe_mode=False` allows it.
 loaded = keras.models.load_model("runs/network/latest/model.h5", safe_mode=False)
 assert np.array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))

@@ -2,7 +2,7 @@
 
     python examples/stock_evaluate.py runs/digits/best/model.h5
 
-This file and `digits_data.py` import no keras_savekit: the file is an ordinary Keras file.
+This program does not import keras_savekit: the model is an ordinary Keras file.
 """
 
 import sys
@@ -12,7 +12,7 @@ from digits_data import digits
 
 
 def main():
-    """Evaluate the model named on the command line."""
+    """Evaluate the model whose path is the first argument."""
     model = keras.models.load_model(sys.argv[1])
     _, (x, y) = digits()
     _, accuracy = model.evaluate(x, y, verbose=0)

@@ -1,12 +1,12 @@
-"""Checkpoints for Keras: saved beside the training, verified, resumed exactly.
+"""Checkpoints for Keras: saved in the background, verified, resumed exactly.
 
     import keras_savekit as sk
 
     kit = sk.SaveKit("policy.yaml")
     model.fit(data, epochs=20, callbacks=[kit])
 
-Importing the package starts neither TensorFlow nor Keras: each name is loaded
-when it is first used.
+Importing the package imports neither TensorFlow nor Keras: the module of a public name is
+imported when the name is first used.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from keras_savekit.policy.yaml.load import load_policy, parse_policy
     from keras_savekit.resume.select import Restored
 
-_HOMES = {
+# Module -> the public names that it defines.
+_PUBLIC = {
     "callbacks": ("FullModelSaver", "SaveKit", "WeightsSaver"),
     "determinism": ("Determinism", "check_determinism"),
     "convert.conversion": ("to_keras",),
@@ -73,7 +74,7 @@ _HOMES = {
     "files": ("load_model", "load_weights", "save_model", "save_weights"),
     "data.source": ("resumable",),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+_MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
 
 __all__ = [
     "CheckpointError",
@@ -115,9 +116,9 @@ register()
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
     globals()[name] = value
     return value
 

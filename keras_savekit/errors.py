@@ -1,21 +1,21 @@
-"""Every error this package raises on purpose.
+"""Every error that this package raises on purpose.
 
     SavekitError                 what happened, where, what to do        exit code 2
-    ├── PolicyError              a policy cannot be used: all its problems at once
+    ├── PolicyError              a policy cannot be used; lists all its problems
     ├── DirectoryError           a run's directory cannot be used
-    │   └── DirectoryInUseError  another live process writes into it
-    ├── ModelError               this model cannot be saved as asked
-    ├── ConversionError          this TensorFlow model cannot be turned into a Keras model
-    ├── DataError                data that cannot be resumed from
+    │   └── DirectoryInUseError  another live process writes to it
+    ├── ModelError               this model cannot be saved as requested
+    ├── ConversionError          this TensorFlow model cannot be converted to a Keras model
+    ├── DataError                training cannot resume with this data
     ├── MetricError              not raised any more; kept for programs that catch it
-    ├── MismatchError            the model and a checkpoint do not fit together
+    ├── MismatchError            the model and a checkpoint do not match
     ├── CheckpointError          a checkpoint is damaged or cannot be read   exit code 1
-    │   └── UnverifiableError    the system failed: whether it is damaged is unknown
+    │   └── UnverifiableError    the system failed to read it: whether it is damaged is unknown
     ├── ResumeError              no checkpoint to resume from, or none could be verified
     └── SaveError                a save in the background failed
 
-Foreign exceptions are translated into these once, where they enter, and kept
-as the cause.
+Exceptions of other libraries are translated into these once, where they are caught.
+They stay as the cause if they say more than our message.
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ import errno
 from dataclasses import dataclass
 
 
-def shown(text: object) -> str:
-    """`text` on one line, without anything a terminal would obey."""
+def printable_text(value: object) -> str:
+    """Return the text of `value` on one line; escape characters that control a terminal."""
     return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode() for each in str(text)
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in str(value)
     )
 
 
 class SavekitError(Exception):
     """What happened, where, and what to do about it.
 
-    All fields travel by position, so that an error survives pickling between
-    processes.
+    All fields are positional arguments of `Exception`, so that an error can be
+    pickled from one process to another.
     """
 
     exit_code = 2
@@ -49,15 +50,16 @@ class SavekitError(Exception):
     def __str__(self) -> str:
         place = f" [{self.where}]" if self.where else ""
         remedy = f"\n  {self.remedy}" if self.remedy else ""
-        return "\n".join(shown(line) for line in f"{self.what}{place}{remedy}".split("\n"))
+        return "\n".join(printable_text(line) for line in f"{self.what}{place}{remedy}".split("\n"))
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing that is wrong with a policy.
 
-    `line` and `column` count from 1; both are 0 where the policy did not come
-    from a text. `source` is the included file it is in, empty for the policy's own.
+    path: of the key in the policy, such as `plans[0].when`.
+    line, column: from 1; both are 0 if the policy was not read from a text.
+    source: the included file that contains it; empty for the policy file itself.
     """
 
     path: str
@@ -74,7 +76,7 @@ class Problem:
 
 
 class PolicyError(SavekitError):
-    """A policy cannot be used; `problems` names every reason, in reading order."""
+    """A policy cannot be used; `problems` lists every reason, in the order of the text."""
 
     def __init__(self, source: str, problems: tuple[Problem, ...]) -> None:
         Exception.__init__(self, source, problems)
@@ -91,19 +93,19 @@ class DirectoryError(SavekitError):
 
 
 class DirectoryInUseError(DirectoryError):
-    """Another live process holds this run's directory."""
+    """Another live process uses this run's directory."""
 
 
 class ModelError(SavekitError):
-    """This model cannot be saved as the policy asks; training has not started."""
+    """This model cannot be saved as the policy requests; training has not started."""
 
 
 class ConversionError(SavekitError):
-    """This TensorFlow model cannot be turned into a Keras model, or its code may not run."""
+    """This TensorFlow model cannot be converted to Keras, or its code is not allowed to run."""
 
 
 class DataError(SavekitError):
-    """Data that training cannot resume from; training has not started."""
+    """Training cannot resume with this data; training has not started."""
 
 
 class MetricError(SavekitError):
@@ -114,7 +116,7 @@ class MetricError(SavekitError):
 
 
 class MismatchError(SavekitError):
-    """The model and a checkpoint do not fit together; the model is unchanged."""
+    """The model and a checkpoint do not match; the model is unchanged."""
 
 
 class CheckpointError(SavekitError):
@@ -124,9 +126,9 @@ class CheckpointError(SavekitError):
 
 
 class UnverifiableError(CheckpointError):
-    """The system failed while a checkpoint was read; nothing says that it is damaged.
+    """The system failed to read a checkpoint; there is no evidence that it is damaged.
 
-    number: the errno of that failure, 0 if there is none.
+    number: the errno of the failure, 0 if there is none.
     """
 
     def __init__(self, what: str, where: str = "", remedy: str = "", number: int = 0) -> None:
@@ -136,17 +138,17 @@ class UnverifiableError(CheckpointError):
 
     @property
     def process_wide(self) -> bool:
-        """Whether this process or machine lacks memory or descriptors, for every checkpoint."""
+        """Whether memory or file descriptors are exhausted, which affects every checkpoint."""
         return self.number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class ResumeError(SavekitError):
-    """There is no checkpoint to resume from, or none could be verified; nothing has started."""
+    """No checkpoint to resume from, or none could be verified; training has not started."""
 
 
 class SaveError(SavekitError):
-    """A save in the background failed; every checkpoint listed before still stands."""
+    """A save in the background failed; earlier checkpoints are unchanged."""
 
 
 class SavekitWarning(UserWarning):
-    """Something went wrong beside the training, which goes on."""
+    """A problem outside of the training itself; training continues."""

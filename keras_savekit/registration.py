@@ -1,7 +1,7 @@
-"""Our layer is known to Keras as soon as both are imported, in whichever order.
+"""Registers our layer with Keras when both are imported, in either order.
 
-`keras.models.load_model` finds classes by registration only, and importing this
-package must not start Keras: so the import of Keras is waited for.
+`keras.models.load_model` finds classes only if they are registered. Importing this package
+must not import Keras, so an import hook registers the layer right after Keras is imported.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-_HOME = "keras_savekit.convert.layer"
+_LAYER_MODULE = "keras_savekit.convert.layer"
 
 
 def register() -> None:
-    """Now if Keras is imported, else when it will be."""
+    """Register the layer now if Keras is imported, otherwise when it is imported."""
     if "keras" in sys.modules:
-        importlib.import_module(_HOME)
+        importlib.import_module(_LAYER_MODULE)
     else:
-        sys.meta_path.insert(0, _Waiting())
+        sys.meta_path.insert(0, _KerasImportHook())
 
 
-class _Waiting:
-    """An importer that finds nothing itself; it is gone once Keras was asked for."""
+class _KerasImportHook:
+    """An import finder that adds a step to the first import of Keras, then removes itself."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -40,7 +40,7 @@ class _Waiting:
 
         def execute_and_register(module: ModuleType) -> None:
             execute(module)
-            importlib.import_module(_HOME)
+            importlib.import_module(_LAYER_MODULE)
 
         spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
         return spec

@@ -13,8 +13,8 @@ from test_store_builders import add, fake_checkpoint, prepared, write_manifest
 
 from keras_savekit._version import __version__
 from keras_savekit.cli import main as cli
-from keras_savekit.cli.output import size_shown
-from keras_savekit.errors import shown
+from keras_savekit.cli._output import short_size
+from keras_savekit.errors import printable_text
 from keras_savekit.policy.plan import Limits
 from keras_savekit.store.manifest import Finding, Verification, supersedes
 
@@ -44,7 +44,7 @@ def savekit(capsys):
     """Runs a command in this process: exit code, standard output, standard error."""
 
     def call(*arguments):
-        code = cli.run([str(each) for each in arguments])
+        code = cli.run([str(argument) for argument in arguments])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
@@ -75,8 +75,8 @@ def test_list_shows_every_checkpoint_with_what_matters_about_it(run, savekit):
     assert "verified: load" in first
     assert first.count("latest") == 2  # in its name and as its plan
     assert second.count("latest") == 3
-    for each in ("1.2", "model", "unverified", "every 5 steps", "loss=0.25", "val_loss=nan", "kB"):
-        assert each in second
+    for text in ("1.2", "model", "unverified", "every 5 steps", "loss=0.25", "val_loss=nan", "kB"):
+        assert text in second
 
 
 def test_list_as_json_is_complete_and_standard(run, savekit):
@@ -124,16 +124,16 @@ def test_list_as_json_is_complete_and_standard(run, savekit):
     ]
 
 
-def test_list_tells_what_is_damaged_failed_and_set_aside(run, savekit):
+def test_list_reports_failed_damaged_and_quarantined_checkpoints(run, savekit):
     bad = Verification("bytes", 3.0, (Finding("digest", "model.h5", "changed"),))
     run.quarantine(add(run, 1), bad)
     run.record("000000005-latest", bad)
     (run.checkpoints_path / "000000010-latest" / "manifest.json").unlink()
     _, out, _ = savekit("list", run.path)
-    failed, damaged, aside = out.split("\n\n")[-3:]
+    failed, damaged, quarantine = out.split("\n\n")[-3:]
     assert failed == "failed:\n  000000005-latest\n    changed [model.h5]"
     assert damaged == "damaged:\n  000000010-latest\n    manifest.json is missing"
-    assert aside == "quarantine:\n  000000001-latest\n    changed [model.h5]\n"
+    assert quarantine == "quarantine:\n  000000001-latest\n    changed [model.h5]\n"
 
 
 def test_a_run_without_checkpoints_is_listed_as_such(tmp_path, savekit):
@@ -142,7 +142,7 @@ def test_a_run_without_checkpoints_is_listed_as_such(tmp_path, savekit):
 
 
 @pytest.mark.parametrize("command", ["list", "verify"])
-def test_a_directory_that_is_none_is_a_wrong_use(tmp_path, savekit, command):
+def test_a_directory_without_a_run_is_wrong_usage(tmp_path, savekit, command):
     code, out, err = savekit(command, tmp_path / "missing", "--json")
     assert (code, out) == (2, "")
     assert err == f"savekit: no such directory [{tmp_path / 'missing'}]\n"
@@ -173,16 +173,16 @@ def test_verify_records_what_it_finds(run, savekit):
     assert run.open("000000005-latest").verification == Verification("load", 7.0)
 
 
-def test_verify_ends_with_zero_when_all_is_good(run, savekit):
+def test_verify_ends_with_zero_if_every_checkpoint_is_good(run, savekit):
     code, out, _ = savekit("verify", run.path, "--depth", "bytes", "--json")
     assert code == 0
     outcome = json.loads(out)
     assert (outcome["good"], outcome["depth"]) == (True, "bytes")
-    assert [each["recorded"] for each in outcome["checkpoints"]] == [True, True]
+    assert [checkpoint["recorded"] for checkpoint in outcome["checkpoints"]] == [True, True]
     assert run.open("000000010-latest").verification.depth == "bytes"
 
 
-def test_verify_only_reports_while_a_training_holds_the_directory(run, savekit):
+def test_verify_records_nothing_while_a_training_uses_the_directory(run, savekit):
     damage(run)
     with run.lock:
         code, out, err = savekit("verify", run.path)
@@ -192,7 +192,7 @@ def test_verify_only_reports_while_a_training_holds_the_directory(run, savekit):
     assert run.open("000000010-latest").status == "unverified"
 
 
-def test_verify_takes_one_checkpoint_by_its_path_or_a_link_to_it(run, savekit):
+def test_verify_accepts_the_path_of_one_checkpoint_or_a_link_to_it(run, savekit):
     damage(run)
     assert savekit("verify", run.checkpoints_path / "000000005-latest")[0] == 0
     code, out, _ = savekit("verify", run.path / "latest", "--json")
@@ -203,7 +203,7 @@ def test_verify_takes_one_checkpoint_by_its_path_or_a_link_to_it(run, savekit):
     assert run.open("000000010-latest").status == "failed"
 
 
-def test_verify_takes_a_checkpoint_that_was_copied_out_of_its_run(tmp_path, savekit):
+def test_verify_accepts_a_checkpoint_that_was_copied_out_of_its_run(tmp_path, savekit):
     (tmp_path / "copy").mkdir()
     fake_checkpoint(tmp_path / "copy")
     code, out, _ = savekit("verify", tmp_path / "copy")
@@ -211,20 +211,20 @@ def test_verify_takes_a_checkpoint_that_was_copied_out_of_its_run(tmp_path, save
     assert not (tmp_path / "copy" / "verification.json").exists()
 
 
-def test_what_is_no_checkpoint_is_a_finding_of_verify(run, savekit):
+def test_verify_reports_a_manifest_that_does_not_fit_its_directory(run, savekit):
     (run.checkpoints_path / "000000010-latest" / "manifest.json").write_text("{")
     (run.checkpoints_path / "stray").touch()
     write_manifest(run.checkpoints_path / "000000005-latest", step=6)
     code, out, _ = savekit("verify", run.path, "--json")
     assert code == 1
     outcomes = json.loads(out)["checkpoints"]
-    assert [each["good"] for each in outcomes] == [False] * 2
+    assert [outcome["good"] for outcome in outcomes] == [False] * 2
     assert "of another checkpoint: step 6" in outcomes[0]["findings"][0]["what"]
     assert "malformed" in outcomes[1]["findings"][0]["what"]
     assert json.loads(out)["foreign"] == ["stray"]
 
 
-def test_what_is_the_users_is_a_note_and_no_damage(run, savekit):
+def test_a_file_of_the_user_is_a_note_and_not_damage(run, savekit):
     (run.checkpoints_path / "README.md").touch()
     code, out, _ = savekit("verify", run.path)
     assert code == 0
@@ -244,7 +244,7 @@ def test_a_shallow_good_outcome_does_not_replace_a_deep_one():
     assert not supersedes(shallow, Verification("load", 1.0, finding))
 
 
-def test_what_could_not_be_done_replaces_nothing_that_was():
+def test_an_unfinished_verification_does_not_replace_a_finished_one():
     undone = Verification("structure", 2.0, note="no time", done=False)
     assert supersedes(undone, None)
     assert supersedes(undone, undone)
@@ -253,7 +253,7 @@ def test_what_could_not_be_done_replaces_nothing_that_was():
 
 
 @pytest.mark.slow
-def test_verify_keeps_to_the_limits_of_the_run_and_says_what_stays_unverified(run, savekit):
+def test_verify_obeys_the_limits_of_the_run_and_reports_what_stays_unverified(run, savekit):
     limits = Limits(verify_memory="20MB", verify_time="50s").model_dump(mode="json")
     run.write_run_info({"limits": limits})
     code, out, _ = savekit("verify", run.path / "latest", "--depth", "load")
@@ -265,14 +265,14 @@ def test_verify_keeps_to_the_limits_of_the_run_and_says_what_stays_unverified(ru
     assert "unverified" in savekit("list", run.path)[1]
 
 
-def test_check_says_what_a_policy_does(tmp_path, savekit):
+def test_check_prints_what_a_policy_does(tmp_path, savekit):
     (tmp_path / "policy.yaml").write_text(POLICY)
     code, out, err = savekit("check", tmp_path / "policy.yaml")
     assert (code, err) == (0, "")
     assert "every 200 steps" in out
 
 
-def test_check_names_every_problem_of_a_policy(tmp_path, savekit):
+def test_check_prints_every_problem_of_a_policy(tmp_path, savekit):
     (tmp_path / "policy.yaml").write_text(
         POLICY.replace("last: 3", "last: 0").replace("save", "sav")
     )
@@ -297,7 +297,7 @@ def test_help_and_version_end_with_zero(savekit):
     assert all(command in out for command in ("list", "verify", "check"))
 
 
-def test_names_cannot_command_the_terminal(run, savekit):
+def test_names_cannot_control_the_terminal(run, savekit):
     name = os.fsdecode(b"\x1b[31mred\n\xff")
     (run.checkpoints_path / name).touch()
     for command in ("list", "verify"):
@@ -306,9 +306,10 @@ def test_names_cannot_command_the_terminal(run, savekit):
     assert json.loads(savekit("list", run.path, "--json")[1])["foreign"] == [name]
 
 
-def test_values_are_shown_short():
-    assert shown("a\tb\u202e") == r"a\tb\u202e"
-    sizes = [size_shown(each) for each in (0, 999, 1000, 999_499, 999_600, 1_234_567, 5 * 10**15)]
+def test_sizes_are_short_and_control_characters_are_escaped():
+    assert printable_text("a\tb\u202e") == r"a\tb\u202e"
+    counts = (0, 999, 1000, 999_499, 999_600, 1_234_567, 5 * 10**15)
+    sizes = [short_size(count) for count in counts]
     assert sizes == ["0 B", "999 B", "1 kB", "999 kB", "1 MB", "1.23 MB", "5e+03 TB"]
 
 
@@ -326,6 +327,7 @@ sys.exit(code)
     ("arguments", "forbidden"),
     [
         (["--help"], "tensorflow,keras,h5py,numpy,pydantic,rich.table,xxhash,yaml"),
+        (["verify", "--help"], "tensorflow,keras,h5py,numpy,pydantic,keras_savekit.cli.list"),
         (["list", "{run}"], "tensorflow,keras,h5py,numpy,yaml"),
         (["verify", "{run}"], "tensorflow,keras,yaml"),
         (["check", "{policy}"], "tensorflow,keras,h5py"),
@@ -333,7 +335,9 @@ sys.exit(code)
 )
 def test_no_command_imports_more_than_it_needs(run, tmp_path, arguments, forbidden):
     (tmp_path / "policy.yaml").write_text(POLICY)
-    filled = [each.format(run=run.path, policy=tmp_path / "policy.yaml") for each in arguments]
+    filled = [
+        argument.format(run=run.path, policy=tmp_path / "policy.yaml") for argument in arguments
+    ]
     ended = subprocess.run(
         [sys.executable, "-c", LIGHT, forbidden, *filled],
         capture_output=True,
@@ -356,11 +360,11 @@ def test_a_reader_that_goes_away_causes_no_traceback(run, arguments):
 
 WAITING = """
 import sys, time
-from keras_savekit.cli import listing, main
-def wait(*args, **kwargs):
+from keras_savekit.cli import list as listing, main
+def wait(**options):
     print("waiting", flush=True)
     time.sleep(60)
-listing.run = wait
+listing.command.callback = wait
 sys.exit(main.run(["list", "."]))
 """
 

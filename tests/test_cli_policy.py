@@ -22,7 +22,7 @@ plans:
 @pytest.fixture
 def savekit(capsys):
     def call(*arguments):
-        code = cli.run([str(each) for each in arguments])
+        code = cli.run([str(argument) for argument in arguments])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
@@ -37,7 +37,7 @@ def policy(tmp_path):
 
 
 @pytest.mark.parametrize("command", ["check", "explain"])
-def test_a_policy_is_told_in_english(savekit, policy, command):
+def test_a_policy_is_printed_in_english(savekit, policy, command):
     code, out, err = savekit(command, policy)
     assert (code, err) == (0, "")
     assert (
@@ -48,7 +48,7 @@ def test_a_policy_is_told_in_english(savekit, policy, command):
 
 
 @pytest.mark.parametrize("command", ["check", "explain"])
-def test_a_wrong_policy_ends_with_2_and_every_line(savekit, tmp_path, command):
+def test_a_wrong_policy_ends_with_2_and_prints_every_line(savekit, tmp_path, command):
     path = tmp_path / "wrong.yaml"
     path.write_text("plans:\n  - name: a\n    wen: x\nresume: maybe\n")
     code, out, err = savekit(command, path)
@@ -58,18 +58,18 @@ def test_a_wrong_policy_ends_with_2_and_every_line(savekit, tmp_path, command):
     assert "Traceback" not in err
 
 
-def test_what_can_be_foreseen_is_listed_with_what_would_be_kept(savekit, policy):
+def test_explain_predicts_saves_and_the_checkpoints_that_are_kept(savekit, policy):
     code, out, _ = savekit("explain", policy, "--steps-per-epoch", 500, "--epochs", 20)
     assert code == 0
     assert "in 20 epochs of 500 steps:" in out
-    assert "latest: 50 saves can be foreseen" in out
+    assert "latest: 50 saves can be predicted" in out
     assert "every 200 steps: 50 saves, at steps 200, 400, 600," in out
     assert "..., 10000" in out
     assert "kept of these: at steps 9600, 9800, 10000" in out
-    assert "not foreseen: when val_loss improves (lower is better)" in out
+    assert "not predictable: when val_loss improves (lower is better)" in out
 
 
-def test_time_is_foreseen_with_the_seconds_of_a_step(savekit, tmp_path):
+def test_explain_predicts_time_from_the_seconds_of_a_step(savekit, tmp_path):
     path = tmp_path / "time.yaml"
     path.write_text("plans: [{name: a, when: every 1m}]")
     length = ("--steps-per-epoch", 100, "--epochs", 2)
@@ -80,7 +80,7 @@ def test_time_is_foreseen_with_the_seconds_of_a_step(savekit, tmp_path):
 @pytest.mark.parametrize(
     "options", [["--epochs", 3], ["--steps-per-epoch", 3], ["--epochs", 0, "--steps-per-epoch", 1]]
 )
-def test_a_length_that_makes_no_sense_is_wrong_usage(savekit, policy, options):
+def test_an_incomplete_or_empty_length_is_wrong_usage(savekit, policy, options):
     code, _, err = savekit("explain", policy, *options)
     assert code == 2
     assert "Usage" in err
@@ -116,7 +116,7 @@ def test_a_checkpoint_is_pinned_by_its_name_or_a_link_and_unpinned(savekit, tmp_
         "",
     )
     assert run.open(name).pinned
-    assert savekit("unpin", run.path, name)[0] == 0
+    assert savekit("unpin", run.path, name) == (0, f"{name} is no longer pinned\n", "")
     assert not run.open(name).pinned
     code, _, err = savekit("pin", run.path, "best")
     assert code == 1

@@ -56,7 +56,7 @@ def test_a_key_that_was_put_into_the_policy_by_mistake_is_not_repeated(said, tmp
         Policy(plans=[{"name": "p", "when": "every epoch"}], signing=said)
     assert "line 2" in str(from_file.value)
     for caught in (from_file, from_python):
-        told = f"{caught.value}{caught.value!r}{caught.value.__cause__!r}"
+        told = f"{caught.value}{caught.value!r}{caught.value.__context__!r}"
         assert "signing" in told
         assert not any(secret in told for secret in ("my-secret-key", "6210419735"))
 

@@ -1,6 +1,7 @@
 """Policies as YAML: what is read, and how every mistake is told."""
 
 import os
+import traceback
 from pathlib import Path
 
 import pytest
@@ -539,6 +540,32 @@ def test_a_wrong_dict_is_told_without_lines(value, message):
     assert message in str(caught.value)
     assert len(caught.value.problems) == 1
     assert caught.value.problems[0].line == 0
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda: parse_policy(when("every 0 steps")),
+        lambda: parse_policy(when("{every: {steps: 0}}")),
+        lambda: parse_policy(plan("keep: last 0\nwen: x")),
+        lambda: policy_from({"plans": [{"name": "a", "when": "evry epoch"}]}),
+        lambda: Policy(plans=[{"name": "a", "when": "every epoch", "keep": "last 0"}]),
+        lambda: SavePlan(name="a", when="every epoch", resume="maybe"),
+        lambda: Every(steps=0),
+        lambda: load_policy("none.yaml"),
+    ],
+)
+def test_a_policy_mistake_shows_one_exception_and_no_chained_ones(read):
+    with pytest.raises(PolicyError) as caught:
+        read()
+    lines = "".join(traceback.format_exception(caught.value)).splitlines()
+    assert lines.count("Traceback (most recent call last):") == 1
+
+
+def test_the_error_of_the_yaml_library_stays_as_the_cause():
+    with pytest.raises(PolicyError) as caught:
+        parse_policy("plans: [}")
+    assert "while parsing a flow node" in str(caught.value.__cause__)
 
 
 def test_a_dict_that_contains_itself_is_refused():

@@ -1,4 +1,4 @@
-"""What the package promises by name, and what importing it costs."""
+"""The public names of the package, and the cost of importing it."""
 
 import ast
 import importlib
@@ -8,6 +8,7 @@ import pickle
 import re
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import keras_savekit as sk
 from keras_savekit import errors
 
 
-def test_every_public_name_is_listed_once_and_found():
+def test_every_public_name_is_listed_once_and_exists():
     assert sorted(sk.__all__) == sk.__all__
     assert len(set(sk.__all__)) == len(sk.__all__)
     assert all(getattr(sk, name) is not None for name in sk.__all__)
@@ -95,15 +96,15 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 def imported_by(statement):
-    """The top modules that a statement brings into a fresh process."""
+    """Return the top-level modules that a statement imports in a new process."""
     code = f"{statement}\nimport sys, json; print(json.dumps(sorted(sys.modules)))"
-    shown = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
     ).stdout
-    return {name.partition(".")[0] for name in json.loads(shown)}
+    return {name.partition(".")[0] for name in json.loads(output)}
 
 
-def test_importing_the_package_starts_nothing_heavy():
+def test_importing_the_package_imports_no_heavy_library():
     assert not imported_by("import keras_savekit") & {"tensorflow", "keras", "h5py", "pydantic"}
 
 
@@ -111,7 +112,7 @@ def test_importing_the_package_starts_nothing_heavy():
     "statement",
     ["import keras_savekit as sk; sk.Policy; sk.load_policy", "import keras_savekit.cli.main"],
 )
-def test_policies_and_the_command_line_start_no_tensorflow(statement):
+def test_policies_and_the_command_line_do_not_import_tensorflow(statement):
     assert not imported_by(statement) & {"tensorflow", "keras"}
 
 
@@ -202,7 +203,15 @@ def test_every_error_crosses_a_process_border_with_all_its_fields(name):
     assert again.exit_code == TREE[name][1]
 
 
-def test_every_module_says_what_it_is():
+def test_a_wrong_policy_raises_one_exception_without_chained_ones(tmp_path):
+    with pytest.raises(errors.PolicyError, match=r'did you mean "when"') as caught:
+        sk.SaveKit({"plans": [{"name": "a", "wen": "every epoch"}]}, directory=tmp_path / "run")
+    lines = "".join(traceback.format_exception(caught.value)).splitlines()
+    assert lines.count("Traceback (most recent call last):") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_module_has_a_docstring():
     import pkgutil
 
     for module in pkgutil.walk_packages(sk.__path__, "keras_savekit."):

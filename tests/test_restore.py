@@ -176,8 +176,8 @@ def test_the_plan_names_the_checkpoint_that_fit_then_takes(run, capsys):
     model_file.write_bytes(damaged)  # after it was verified
     code, out = planned(capsys, run)
     assert code == 0
-    assert "passed over 000000012-latest: " in out
-    assert "passed over 000000012-best: " in out
+    assert "skipped 000000012-latest: " in out
+    assert "skipped 000000012-best: " in out
     assert "would resume from 000000011-latest: epoch 2, 5 batches done, step 11" in out
     _, as_json = planned(capsys, run, "--json")
     assert json.loads(as_json)["resume_from"]["name"] == "000000011-latest"
@@ -190,4 +190,7 @@ def test_the_plan_names_the_checkpoint_that_fit_then_takes(run, capsys):
 
 def test_the_plan_of_an_empty_run_ends_with_one(tmp_path, capsys):
     sk.SaveKit(ASKED, directory=tmp_path)
-    assert planned(capsys, tmp_path) == (1, "nothing to resume from: a training would begin anew\n")
+    assert planned(capsys, tmp_path) == (
+        1,
+        "nothing to resume from: a training would start from scratch\n",
+    )

@@ -225,7 +225,7 @@ def test_with_another_key_nothing_is_changed_and_one_error_says_so(run, monkeypa
     assert RunDirectory(run).quarantined() == []
     assert cli.run(["resume-plan", str(run)]) == 1
     said = capsys.readouterr().out
-    assert "the key vouches for no checkpoint: a training would be refused" in said
+    assert "the key vouches for no checkpoint: a training would not start" in said
 
 
 def test_a_verification_with_a_mistyped_key_accuses_nothing_for_good(run, monkeypatch, capsys):
@@ -286,7 +286,7 @@ def test_with_key_env_the_key_is_required_whatever_the_run_says_of_itself(
     assert f"would resume from {newest(run).name}" in capsys.readouterr().out
     assert cli.run(["resume-plan", str(run), "--key-env", "MINE"]) == 0
     said = capsys.readouterr().out
-    assert f"passed over {newest(run).name}: is not signed" in said
+    assert f"skipped {newest(run).name}: is not signed" in said
     assert f"would resume from {before}" in said
     assert sk.restore(model(), run).name == newest(run).name
     assert sk.restore(model(), run, key=SECRET).name == before

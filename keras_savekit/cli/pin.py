@@ -1,4 +1,4 @@
-"""`savekit pin` and `savekit unpin`: which checkpoints no policy removes."""
+"""`savekit pin`: no policy removes a checkpoint."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ from pathlib import Path
 
 import click
 
-from keras_savekit.cli.output import open_run
-from keras_savekit.store.run import LINKS
+from keras_savekit.cli._options import directory_argument
+from keras_savekit.cli._runs import checkpoint_name, open_run
 
 
-def run(directory: Path, name: str, *, pinned: bool) -> int:
-    """Pins or unpins, says so, and returns the exit code."""
+@click.command
+@directory_argument
+@click.argument("name")
+def command(directory: Path, name: str) -> int:
+    """Pin the checkpoint NAME of the run in DIRECTORY: no policy removes it.
+
+    NAME is a name from `savekit list`, or `latest` or `best`. A running training
+    applies the pin from its next save on.
+    """
     run = open_run(directory)
-    linked = {which: run.linked(which) for which in LINKS}
-    real = linked.get(name) or name  # type: ignore[call-overload]
-    run.pin(real, pinned=pinned)
-    stays = "is pinned; no policy removes it" if pinned else "is pinned no more"
-    click.echo(f"{real} {stays}")
+    pinned = checkpoint_name(run, name)
+    run.pin(pinned, pinned=True)
+    click.echo(f"{pinned} is pinned; no policy removes it")
     return 0

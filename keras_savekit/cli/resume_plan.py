@@ -1,74 +1,100 @@
-"""`savekit resume-plan`: what a training started now would go on from. Changes nothing."""
+"""`savekit resume-plan`: the checkpoint that a training started now resumes from.
+
+It changes nothing on disk.
+"""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from keras_savekit.cli.output import echo_json, key_of, open_run
-from keras_savekit.errors import shown
-from keras_savekit.resume.candidates import NONE_TRUSTED, Candidate, candidates
-from keras_savekit.store.run import Checkpoint
+from keras_savekit.cli._options import directory_argument, json_option, key_env_option
+from keras_savekit.cli._output import echo_json
+from keras_savekit.cli._runs import open_run, signing_key
+from keras_savekit.errors import printable_text
+
+if TYPE_CHECKING:
+    from keras_savekit.resume.candidates import Candidate
+    from keras_savekit.store.run import Checkpoint
 
 
-def run(directory: Path, *, as_json: bool, key_env: str | None = None) -> int:
-    """Prints the plan; returns 0, or 1 if there is nothing to go on from.
+@click.command
+@directory_argument
+@key_env_option
+@json_option
+def command(directory: Path, key_env: str | None, as_json: bool) -> int:
+    """Print the checkpoint in DIRECTORY that a training would resume from, and why.
 
-    key_env: the variable with the key that checkpoints must be signed with, whatever the
-        run says of itself.
+    Every tensor of the checkpoint is read. The exit status is 1 if there is none.
     """
-    chosen, passed = _choose(directory, key_env)
+    chosen, skipped = _choose(directory, key_env)
     if as_json:
         echo_json(
             {
                 "directory": str(directory),
-                "resume_from": _chosen_json(chosen) if chosen else None,
-                "passed_over": [{"name": each.name, "why": each.why_not()} for each in passed],
+                "resume_from": _checkpoint_json(chosen) if chosen else None,
+                "passed_over": [
+                    {"name": candidate.name, "why": candidate.why_not()} for candidate in skipped
+                ],
             }
         )
-        return 0 if chosen else 1
-    for each in passed:
-        click.echo(f"passed over {shown(each.name)}: {shown(each.why_not())}")
-    if chosen is None:
-        click.echo(_none(passed))
-        return 1
-    now = chosen.manifest.moment
-    click.echo(
-        f"would resume from {chosen.name}: epoch {now.epoch + 1}, {now.batch} batches done, "
-        f"step {now.step}"
-    )
-    if now.batch:
-        click.echo("  in the middle of an epoch: needs the same keras_savekit.resumable() data")
-    return 0
-
-
-def _none(passed: list[Candidate]) -> str:
-    if any(each.failure is not None for each in passed):
-        return "some could not be verified, and no other is good: a training would not start"
-    if any(each.untrusted for each in passed):
-        return f"{NONE_TRUSTED}: a training would be refused"
-    return "nothing to resume from: a training would begin anew"
+    else:
+        _print(chosen, skipped)
+    return 0 if chosen else 1
 
 
 def _choose(directory: Path, key_env: str | None) -> tuple[Checkpoint | None, list[Candidate]]:
-    passed: list[Candidate] = []
+    """Return the checkpoint to resume from, and the newer ones that are skipped."""
+    from keras_savekit.resume.candidates import candidates
+
     run = open_run(directory)
-    run.key = key_of(run, key_env)
-    for each in candidates(run, time.time()):
-        if each.usable:
-            return each.checkpoint, passed
-        passed.append(each)
-    return None, passed
+    run.key = signing_key(run, key_env)
+    skipped: list[Candidate] = []
+    for candidate in candidates(run, time.time()):
+        if candidate.usable:
+            return candidate.checkpoint, skipped
+        skipped.append(candidate)
+    return None, skipped
 
 
-def _chosen_json(chosen: Checkpoint) -> dict[str, object]:
-    now = chosen.manifest.moment
+def _print(chosen: Checkpoint | None, skipped: list[Candidate]) -> None:
+    for candidate in skipped:
+        reason = printable_text(candidate.why_not())
+        click.echo(f"skipped {printable_text(candidate.name)}: {reason}")
+    if chosen is None:
+        click.echo(_why_none(skipped))
+        return
+    moment = chosen.manifest.moment
+    click.echo(
+        f"would resume from {chosen.name}: epoch {moment.epoch + 1}, {moment.batch} batches done, "
+        f"step {moment.step}"
+    )
+    if moment.batch:
+        click.echo("  in the middle of an epoch: needs the same keras_savekit.resumable() data")
+
+
+def _why_none(skipped: list[Candidate]) -> str:
+    from keras_savekit.resume.candidates import NONE_TRUSTED
+
+    if any(candidate.failure is not None for candidate in skipped):
+        return (
+            "no checkpoint is known to be good, and some could not be verified:"
+            " a training would not start"
+        )
+    if any(candidate.untrusted for candidate in skipped):
+        return f"{NONE_TRUSTED}: a training would not start"
+    return "nothing to resume from: a training would start from scratch"
+
+
+def _checkpoint_json(checkpoint: Checkpoint) -> dict[str, object]:
+    moment = checkpoint.manifest.moment
     return {
-        "name": chosen.name,
-        "status": chosen.status,
-        "epoch": now.epoch,
-        "batch": now.batch,
-        "step": now.step,
+        "name": checkpoint.name,
+        "status": checkpoint.status,
+        "epoch": moment.epoch,
+        "batch": moment.batch,
+        "step": moment.step,
     }

@@ -1,10 +1,10 @@
-"""`savekit verify`: checks a run's checkpoints, or one, and tells what it finds.
+"""`savekit verify`: verify the checkpoints of a run, or one checkpoint, and report the findings.
 
-What has a name that no checkpoint has is the user's: it is named in a note, is not
-damage, and does not change the exit code.
+A name that no checkpoint has belongs to the user. A note names it; it is no damage and does
+not change the exit status.
 
-Outcomes are recorded where that disturbs nobody: the lock is held only while
-one is written, never during a check, so that a training can start at any time.
+An outcome is recorded only if the run's lock is free. The lock is held while one outcome is
+written and never during a verification, so that a training can start at any time.
 """
 
 from __future__ import annotations
@@ -15,34 +15,46 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from keras_savekit.base.key import Key
-from keras_savekit.cli.output import echo_json, finding_json, key_of, open_run
-from keras_savekit.errors import CheckpointError, DirectoryError, UnverifiableError, shown
-from keras_savekit.store.checkpoint_lock import hold_shared
-from keras_savekit.store.manifest import MANIFEST, Depth, Finding, Verification, supersedes
-from keras_savekit.store.naming import CheckpointName
-from keras_savekit.store.run import CHECKPOINTS, Checkpoint, RunDirectory, followed
-from keras_savekit.verify.depths import undone
+from keras_savekit.cli._options import directory_argument, json_option, key_env_option
+from keras_savekit.cli._output import echo_json, findings_json
+from keras_savekit.cli._runs import open_run, signing_key
+from keras_savekit.errors import (
+    CheckpointError,
+    DirectoryError,
+    UnverifiableError,
+    printable_text,
+)
 
-VerificationJob = Callable[[Path, float], Verification]
+if TYPE_CHECKING:
+    from keras_savekit.base.key import Key
+    from keras_savekit.store.manifest import Depth, Verification
+    from keras_savekit.store.run import Checkpoint, RunDirectory
+
+    # Verifies the checkpoint at a path, at a time in seconds since 1970.
+    Verify = Callable[[Path, float], Verification]
 
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """One thing to check.
+    """One directory to verify.
 
-    error: why it is no checkpoint, if it is none.
-    home: the run it belongs to, None for a checkpoint on its own.
+    run: the run that contains it, None for a checkpoint outside of a run.
+    checkpoint: None outside of a run, or if `error` says why it is no checkpoint.
     """
 
     path: Path
-    home: RunDirectory | None = None
+    run: RunDirectory | None = None
     checkpoint: Checkpoint | None = None
     error: CheckpointError | None = None
+
+    @property
+    def removed(self) -> bool:
+        """Whether its run has removed it since it was listed."""
+        return self.run is not None and not self.path.exists()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,103 +63,134 @@ class _Outcome:
     verification: Verification
     recorded: bool
 
+    @property
+    def status(self) -> str:
+        """`good`, `bad` (there is evidence of damage), or `open` (could not be verified)."""
+        if not self.verification.good:
+            return "bad"
+        return "good" if self.verification.done else "open"
 
-def as_depth(text: str) -> Depth:
-    """The depth called `text`."""
-    return cast("Depth", text)
 
+@click.command
+@directory_argument
+@click.option(
+    "--depth",
+    type=click.Choice(["bytes", "structure", "load", "predict"]),
+    default="structure",
+    show_default=True,
+    help="bytes: files and their digests. structure: also every tensor. load: also loads the"
+    " model with stock Keras. predict: also compares its outputs.",
+)
+@key_env_option
+@json_option
+def command(directory: Path, depth: Depth, key_env: str | None, as_json: bool) -> int:
+    """Verify all checkpoints of the run in DIRECTORY, or the one checkpoint there.
 
-def run(directory: Path, depth: Depth, *, as_json: bool, key_env: str | None = None) -> int:
-    """Verifies what is in `directory`, prints the outcome and returns the exit code.
-
-    key_env: the variable with the key that checkpoints must be signed with, whatever the
-        run says of itself.
+    The outcome is recorded, unless a training uses the directory. "bad": there is
+    evidence of damage. "open": the checkpoint could not be verified, because the
+    system failed to read it, or because time or memory were not sufficient. The
+    exit status is 1 if any checkpoint is bad or open. "not portable": the checkpoint
+    is whole, but stock Keras does not load it as it was saved. This does not change
+    the exit status; with --json it is "portable": false.
     """
     targets = _targets(directory)
+    run = targets[0].run if targets else None
     outcomes: list[_Outcome] = []
-    home = targets[0].home if targets else None
-    with _checker(depth, home, key_of(home, key_env)) as check:
-        for target in _with_progress(targets, shown_at_all=not as_json):
-            verification = _verify(target, check)
-            # Removed by its own run since it was listed: nothing to tell.
-            if verification.good or target.path.exists() or target.home is None:
+    with _verifier(depth, run, signing_key(run, key_env)) as verify:
+        for target in _with_progress(targets, enabled=not as_json):
+            verification = _verify(target, verify)
+            if verification.good or not target.removed:
                 outcomes.append(_Outcome(target, verification, _record(target, verification)))
     foreign = _foreign(directory)
-    # What is not portable is whole: the exit status is for damage, `--json` says both.
-    good = all(each.verification.good and each.verification.done for each in outcomes)
+    good = all(outcome.status == "good" for outcome in outcomes)
     if as_json:
         echo_json(
             {
                 "directory": str(directory),
                 "depth": depth,
                 "good": good,
-                "checkpoints": [_outcome_json(each) for each in outcomes],
+                "checkpoints": [_outcome_json(outcome) for outcome in outcomes],
                 "foreign": foreign,
             }
         )
     else:
         _print(outcomes, depth)
         for name in foreign:
-            click.echo(f"note: {shown(name)} is not a checkpoint and is left alone")
+            click.echo(f"note: {printable_text(name)} is not a checkpoint and is left alone")
     return 0 if good else 1
 
 
 def _targets(directory: Path) -> list[_Target]:
+    from keras_savekit.store.run import RunDirectory, followed
+
     path = followed(directory.absolute()).resolve()
-    if not RunDirectory(path).exists and _looks_like_a_checkpoint(path):
-        return [_single(path)]
+    if not RunDirectory(path).exists and _is_checkpoint(path):
+        return [_single_target(path)]
     run = open_run(directory)
     scan = run.scan()
-    listed = [_Target(each.path, run, checkpoint=each) for each in scan.checkpoints]
-    damaged = [
+    targets = [
+        _Target(checkpoint.path, run, checkpoint=checkpoint) for checkpoint in scan.checkpoints
+    ]
+    targets += [
         _Target(run.checkpoints_path / name, run, error=error) for name, error in scan.damaged
     ]
-    return sorted(listed + damaged, key=lambda target: target.path.name)
+    return sorted(targets, key=lambda target: target.path.name)
 
 
-def _foreign(directory: Path) -> list[str]:
-    """What is among the checkpoints of a run and is none of ours."""
-    run = RunDirectory(followed(directory.absolute()).resolve())
-    return run.foreign() if run.exists else []
+def _is_checkpoint(path: Path) -> bool:
+    from keras_savekit.store.manifest import MANIFEST
+    from keras_savekit.store.naming import CheckpointName
 
-
-def _looks_like_a_checkpoint(path: Path) -> bool:
     named = CheckpointName.parse(path.name) is not None
     return path.is_dir() and (named or (path / MANIFEST).exists())
 
 
-def _single(path: Path) -> _Target:
+def _single_target(path: Path) -> _Target:
+    from keras_savekit.store.run import CHECKPOINTS, RunDirectory
+
     if path.parent.name != CHECKPOINTS:
         return _Target(path)
-    home = RunDirectory(path.parent.parent)
+    run = RunDirectory(path.parent.parent)
     try:
-        return _Target(path, home, checkpoint=home.open(path.name))
+        return _Target(path, run, checkpoint=run.open(path.name))
     except CheckpointError as error:
-        return _Target(path, home, error=error)
+        return _Target(path, run, error=error)
+
+
+def _foreign(directory: Path) -> list[str]:
+    """Return the names among the checkpoints of a run that are not ours."""
+    from keras_savekit.store.run import RunDirectory, followed
+
+    run = RunDirectory(followed(directory.absolute()).resolve())
+    return run.foreign() if run.exists else []
 
 
 @contextmanager
-def _checker(depth: Depth, home: RunDirectory | None, key: Key | None) -> Iterator[VerificationJob]:
-    """The limits of the run, and its probe, are for the process that loads."""
+def _verifier(depth: Depth, run: RunDirectory | None, key: Key | None) -> Iterator[Verify]:
+    """Yield a function that verifies to `depth`, within the limits of the run."""
     from keras_savekit.verify.loader.client import LoadChecker
     from keras_savekit.verify.loader.probe import PROBE
     from keras_savekit.verify.loader.process import Budget
 
-    info = home.run_info() if home is not None and depth in ("load", "predict") else None
+    info = run.run_info() if run is not None and depth in ("load", "predict") else None
     budget = Budget.within(info.policy if info is not None else {})
-    with LoadChecker(budget, home.path / PROBE if home is not None else None, key) as checker:
+    with LoadChecker(budget, run.path / PROBE if run is not None else None, key) as checker:
         yield lambda path, now: checker.verify(path, now, depth)
 
 
-def _verify(target: _Target, check: VerificationJob) -> Verification:
+def _verify(target: _Target, verify: Verify) -> Verification:
+    from keras_savekit.store.checkpoint_lock import hold_shared
+    from keras_savekit.store.manifest import Finding, Verification
+    from keras_savekit.verify.depths import undone
+
     now = time.time()
     error = target.error
     if error is None:
         try:
             with hold_shared(target.path):
-                return check(target.path, now)
-        except CheckpointError as gone:  # removed since it was listed
-            error = gone
+                return verify(target.path, now)
+        except CheckpointError as removed:  # since it was listed
+            error = removed
     if isinstance(error, UnverifiableError):
         return undone(error, now)
     where = Path(error.where).name or target.path.name
@@ -155,21 +198,25 @@ def _verify(target: _Target, check: VerificationJob) -> Verification:
 
 
 def _record(target: _Target, verification: Verification) -> bool:
-    if target.home is None or target.checkpoint is None:
+    """Record an outcome in its run; return whether that was possible."""
+    from keras_savekit.store.manifest import supersedes
+
+    if target.run is None or target.checkpoint is None:
         return False
     if verification.only_untrusted:
-        return False  # the key may be the wrong one: a record would make good ones bad for good
+        return False  # the key may be the wrong one, and a record would condemn good checkpoints
+    name = target.path.name
     try:
-        with target.home.lock:
-            if supersedes(verification, target.home.open(target.path.name).verification):
-                target.home.record(target.path.name, verification)
+        with target.run.lock:
+            if supersedes(verification, target.run.open(name).verification):
+                target.run.record(name, verification)
     except (DirectoryError, CheckpointError):
-        return False  # in use, not ours to write, or gone: the outcome is still told
+        return False  # in use, not writable, or removed
     return True
 
 
-def _with_progress(targets: Sequence[_Target], *, shown_at_all: bool) -> Iterator[_Target]:
-    if not (shown_at_all and sys.stderr.isatty()):
+def _with_progress(targets: Sequence[_Target], *, enabled: bool) -> Iterator[_Target]:
+    if not (enabled and sys.stderr.isatty()):
         yield from targets
         return
     from rich.console import Console
@@ -189,38 +236,44 @@ def _outcome_json(outcome: _Outcome) -> dict[str, Any]:
         "depth": verification.depth,
         "when": verification.when,
         "note": verification.note,
-        "findings": [finding_json(each) for each in verification.findings],
+        "findings": findings_json(verification.findings),
         "portable": verification.portable,
-        "not_portable": [finding_json(each) for each in verification.not_portable],
+        "not_portable": findings_json(verification.not_portable),
         "recorded": outcome.recorded,
     }
 
 
-def _print(outcomes: list[_Outcome], depth: Depth) -> None:
-    for each in outcomes:
-        verification = each.verification
-        verdict = ("good", "green") if verification.good else ("bad", "red")
-        if verification.good and not verification.done:
-            verdict = ("open", "yellow")
-        word = click.style(f"{verdict[0]:<4}", fg=verdict[1])
-        but = click.style(", not portable", fg="yellow") if verification.not_portable else ""
-        click.echo(f"{word}  {shown(each.target.path.name)}  {verification.depth}{but}")
-        for finding in (*verification.findings, *verification.not_portable):
-            click.echo(f"      {shown(finding)}")
-        if verification.note:
-            click.echo(f"      {shown(verification.note)}")
-    bad = sum(not each.verification.good for each in outcomes)
-    unknown = sum(each.verification.good and not each.verification.done for each in outcomes)
+def _print(outcomes: Sequence[_Outcome], depth: Depth) -> None:
+    for outcome in outcomes:
+        _print_outcome(outcome)
+    statuses = [outcome.status for outcome in outcomes]
+    summary = f"{len(outcomes)} checked at depth {depth}, {statuses.count('bad')} bad"
+    if "open" in statuses:
+        summary += f", {statuses.count('open')} could not be verified"
+    not_portable = sum(outcome.verification.portable is False for outcome in outcomes)
+    if not_portable:
+        summary += f", {not_portable} not portable"
+    click.echo(summary)
     unrecorded = sum(
-        not (each.recorded or each.verification.only_untrusted)
-        and each.target.checkpoint is not None
-        for each in outcomes
+        outcome.target.checkpoint is not None
+        and not outcome.recorded
+        and not outcome.verification.only_untrusted
+        for outcome in outcomes
     )
-    not_portable = sum(each.verification.portable is False for each in outcomes)
-    left = f", {unknown} could not be verified" if unknown else ""
-    left += f", {not_portable} not portable" if not_portable else ""
-    click.echo(f"{len(outcomes)} checked at depth {depth}, {bad} bad{left}")
     if unrecorded:
         click.echo(
             f"{unrecorded} not recorded: the directory is in use or cannot be written", err=True
         )
+
+
+def _print_outcome(outcome: _Outcome) -> None:
+    colors = {"good": "green", "bad": "red", "open": "yellow"}
+    verification = outcome.verification
+    status = click.style(f"{outcome.status:<4}", fg=colors[outcome.status])
+    limit = click.style(", not portable", fg="yellow") if verification.not_portable else ""
+    name = printable_text(outcome.target.path.name)
+    click.echo(f"{status}  {name}  {verification.depth}{limit}")
+    for finding in (*verification.findings, *verification.not_portable):
+        click.echo(f"      {printable_text(finding)}")
+    if verification.note:
+        click.echo(f"      {printable_text(verification.note)}")

@@ -17,7 +17,7 @@ from typing import Any
 from keras_savekit.backend import random_state
 from keras_savekit.base.logs import Logs, Validation, why_absent
 from keras_savekit.base.moment import AT_ONCE, Event, Moment, Tick
-from keras_savekit.errors import SaveError, SavekitWarning, shown
+from keras_savekit.errors import SaveError, SavekitWarning, printable_text
 from keras_savekit.files import portability_warnings
 from keras_savekit.fit import callback_state
 from keras_savekit.fit.begin import ResumePlan, begin
@@ -476,7 +476,9 @@ def _left_alone(directory: RunDirectory) -> str:
     listed = ", ".join(names[:_SHOWN]) + (
         f" and {len(names) - _SHOWN} more" * (len(names) > _SHOWN)
     )
-    return shown(f"not checkpoints, and left alone in {directory.checkpoints_path}: {listed}")
+    return printable_text(
+        f"not checkpoints, and left alone in {directory.checkpoints_path}: {listed}"
+    )
 
 
 def _warn(message: str) -> None:

@@ -69,7 +69,7 @@ class Value(BaseModel):
         try:
             super().__init__(**data)
         except ValidationError as error:
-            raise WrongValueError(type(self).__name__, _problems(error, type(self))) from error
+            raise WrongValueError(type(self).__name__, _problems(error, type(self))) from None
 
 
 def wrong(message: str, path: str = "") -> WrongValueError:

@@ -58,7 +58,7 @@ def _read(value: object) -> object:
     try:
         return Resume(mode=value)
     except WrongValueError as error:
-        raise wrong(error.problems[0].message) from error
+        raise wrong(error.problems[0].message) from None
 
 
 Resuming = Annotated[Resume, BeforeValidator(_read)]

@@ -38,7 +38,7 @@ def parse_rule(text: str) -> Rule:
             for problem in placed
         )
         problems += tuple(problem for problem in error.problems if not problem.path)
-        raise WrongValueError(show(text), problems) from error
+        raise WrongValueError(show(text), problems) from None
 
 
 def read_rules(value: object) -> tuple[Rule, ...]:

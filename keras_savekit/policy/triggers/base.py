@@ -183,7 +183,7 @@ class Trigger(Value, ABC):
                     (problem, problem.path.removeprefix(cls.body)) for problem in error.problems
                 )
                 problems = tuple(Problem(path, problem.message) for problem, path in inner)
-                raise WrongValueError(cls.key, problems) from error
+                raise WrongValueError(cls.key, problems) from None
         if not isinstance(body, Mapping):
             raise wrong(f"must be written as {cls.example}, got {show(body)}")
         return cls(**{str(key): value for key, value in body.items()})

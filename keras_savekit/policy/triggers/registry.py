@@ -28,7 +28,7 @@ def parse_trigger(text: str) -> Trigger:
             problems = tuple(
                 Problem("", join_words(problem.path, problem.message)) for problem in error.problems
             )
-            raise WrongValueError(show(text), problems) from error
+            raise WrongValueError(show(text), problems) from None
     examples = ", ".join(f'"{kind.spelling}"' for kind in spelled.values())
     if words and words[0] in KINDS:
         raise wrong(f"{show(text)} cannot be said in one line; write {KINDS[words[0]].example}")
@@ -61,7 +61,7 @@ def read_trigger(value: object) -> Trigger:
         try:
             return KINDS[key].from_body(value[key])
         except WrongValueError as error:
-            raise WrongValueError(key, error.under(key)) from error
+            raise WrongValueError(key, error.under(key)) from None
     raise _not_one_trigger(value, unknown)
 
 

@@ -195,7 +195,7 @@ class _At(Trigger):
         except WrongValueError as error:
             raise wrong(
                 f'must be written like "{cls.spelling}": {error.problems[0].message}'
-            ) from (error)
+            ) from None
 
 
 @register

@@ -39,10 +39,10 @@ def _read(source: str) -> str:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise refused(source, "is not a plain file")
             raw = file.read(MAX_BYTES + 1)
-    except FileNotFoundError as error:
-        raise refused(source, "there is no such file") from error
-    except IsADirectoryError as error:
-        raise refused(source, "is a directory; name the YAML file in it") from error
+    except FileNotFoundError:
+        raise refused(source, "there is no such file") from None
+    except IsADirectoryError:
+        raise refused(source, "is a directory; name the YAML file in it") from None
     except (OSError, ValueError) as error:
         raise refused(source, f"cannot be read: {error}") from error
     if len(raw) > MAX_BYTES:
@@ -87,7 +87,7 @@ def parse_policy(
             reading.problems + found,
             key=lambda problem: (problem.source, problem.line, problem.column),
         )
-        raise PolicyError(source, tuple(problems)) from error
+        raise PolicyError(source, tuple(problems)) from None
     if reading.problems:
         raise PolicyError(source, tuple(reading.problems))
     return policy
@@ -109,7 +109,7 @@ def policy_from(
     except WrongValueError as error:
         broken = {problem.path for problem in problems}
         problems += [problem for problem in error.problems if problem.path not in broken]
-        raise PolicyError(source, tuple(problems)) from error
+        raise PolicyError(source, tuple(problems)) from None
     if problems:
         raise PolicyError(source, tuple(problems))
     return policy
