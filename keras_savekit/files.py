@@ -26,8 +26,9 @@ from keras_savekit.formats.registry import FORMATS, format_of
 from keras_savekit.model.capture import Capture
 from keras_savekit.model.structure import LiveModel
 from keras_savekit.store import syscalls
-from keras_savekit.store.atomic import discard, disk_errors, publish_file, scratch_for
-from keras_savekit.store.manifest import MANIFEST, Depth, to_json
+from keras_savekit.store.atomic import discard, disk_errors, make_scratch, publish_file
+from keras_savekit.store.manifest import MANIFEST, Depth
+from keras_savekit.store.manifest_json import to_json
 from keras_savekit.verify.loader.client import LoadChecker
 
 
@@ -118,7 +119,7 @@ def _written(model: Any, target: Path, verify: Depth) -> Iterator[Path]:
     for told in portability_warnings(live.blueprint, [format_of(target)]):
         warnings.warn(told, SavekitWarning, stacklevel=4)
     snapshot = Capture(live)(Moment(), {}, {})
-    scratch = scratch_for(target)
+    scratch = make_scratch(target)
     try:
         with disk_errors("write", target):
             name = format_of(target).file

@@ -17,6 +17,7 @@ from keras_savekit.cli.output import size_shown
 from keras_savekit.errors import shown
 from keras_savekit.policy.plan import Limits
 from keras_savekit.store.manifest import Finding, Verification, supersedes
+from keras_savekit.store.run_writer import RunWriter
 
 POLICY = """\
 version: 1
@@ -184,7 +185,7 @@ def test_verify_ends_with_zero_when_all_is_good(run, savekit):
 
 def test_verify_only_reports_while_a_training_holds_the_directory(run, savekit):
     damage(run)
-    with run.lock:
+    with RunWriter.acquire(run):
         code, out, err = savekit("verify", run.path)
         assert code == 1
         assert "1 bad" in out

@@ -17,7 +17,7 @@ import click
 
 from keras_savekit.errors import ConversionError, shown
 from keras_savekit.formats.registry import FORMATS, find_format, format_of
-from keras_savekit.store.atomic import publish_file, scratch_for
+from keras_savekit.store.atomic import make_scratch, publish_file
 
 _DIFFERS = 1
 
@@ -73,7 +73,7 @@ def _scratch(target: Path) -> Iterator[Path]:
         what = "a Keras model is not saved under such a name"
         *others, last = (known.suffix for known in FORMATS.values())
         raise ConversionError(what, str(target), f"end it in {', '.join(others)} or {last}")
-    folder = scratch_for(target)
+    folder = make_scratch(target)
     try:
         yield folder / target.name
     finally:

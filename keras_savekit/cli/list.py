@@ -11,7 +11,8 @@ import click
 from keras_savekit.base.logs import value_text
 from keras_savekit.cli.output import echo_json, finding_json, open_run, size_shown
 from keras_savekit.errors import shown
-from keras_savekit.store.run import LINKS, Checkpoint, RunDirectory
+from keras_savekit.store.checkpoint import Checkpoint
+from keras_savekit.store.run import LINKS, RunDirectory
 
 _COLORS = {"verified": "green", "unverified": "yellow", "failed": "red"}
 _COLUMNS = (

@@ -10,7 +10,7 @@ import click
 from keras_savekit.cli.output import echo_json, key_of, open_run
 from keras_savekit.errors import shown
 from keras_savekit.resume.candidates import NONE_TRUSTED, Candidate, candidates
-from keras_savekit.store.run import Checkpoint
+from keras_savekit.store.checkpoint import Checkpoint
 
 
 def run(directory: Path, *, as_json: bool, key_env: str | None = None) -> int:

@@ -22,10 +22,12 @@ import click
 from keras_savekit.base.key import Key
 from keras_savekit.cli.output import echo_json, finding_json, key_of, open_run
 from keras_savekit.errors import CheckpointError, DirectoryError, UnverifiableError, shown
+from keras_savekit.store.checkpoint import Checkpoint
 from keras_savekit.store.checkpoint_lock import hold_shared
 from keras_savekit.store.manifest import MANIFEST, Depth, Finding, Verification, supersedes
 from keras_savekit.store.naming import CheckpointName
-from keras_savekit.store.run import CHECKPOINTS, Checkpoint, RunDirectory, followed
+from keras_savekit.store.run import CHECKPOINTS, RunDirectory, resolve_link
+from keras_savekit.store.run_writer import RunWriter
 from keras_savekit.verify.depths import undone
 
 VerificationJob = Callable[[Path, float], Verification]
@@ -93,7 +95,7 @@ def run(directory: Path, depth: Depth, *, as_json: bool, key_env: str | None = N
 
 
 def _targets(directory: Path) -> list[_Target]:
-    path = followed(directory.absolute()).resolve()
+    path = resolve_link(directory.absolute()).resolve()
     if not RunDirectory(path).exists and _looks_like_a_checkpoint(path):
         return [_single(path)]
     run = open_run(directory)
@@ -107,7 +109,7 @@ def _targets(directory: Path) -> list[_Target]:
 
 def _foreign(directory: Path) -> list[str]:
     """What is among the checkpoints of a run and is none of ours."""
-    run = RunDirectory(followed(directory.absolute()).resolve())
+    run = RunDirectory(resolve_link(directory.absolute()).resolve())
     return run.foreign() if run.exists else []
 
 
@@ -160,9 +162,9 @@ def _record(target: _Target, verification: Verification) -> bool:
     if verification.only_untrusted:
         return False  # the key may be the wrong one: a record would make good ones bad for good
     try:
-        with target.home.lock:
-            if supersedes(verification, target.home.open(target.path.name).verification):
-                target.home.record(target.path.name, verification)
+        with RunWriter.acquire(target.home) as writer:
+            if supersedes(verification, writer.open(target.path.name).verification):
+                writer.record(target.path.name, verification)
     except (DirectoryError, CheckpointError):
         return False  # in use, not ours to write, or gone: the outcome is still told
     return True

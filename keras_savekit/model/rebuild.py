@@ -34,9 +34,10 @@ from keras_savekit.formats.single_file import architecture_beside
 from keras_savekit.model.assign import Tensors, assign, read_tensors, require_computed, require_same
 from keras_savekit.model.saving_walk import deserialized, put, put_assets, walk
 from keras_savekit.model.structure import describe, require_built, variables_by_role
-from keras_savekit.store.manifest import Finding, Manifest, read_manifest
+from keras_savekit.store.manifest import Finding, Manifest
+from keras_savekit.store.manifest_json import read_manifest
 from keras_savekit.store.read_errors import unreadable
-from keras_savekit.store.run import followed
+from keras_savekit.store.run import resolve_link
 from keras_savekit.verify.bytes import check_bytes
 from keras_savekit.verify.tensors import check_structure, parts_of
 
@@ -136,7 +137,7 @@ def _stored(path: Path, key: Key | None) -> _Stored | None:
         remedy = "give the directory of a checkpoint, or no key"
         raise CheckpointError("only checkpoints of a run are signed", str(path), remedy)
     if path.is_dir():
-        path = followed(path)
+        path = resolve_link(path)
         manifest = read_manifest(path, key)
         stored = _Stored(path, manifest, path / ARCHITECTURE_FILE)
         promised = {entry.name for entry in manifest.files}
