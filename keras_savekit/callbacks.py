@@ -21,8 +21,10 @@ from keras_savekit.policy.plan import Policy
 from keras_savekit.policy.yaml.load import load_policy, policy_from
 from keras_savekit.resume.select import Restored
 from keras_savekit.store.atomic import write_bytes_durably
+from keras_savekit.store.prepare import missing_features, prepare
 from keras_savekit.store.run import RunDirectory
 from keras_savekit.store.run_info import RUN
+from keras_savekit.store.run_writer import RunWriter
 from keras_savekit.verify.loader.probe import PROBE, to_bytes
 
 _open: weakref.WeakValueDictionary[Path, SaveKit] = weakref.WeakValueDictionary()
@@ -72,33 +74,45 @@ class SaveKit(keras.callbacks.Callback):  # type: ignore[misc]
         signing = self.policy.signing
         key = None if signing is None else signing.secret(os.environ)
         self.directory = RunDirectory(Path(chosen).absolute(), key)
+        self._writer: RunWriter | None = None
+        self._starting = False  # whether a session is being made
         self._session: Session | None = None
         self._given: dict[str, Any] = {"memory": {}}
         self.resumed: Restored | None = None
         self._claim()
 
-    def _claim(self) -> None:
+    def _claim(self) -> RunWriter:
         """Make the directory, and make it ours until training ends."""
-        if self.directory.lock.held:
-            return
-        self.directory.prepare(plan.name for plan in self.policy.plans)
-        before = _open.get(self.directory.path)
-        if before is not None and before._session is None:
-            before.directory.lock.release()  # made in this process, and not training
-        self.directory.lock.acquire()
+        if self._writer is not None and self._writer.lock.held:
+            return self._writer
+        prepare(self.directory, (plan.name for plan in self.policy.plans))
+        previous = _open.get(self.directory.path)
+        if previous is not None and previous._writer is not None and not previous._in_use:
+            previous._writer.release()  # made in this process, and not training
+        writer = self._writer = RunWriter.acquire(self.directory)
         _open[self.directory.path] = self
-        lost = self.directory.lost()
-        if lost:
-            lines = "".join(f"\n  {each}" for each in lost)
+        missing = missing_features(writer)
+        if missing:
+            lines = "".join(f"\n  {feature}" for feature in missing)
             what = f"the file system of {self.directory.path} has no{lines}"
             warnings.warn(what, SavekitWarning, stacklevel=3)
         if self._probe is not None:
             write_bytes_durably(self.directory.path / PROBE, self._probe)
-        recovered = self.directory.recover_run_info()
+        recovered = writer.recover_run_info()
         if recovered:
             self.directory.events.append("quarantined", name=RUN, findings=[recovered])
             warnings.warn(recovered, SavekitWarning, stacklevel=3)
-        self._run = self.directory.write_run_info(self.policy.model_dump(mode="json")).run
+        self._run = writer.write_run_info(self.policy.model_dump(mode="json")).run
+        return writer
+
+    @property
+    def _in_use(self) -> bool:
+        return self._starting or self._session is not None
+
+    @property
+    def writer(self) -> RunWriter:
+        """The right to write into the directory; acquired first if it is not held."""
+        return self._claim()
 
     def set_model(self, model: Any) -> None:
         """Keras shows the model before any callback's `on_train_begin`."""
@@ -112,7 +126,11 @@ class SaveKit(keras.callbacks.Callback):  # type: ignore[misc]
         kits = tuple(each for each in callbacks_of_fit() if isinstance(each, SaveKit)) or (self,)
         around = SessionContext(self, kits, self._run, self._source, print)
         self._session = None
-        self._session = Session(around, self.model, self.params)
+        self._starting = True
+        try:
+            self._session = Session(around, self.model, self.params)
+        finally:
+            self._starting = False
         beginning = self._session.beginning
         self.resumed = None if beginning is None else beginning.restored
 

@@ -44,10 +44,11 @@ from keras_savekit.model.saving_walk import put
 from keras_savekit.model.stock_weights import read_stock_weights
 from keras_savekit.model.structure import LiveModel, require_built
 from keras_savekit.store import syscalls
-from keras_savekit.store.atomic import discard, disk_errors, publish_file, scratch_for
-from keras_savekit.store.manifest import MANIFEST, Depth, Finding, read_manifest, to_json
+from keras_savekit.store.atomic import discard, disk_errors, make_scratch, publish_file
+from keras_savekit.store.manifest import MANIFEST, Depth, Finding
+from keras_savekit.store.manifest_json import read_manifest, to_json
 from keras_savekit.store.read_errors import unreadable
-from keras_savekit.store.run import followed
+from keras_savekit.store.run import resolve_link
 from keras_savekit.verify.bytes import check_bytes
 from keras_savekit.verify.loader.client import LoadChecker
 from keras_savekit.verify.tensors import check_structure, parts_of
@@ -211,7 +212,7 @@ def _written(model: Any, target: Path, verify: Depth) -> Iterator[Path]:
     for told in portability_warnings(live.blueprint, [format_of(target)]):
         warnings.warn(told, SavekitWarning, stacklevel=4)
     snapshot = Capture(live)(Moment(), {}, {})
-    scratch = scratch_for(target)
+    scratch = make_scratch(target)
     try:
         with disk_errors("write", target):
             name = format_of(target).file
@@ -250,7 +251,7 @@ def _stored(path: Path, key: Key | None) -> Stored | None:
         remedy = "give the directory of a checkpoint, or no key"
         raise CheckpointError("only checkpoints of a run are signed", str(path), remedy)
     if path.is_dir():
-        path = followed(path)
+        path = resolve_link(path)
         manifest = read_manifest(path, key)
         stored = Stored.checkpoint(path, manifest)
         promised = {entry.name for entry in manifest.files}

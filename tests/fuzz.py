@@ -26,7 +26,8 @@ def parser(name: str, scratch: Path) -> Callable[[bytes], object]:
     from keras_savekit.policy.yaml.load import load_policy
     from keras_savekit.store import run_info
     from keras_savekit.store.event_log import EventLog
-    from keras_savekit.store.manifest import VERIFICATION, manifest_from_json, read_verification
+    from keras_savekit.store.manifest import VERIFICATION
+    from keras_savekit.store.manifest_json import manifest_from_json, read_verification
 
     files = {
         "verification": (VERIFICATION, lambda path: read_verification(path.parent)),
@@ -62,14 +63,8 @@ def sealed(body: bytes) -> bytes:
 def seeds(name: str) -> list[bytes]:
     """Something good to begin with."""
     from keras_savekit.base.moment import Moment
-    from keras_savekit.store.manifest import (
-        FileEntry,
-        Finding,
-        Manifest,
-        TensorEntry,
-        Verification,
-        to_json,
-    )
+    from keras_savekit.store.manifest import FileEntry, Finding, Manifest, TensorEntry, Verification
+    from keras_savekit.store.manifest_json import to_json
 
     if name == "manifest":
         tensor = TensorEntry("weight", 0, "a/b", (2, 3), "float32", "0" * 32, ("model.h5:/a",))

@@ -17,6 +17,7 @@ from keras_savekit.cli._output import short_size
 from keras_savekit.errors import printable_text
 from keras_savekit.policy.plan import Limits
 from keras_savekit.store.manifest import Finding, Verification, supersedes
+from keras_savekit.store.run_writer import RunWriter
 
 POLICY = """\
 version: 1
@@ -184,7 +185,7 @@ def test_verify_ends_with_zero_if_every_checkpoint_is_good(run, savekit):
 
 def test_verify_records_nothing_while_a_training_uses_the_directory(run, savekit):
     damage(run)
-    with run.lock:
+    with RunWriter.acquire(run):
         code, out, err = savekit("verify", run.path)
         assert code == 1
         assert "1 bad" in out

@@ -18,6 +18,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from test_store_builders import unlocked
 from torture import worlds
 from torture.forking import forked, wait
 
@@ -41,8 +42,10 @@ from keras_savekit.store import syscalls
 from keras_savekit.store.checkpoint_lock import hold_shared, is_read
 from keras_savekit.store.manifest import Verification
 from keras_savekit.store.naming import Leftover
-from keras_savekit.store.read_errors import retried, system_failure, unverifiable
+from keras_savekit.store.prepare import prepare
+from keras_savekit.store.read_errors import retry_unverifiable, system_failure, unverifiable
 from keras_savekit.store.run import RunDirectory
+from keras_savekit.store.run_writer import RunWriter
 from keras_savekit.verify.depths import require_signed, verify_shallow
 
 PLANS = (
@@ -77,9 +80,8 @@ def run(base, tmp_path):
 
 def found(path):
     """The step that a resume takes, or what it raises."""
-    directory = RunDirectory(path)
     try:
-        taken, _ = select.find(directory, 0.0)
+        taken, _ = select.find(unlocked(path), 0.0)
     except SavekitError as error:
         return error
     return None if taken is None else taken.checkpoint.manifest.moment.step
@@ -244,7 +246,7 @@ def test_whether_anyone_reads_a_checkpoint_is_unknown_without_descriptors(run):
     assert not is_read(path)
     with free_descriptors(0):
         assert is_read(path)
-        assert not RunDirectory(run).remove(NEWEST)
+        assert not unlocked(run).remove(NEWEST)
         with pytest.raises(UnverifiableError), hold_shared(path):
             pass
     assert not is_read(run / "nothing")
@@ -306,8 +308,8 @@ def test_a_process_without_memory_accuses_no_checkpoint(tmp_path):
     with worlds.unsynced():
         worlds.live(path, ())
         big = worlds.LATEST
-        pipeline = Pipeline(directory, Policy(plans=[big]), "run", lambda: 0.0)
-        with directory.lock:
+        with RunWriter.acquire(directory) as writer:
+            pipeline = Pipeline(writer, Policy(plans=[big]), "run", lambda: 0.0)
             for step in (1, 2):
                 made = big_snapshot(step)
                 pipeline.save(made, Due(big, ("test",)))
@@ -431,9 +433,9 @@ def test_the_plan_of_a_resume_says_that_a_training_would_not_start(run, capsys):
 def test_a_key_never_vouches_for_what_could_not_be_read(tmp_path):
     key = Key(b"k" * 32)
     directory = RunDirectory(tmp_path / "run", key)
-    directory.prepare()
-    with directory.lock:
-        pipeline = Pipeline(directory, Policy(plans=[worlds.LATEST]), "run", lambda: 0.0)
+    prepare(directory)
+    with RunWriter.acquire(directory) as writer:
+        pipeline = Pipeline(writer, Policy(plans=[worlds.LATEST]), "run", lambda: 0.0)
         pipeline.save(worlds.snapshot(1), Due(worlds.LATEST, ("test",)))
         pipeline.close()
     (checkpoint,) = directory.checkpoints()
@@ -494,7 +496,7 @@ def test_a_failure_is_tried_once_more_and_is_not_the_cause_of_what_is_found_then
         raise next(answers)
 
     with pytest.raises(KeyError) as caught:
-        retried(read)
+        retry_unverifiable(read)
     assert system_failure(caught.value) == 0
 
 
@@ -552,7 +554,7 @@ import conftest, h5py, numpy as np
 import training_builders as built
 import keras_savekit as sk
 from keras_savekit.cli.main import run as savekit
-from keras_savekit.store.directory import RunDirectory
+from keras_savekit.store.run import RunDirectory
 
 out = {}
 for name in ("ENOLCK", "ENOTSUP", "EINVAL", "EPERM", "EBADF"):

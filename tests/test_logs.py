@@ -16,7 +16,8 @@ from test_store_builders import fake_checkpoint, write_manifest
 from keras_savekit.base.moment import MOST_NAMES, Moment
 from keras_savekit.formats import logs, state_h5
 from keras_savekit.formats.logs import exact, readable, restored
-from keras_savekit.store.manifest import MANIFEST, read_manifest, read_outline
+from keras_savekit.store.manifest import MANIFEST
+from keras_savekit.store.manifest_json import read_manifest, read_outline
 
 laws = settings(derandomize=True, deadline=None, max_examples=150)
 ML = [np.dtype(getattr(ml_dtypes, name)) for name in ("bfloat16", "float8_e4m3fn", "int4")]

@@ -7,13 +7,15 @@ import warnings
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_store_builders import add
+from test_store_builders import add, unlocked
 from training_builders import data, events, fit, model, names, plan, policy
 
 import keras_savekit as sk
 from keras_savekit.store.manifest import Finding, Verification
 from keras_savekit.store.naming import KINDS, CheckpointName, Leftover
+from keras_savekit.store.prepare import prepare
 from keras_savekit.store.run import LINKS, RunDirectory
+from keras_savekit.store.run_writer import RunWriter
 
 BAD = Verification("bytes", 2.0, (Finding("digest", "a.bin", "changed"),))
 OURS = {
@@ -107,10 +109,10 @@ def test_no_change_of_a_directory_touches_what_resembles_ours(tmp_path_factory, 
     home = tmp_path_factory.mktemp("run")
     (home / "elsewhere").mkdir()
     (home / "elsewhere" / "file").write_text("mine")
-    run = RunDirectory(home / "run")
+    run = unlocked(home / "run")
     put = strew(run.path, chance, 25, home / "elsewhere")
-    run.prepare(["p"])
-    with run.lock:
+    prepare(run, ["p"])
+    with RunWriter.acquire(run) as run:
         run.sweep()
         assert run.recover_run_info() == ""
         run.write_run_info({})

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tensorflow as tf
+from test_store_builders import prepared
 from torture.worlds import STATE
 from training_builders import damage_steps, events, names, wait_until
 
@@ -20,7 +21,7 @@ from keras_savekit.policy.plan import Due, Policy, SavePlan
 from keras_savekit.save.pipeline import Pipeline
 from keras_savekit.save.verifier import OVERTAKEN, UNVERIFIED, VerificationJob, Verifier
 from keras_savekit.store.manifest import Verification
-from keras_savekit.store.run import RunDirectory
+from keras_savekit.store.run_writer import RunWriter
 
 BLUEPRINT = Blueprint(
     variables=(Variable("weight", 0, "dense/kernel", (2, 2), "float32"),),
@@ -50,8 +51,7 @@ class Running:
     """A pipeline over a directory, opened as a session opens it."""
 
     def __init__(self, path, *plans, **policy):
-        self.directory = RunDirectory(path)
-        self.directory.prepare()
+        self.directory = prepared(path)
         self.plans = plans or (plan(),)
         asked = Policy(plans=list(self.plans), **policy)
         self.pipeline = Pipeline(self.directory, asked, "run", lambda: 1.0)
@@ -336,8 +336,7 @@ def test_the_end_waits_as_long_as_the_policy_says_and_the_next_session_goes_on(t
 
 
 def test_what_is_known_when_the_end_waits_no_longer_is_recorded_all_the_same(tmp_path):
-    directory = RunDirectory(tmp_path)
-    directory.prepare()
+    directory = prepared(tmp_path)
     asked, settled = plan(), []
     begun, ended = threading.Event(), threading.Event()
 
@@ -367,13 +366,13 @@ def test_what_is_known_when_the_end_waits_no_longer_is_recorded_all_the_same(tmp
 
 def test_a_checkpoint_is_pending_until_its_outcome_is_recorded(tmp_path, monkeypatch):
     pending = []
-    record = RunDirectory.record
+    record = RunWriter.record
 
     def looked_at(directory, name, verification):
         pending.append(running.pipeline.pending())
         record(directory, name, verification)
 
-    monkeypatch.setattr(RunDirectory, "record", looked_at)
+    monkeypatch.setattr(RunWriter, "record", looked_at)
     running = Running(tmp_path)
     running.save(1)
     running.pipeline._writer.join()

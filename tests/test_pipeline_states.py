@@ -11,14 +11,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from test_pipeline import plan, snapshot
-from test_store_builders import Crash, crash_before_step
+from test_store_builders import Crash, crash_before_step, prepared
 from training_builders import events
 
 from keras_savekit.formats import checkpoint as checkpoint_files
 from keras_savekit.policy.plan import Due, Policy
 from keras_savekit.resume import select
 from keras_savekit.save.pipeline import Pipeline
-from keras_savekit.store.run import RunDirectory
 from keras_savekit.verify.depths import verify_shallow
 
 PATIENCE = 20
@@ -89,8 +88,7 @@ class Sessions(RuleBasedStateMachine):
 
     def start(self):
         """A new process: what a session does when training begins."""
-        self.directory = RunDirectory(self.place / "run")
-        self.directory.prepare()
+        self.directory = prepared(self.place / "run")
         self.directory.sweep()
         found, _ = select.find(self.directory, 1.0)
         if self.newest is not None:

@@ -7,6 +7,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from test_store_builders import unlocked
 from training_builders import (
     BATCH,
     STEPS,
@@ -222,7 +223,7 @@ def test_when_every_checkpoint_is_damaged_training_begins_anew_and_says_so(tmp_p
 
 def test_what_a_killed_save_left_is_swept_and_never_listed(tmp_path):
     saved_until(tmp_path, 2)
-    scratch = RunDirectory(tmp_path).new_scratch("000000009-p")
+    scratch = unlocked(tmp_path).new_scratch("000000009-p")
     shutil.copy(tmp_path / "checkpoints" / "000000002-p" / "model.h5", scratch)
     _, kit, _ = resumed(tmp_path)
     assert kit.resumed.name == "000000002-p"

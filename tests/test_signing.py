@@ -23,15 +23,9 @@ import keras_savekit as sk
 from keras_savekit.base.key import Key
 from keras_savekit.cli import main as cli
 from keras_savekit.formats import state_h5
-from keras_savekit.store import manifest_signature
-from keras_savekit.store.manifest import (
-    MANIFEST,
-    SignatureError,
-    UnhashedError,
-    read_manifest,
-    split_place,
-    to_json,
-)
+from keras_savekit.store import manifest_json
+from keras_savekit.store.manifest import MANIFEST, SignatureError, UnhashedError, split_place
+from keras_savekit.store.manifest_json import read_manifest, to_json
 from keras_savekit.store.run import RunDirectory
 from keras_savekit.verify.loader.client import LoadChecker
 
@@ -401,14 +395,14 @@ def test_a_lone_file_has_no_signature(tmp_path):
 
 
 def test_every_byte_before_a_signature_counts():
-    text = manifest_signature.signed(b'{\n  "a": 1', KEY)
-    assert manifest_signature.is_signed_with(text, KEY)
-    assert not manifest_signature.is_signed_with(text, ANOTHER)
+    text = manifest_json.sign(b'{\n  "a": 1', KEY)
+    assert manifest_json.is_signed_with(text, KEY)
+    assert not manifest_json.is_signed_with(text, ANOTHER)
     for position in range(len(text)):
         other = bytearray(text)
         other[position] ^= 1
-        assert not manifest_signature.is_signed_with(bytes(other), KEY)
-    assert not manifest_signature.is_signed(b"")
+        assert not manifest_json.is_signed_with(bytes(other), KEY)
+    assert not manifest_json.is_signed(b"")
 
 
 # Nothing is unpickled, and no code of a file runs unasked.

@@ -13,18 +13,16 @@ import h5py
 import numpy as np
 import xxhash
 
+from keras_savekit.base.key import Key
 from keras_savekit.base.moment import Moment
 from keras_savekit.store import syscalls
-from keras_savekit.store.manifest import (
-    MANIFEST,
-    FileEntry,
-    Manifest,
-    TensorEntry,
-    read_manifest,
-    to_json,
-)
+from keras_savekit.store.manifest import MANIFEST, FileEntry, Manifest, TensorEntry
+from keras_savekit.store.manifest_json import read_manifest, to_json
 from keras_savekit.store.naming import CheckpointName
+from keras_savekit.store.prepare import prepare
 from keras_savekit.store.run import RunDirectory
+from keras_savekit.store.run_lock import RunLock
+from keras_savekit.store.run_writer import RunWriter
 from keras_savekit.verify.depths import verify_shallow
 
 LAYER = "/model_weights/dense/seq/dense"
@@ -95,7 +93,7 @@ def tiny_checkpoint(directory: Path, step: int = 5, plan: str = "latest") -> Man
     return write_manifest(directory, step, plan)
 
 
-def add(run: RunDirectory, step: int, plan: str = "latest", build=tiny_checkpoint) -> str:
+def add(run: RunWriter, step: int, plan: str = "latest", build=tiny_checkpoint) -> str:
     """Publishes a checkpoint and returns its name."""
     name = str(CheckpointName(step, plan))
     scratch = run.new_scratch(name)
@@ -104,10 +102,20 @@ def add(run: RunDirectory, step: int, plan: str = "latest", build=tiny_checkpoin
     return name
 
 
-def prepared(path: Path) -> RunDirectory:
-    run = RunDirectory(path)
-    run.prepare()
-    return run
+class NoLock(RunLock):
+    """A held lock without system calls, for tests that count them or let them fail."""
+
+    held = True
+
+
+def unlocked(path: Path, key: Key | None = None) -> RunWriter:
+    """A writer that leaves the run's lock to others."""
+    return RunWriter(RunDirectory(path, key), NoLock(path))
+
+
+def prepared(path: Path) -> RunWriter:
+    prepare(RunDirectory(path))
+    return unlocked(path)
 
 
 class Crash(BaseException):

@@ -9,12 +9,12 @@ from test_store_builders import STEPS, crashes_everywhere
 
 from keras_savekit.errors import DirectoryError
 from keras_savekit.store import atomic
-from keras_savekit.store.atomic import publish, replace_link, scratch_for, write_bytes_durably
+from keras_savekit.store.atomic import make_scratch, publish, replace_link, write_bytes_durably
 from keras_savekit.store.naming import Leftover
 
 
 def filled(target):
-    scratch = scratch_for(target)
+    scratch = make_scratch(target)
     (scratch / "a").write_bytes(b"a")
     (scratch / "deep").mkdir()
     (scratch / "deep" / "b").write_bytes(b"b")
@@ -134,7 +134,7 @@ def test_permissions_are_those_of_the_umask(tmp_path):
     tmp_path.chmod(0o755)
     before = os.umask(0o027)
     try:
-        scratch = scratch_for(tmp_path / "x")
+        scratch = make_scratch(tmp_path / "x")
         write_bytes_durably(tmp_path / "file", b"")
     finally:
         os.umask(before)

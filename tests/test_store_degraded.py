@@ -18,10 +18,12 @@ from test_store_builders import add, prepared, tiny_checkpoint
 
 from keras_savekit.errors import DirectoryError, DirectoryInUseError, SavekitWarning
 from keras_savekit.store import syscalls
-from keras_savekit.store.atomic import publish, publish_file, scratch_for
+from keras_savekit.store.atomic import make_scratch, publish, publish_file
 from keras_savekit.store.event_log import EventLog
+from keras_savekit.store.prepare import missing_features
 from keras_savekit.store.process_id import this_process
 from keras_savekit.store.run_lock import RunLock
+from keras_savekit.store.run_writer import RunWriter
 
 LACKING = [errno.EINVAL, errno.ENOTSUP, errno.EPERM, errno.ENOSYS, errno.ENOLCK]
 
@@ -43,19 +45,20 @@ def refusing(code, *names, calls=None):
 
 @pytest.mark.parametrize("code", LACKING)
 def test_a_file_system_without_sync_links_or_locks_still_keeps_checkpoints(tmp_path, code):
-    with refusing(code, "fsync", "symlink", "flock"):
-        run = prepared(tmp_path)
-        with run.lock:
-            lost = run.lost()
-            one, two = add(run, 1), add(run, 2)
-            run.link("latest", one)
-            run.link("latest", two)
-            assert run.linked("latest") == two
-            assert run.sweep() == []
-            run.remove(two)
-            assert run.linked("latest") is None
-            assert [each.name for each in run.checkpoints()] == [one]
-    assert [each.partition(":")[0] for each in lost] == [
+    with (
+        refusing(code, "fsync", "symlink", "flock"),
+        RunWriter.acquire(prepared(tmp_path)) as run,
+    ):
+        missing = missing_features(run)
+        one, two = add(run, 1), add(run, 2)
+        run.link("latest", one)
+        run.link("latest", two)
+        assert run.linked("latest") == two
+        assert run.sweep() == []
+        run.remove(two)
+        assert run.linked("latest") is None
+        assert [each.name for each in run.checkpoints()] == [one]
+    assert [feature.partition(":")[0] for feature in missing] == [
         "syncing of files",
         "syncing of directories",
         "links",
@@ -64,9 +67,8 @@ def test_a_file_system_without_sync_links_or_locks_still_keeps_checkpoints(tmp_p
 
 
 def test_a_file_system_that_lacks_nothing_is_not_complained_about(tmp_path):
-    run = prepared(tmp_path)
-    with run.lock:
-        assert run.lost() == ()
+    with RunWriter.acquire(prepared(tmp_path)) as run:
+        assert missing_features(run) == ()
 
 
 def test_a_text_for_a_link_is_replaced_by_a_link_once_there_are_some(tmp_path):
@@ -89,7 +91,7 @@ def test_what_the_file_system_lacks_is_told_when_a_kit_is_made(tmp_path):
     ):
         kit = sk.SaveKit(policy)
     assert len(told) == 1
-    kit.directory.lock.release()
+    kit.writer.release()
 
 
 def test_a_directory_that_cannot_be_renamed_is_told_before_training(tmp_path):
@@ -138,8 +140,8 @@ def test_without_locks_that_of_a_living_or_unknown_process_is_heeded(tmp_path, c
 
 ORPHAN = """
 import os, sys, time, pathlib
-from keras_savekit.store.lock import DirectoryLock
-lock = DirectoryLock(pathlib.Path(sys.argv[1]))
+from keras_savekit.store.run_lock import RunLock
+lock = RunLock(pathlib.Path(sys.argv[1]))
 lock.acquire()
 child = os.fork()
 if not child:
@@ -158,14 +160,16 @@ def test_a_lock_that_a_dead_process_left_to_its_child_is_told_as_such(tmp_path):
         parent.kill()
         parent.wait()
         try:
-            with pytest.raises(DirectoryInUseError, match=f"what process {parent.pid} on .* left"):
+            with pytest.raises(
+                DirectoryInUseError, match=f"a child that process {parent.pid} on .* left"
+            ):
                 RunLock(tmp_path).acquire()
         finally:
             os.kill(child, signal.SIGKILL)
 
 
 def test_a_sync_that_fails_is_not_tried_again(tmp_path):
-    scratch = scratch_for(tmp_path / "x")
+    scratch = make_scratch(tmp_path / "x")
     tiny_checkpoint(scratch)
     calls = []
     with (
@@ -178,7 +182,7 @@ def test_a_sync_that_fails_is_not_tried_again(tmp_path):
 
 
 def test_what_is_not_certain_to_stay_is_not_published(tmp_path):
-    scratch = scratch_for(tmp_path / "x")
+    scratch = make_scratch(tmp_path / "x")
     tiny_checkpoint(scratch)
     calls = []
 

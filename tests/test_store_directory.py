@@ -10,12 +10,15 @@ import time
 from pathlib import Path
 
 import pytest
-from test_store_builders import add, crashes_everywhere, prepared, tiny_checkpoint
+from test_store_builders import add, crashes_everywhere, prepared, tiny_checkpoint, unlocked
 
-from keras_savekit.errors import CheckpointError, DirectoryError
+from keras_savekit.errors import CheckpointError, DirectoryError, DirectoryInUseError
 from keras_savekit.store.manifest import Finding, Verification
 from keras_savekit.store.naming import Leftover
-from keras_savekit.store.run import LINKS, RunDirectory, followed
+from keras_savekit.store.prepare import prepare
+from keras_savekit.store.run import LINKS, RunDirectory, resolve_link
+from keras_savekit.store.run_lock import RunLock
+from keras_savekit.store.run_writer import RunWriter
 from keras_savekit.verify.depths import verify_shallow
 
 GOOD = Verification("structure", 2.0)
@@ -28,10 +31,8 @@ def names(run):
 
 def assert_opens(run):
     """The law: whatever happened, what is listed is whole, and links lead to it."""
-    reopened = RunDirectory(run.path)
-    reopened.prepare()
-    with reopened.lock:
-        reopened.sweep()
+    reopened = prepared(run.path)
+    reopened.sweep()
     scan = reopened.scan()
     assert scan.damaged == []
     for each in scan.checkpoints:
@@ -52,9 +53,32 @@ def test_making_the_object_touches_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_writer_is_made_from_the_held_lock_of_its_directory_only(tmp_path):
+    run = prepared(tmp_path / "run")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ValueError, match="needs the held lock"):
+        RunWriter(run, RunLock(run.path))
+    with (
+        RunLock(tmp_path / "other") as other,
+        pytest.raises(ValueError, match="needs the held lock"),
+    ):
+        RunWriter(run, other)
+    with RunWriter.acquire(run) as writer:
+        assert add(writer, 1) in names(run)
+        with pytest.raises(DirectoryInUseError):
+            RunWriter.acquire(run)
+    RunWriter.acquire(run).release()
+
+
+def test_a_reader_has_no_way_to_change_checkpoints():
+    changes = {name for name in vars(RunWriter) if not name.startswith("_")}
+    assert {"publish", "record", "remove", "quarantine", "link", "sweep"} <= changes
+    assert not [name for name in changes if hasattr(RunDirectory, name)]
+
+
 def test_prepare_makes_all_directories_and_may_be_repeated(tmp_path):
     run = prepared(tmp_path / "runs" / "a")
-    run.prepare()
+    prepare(run)
     assert run.exists
     assert sorted(path.name for path in run.path.iterdir()) == ["checkpoints", "quarantine"]
     assert list(run.checkpoints_path.iterdir()) == []
@@ -63,12 +87,12 @@ def test_prepare_makes_all_directories_and_may_be_repeated(tmp_path):
 def test_a_directory_below_a_file_is_refused_with_advice(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DirectoryError, match="choose another directory"):
-        RunDirectory(tmp_path / "file" / "run").prepare()
+        prepare(RunDirectory(tmp_path / "file" / "run"))
 
 
 def test_a_directory_that_cannot_be_written_is_refused_with_the_reason():
     with pytest.raises(DirectoryError, match="cannot make the directory"):
-        RunDirectory(Path("/proc/savekit")).prepare()
+        prepare(RunDirectory(Path("/proc/savekit")))
 
 
 def test_checkpoints_are_listed_by_step_then_name(tmp_path):
@@ -229,11 +253,7 @@ def test_sweep_removes_what_crashes_left_and_nothing_else(tmp_path):
     (run.path / ".link-latest-1-0badcafe").symlink_to("gone")
     (run.path / ".mine").touch()
     (run.path / "latest").symlink_to("checkpoints/000000009-latest")
-    assert run.sweep() == ["latest"]  # their makers may be alive, who hold the lock
-    (run.path / "latest").symlink_to("checkpoints/000000009-latest")
-    with run.lock:
-        gone = run.sweep()
-    assert sorted(gone) == sorted(
+    assert sorted(run.sweep()) == sorted(
         [
             f"checkpoints/{scratch.name}",
             f"checkpoints/{removing}",
@@ -265,13 +285,13 @@ def test_a_link_of_a_run_that_leads_to_none_of_its_checkpoints_is_not_followed(t
     run = prepared(tmp_path / "run")
     name = add(run, 1)
     run.link("latest", name)
-    assert followed(run.path / "latest") == run.checkpoints_path / name
-    assert followed(run.path) == run.path
+    assert resolve_link(run.path / "latest") == run.checkpoints_path / name
+    assert resolve_link(run.path) == run.path
     (tmp_path / "elsewhere").mkdir()
     tiny_checkpoint(tmp_path / "elsewhere")
     (run.path / "best").symlink_to(target)
     with pytest.raises(CheckpointError, match="leads to no checkpoint of its run"):
-        followed(run.path / "best")
+        resolve_link(run.path / "best")
 
 
 def test_directories_within_a_run_are_no_more_open_than_it_and_those_above_obey_the_umask(tmp_path):
@@ -294,7 +314,7 @@ def test_directories_within_a_run_are_no_more_open_than_it_and_those_above_obey_
 def test_the_run_keeps_its_id_and_takes_the_newest_policy(tmp_path):
     run = prepared(tmp_path)
     first = run.write_run_info({"version": 1})
-    second = RunDirectory(tmp_path).write_run_info({"version": 1, "limit": float("inf")})
+    second = unlocked(tmp_path).write_run_info({"version": 1, "limit": float("inf")})
     assert len(first.run) == 32
     assert second.run == first.run == run.run_info().run
     text = json.loads((tmp_path / "savekit.json").read_text(), parse_constant=pytest.fail)
@@ -310,8 +330,13 @@ def test_the_run_keeps_its_id_and_takes_the_newest_policy(tmp_path):
 )
 def test_a_run_that_this_version_cannot_read_is_refused(tmp_path, text, message):
     (tmp_path / "savekit.json").write_text(text)
-    run = RunDirectory(tmp_path)
-    for action in (run.run_info, run.prepare, run.recover_run_info, lambda: run.write_run_info({})):
+    run = unlocked(tmp_path)
+    for action in (
+        run.run_info,
+        lambda: prepare(run),
+        run.recover_run_info,
+        lambda: run.write_run_info({}),
+    ):
         with pytest.raises(DirectoryError, match=message):
             action()
     assert (tmp_path / "savekit.json").read_text() == text
@@ -336,7 +361,7 @@ def test_what_a_damaged_file_says_of_the_run_is_recovered(tmp_path, text, messag
     for action in (run.run_info, lambda: run.write_run_info({})):
         with pytest.raises(DirectoryError, match=message):
             action()
-    run.prepare()
+    prepare(run)
     said = run.recover_run_info()
     assert message in said
     info = run.write_run_info({"version": 1})
@@ -401,8 +426,7 @@ def test_a_crash_while_a_checkpoint_is_removed_loses_nothing_of_the_users(tmp_pa
         return run
 
     for run in crashes_everywhere(lambda run: run.remove("000000001-latest"), again):
-        with run.lock:
-            run.sweep()
+        run.sweep()
         (found,) = run.path.rglob("notes.txt")
         assert found.read_text() == "mine"
         assert not [path for path in run.path.rglob("*") if Leftover.parse(path.name)]
@@ -428,14 +452,14 @@ def test_a_path_too_long_for_names_of_checkpoints_is_refused_before_anything_is_
     )
     fits = deep / ("e" * (length - len(str(deep)) - 1))
     with pytest.raises(DirectoryError, match="would have 4096 bytes, and the system allows 4095"):
-        RunDirectory(fits.with_name(fits.name + "e")).prepare(["p"])
+        prepare(RunDirectory(fits.with_name(fits.name + "e")), ["p"])
     with pytest.raises(DirectoryError, match="choose a directory with a shorter path"):
-        RunDirectory(fits).prepare(["p", "pp"])
+        prepare(RunDirectory(fits), ["p", "pp"])
     with pytest.raises(DirectoryError, match="would have 256 bytes, and the file system allows"):
-        RunDirectory(tmp_path / ("d" * 256)).prepare()
+        prepare(RunDirectory(tmp_path / ("d" * 256)))
     assert list(tmp_path.iterdir()) == []
-    run = RunDirectory(fits)
-    run.prepare(["p"])
+    run = unlocked(fits)
+    prepare(run, ["p"])
     run.record(add(run, 10**17, "p"), GOOD)
     run.remove("100000000000000000-p")
 
@@ -481,8 +505,8 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from test_store_builders import add, prepared
-run = prepared(Path(sys.argv[1]))
-run.lock.acquire()
+from keras_savekit.store.run_writer import RunWriter
+run = RunWriter.acquire(prepared(Path(sys.argv[1])))
 run.sweep()
 first = max((each.manifest.moment.step for each in run.checkpoints()), default=0)
 for step in range(first + 1, 100_000):

@@ -14,8 +14,8 @@ from keras_savekit.store.run_lock import RunLock
 
 HOLD = """
 import sys, time, pathlib
-from keras_savekit.store.lock import DirectoryLock
-lock = DirectoryLock(pathlib.Path(sys.argv[1]))
+from keras_savekit.store.run_lock import RunLock
+lock = RunLock(pathlib.Path(sys.argv[1]))
 lock.acquire()
 print("held", flush=True)
 time.sleep(60)

@@ -10,16 +10,8 @@ from test_store_builders import tiny_checkpoint
 
 from keras_savekit.base.moment import Moment
 from keras_savekit.errors import CheckpointError
-from keras_savekit.store.manifest import (
-    FileEntry,
-    Finding,
-    Manifest,
-    TensorEntry,
-    Verification,
-    read_manifest,
-    read_verification,
-    to_json,
-)
+from keras_savekit.store.manifest import FileEntry, Finding, Manifest, TensorEntry, Verification
+from keras_savekit.store.manifest_json import read_manifest, read_verification, to_json
 
 laws = settings(derandomize=True, deadline=None, max_examples=50)
 texts = st.text(st.characters(codec="utf-8"), max_size=10)

@@ -89,7 +89,7 @@ def test_a_reader_in_another_process_counts_until_it_ends_however_it_ends(run):
 def test_what_is_just_being_removed_cannot_be_read(run):
     descriptor = os.open(run.checkpoints_path / NAME, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-    with pytest.raises(CheckpointError, match="just being removed"), run.reading(NAME):
+    with pytest.raises(CheckpointError, match="is being removed"), run.reading(NAME):
         pass
     os.close(descriptor)
 
@@ -141,8 +141,7 @@ class Runs(RuleBasedStateMachine):
 
     @rule()
     def resume(self):
-        self.run = RunDirectory(self.path / "run")
-        self.run.prepare()
+        self.run = prepared(self.path / "run")
         self.run.sweep()
 
     @rule(crash=st.integers(0, 60))

@@ -6,9 +6,11 @@ import shutil
 import pytest
 from test_store_builders import add, fake_checkpoint, prepared, tiny_checkpoint
 
-from keras_savekit.store import listing_cache, manifest
+from keras_savekit.errors import CheckpointError
+from keras_savekit.store import listing_cache, manifest_json
 from keras_savekit.store.listing_cache import ListingCache
-from keras_savekit.store.manifest import Finding, Verification, read_manifest, read_outline
+from keras_savekit.store.manifest import Finding, Verification
+from keras_savekit.store.manifest_json import read_manifest, read_outline
 
 GOOD = Verification("bytes", 1.0)
 BAD = Verification("bytes", 2.0, (Finding("digest", "a.bin", "is other than promised"),))
@@ -92,9 +94,9 @@ def test_what_has_just_changed_is_read_again(run, opened):
 def test_an_outline_is_the_manifest_and_reads_no_tensor_until_it_is_asked_for(tmp_path):
     written = fake_checkpoint(tmp_path)
     outline = read_outline(tmp_path)
-    assert isinstance(outline.tensors, manifest._OnDisk)
+    assert isinstance(outline.tensors, manifest_json._TensorsOnDisk)
     assert repr(outline) == repr(written) == repr(read_manifest(tmp_path))
-    assert manifest.to_json(outline) == manifest.to_json(written)
+    assert manifest_json.to_json(outline) == manifest_json.to_json(written)
     assert tuple(outline.tensors) == written.tensors
     assert outline.tensors[1] == written.tensors[1]
 
@@ -103,7 +105,7 @@ def test_tensors_of_a_manifest_that_was_exchanged_meanwhile_are_refused(tmp_path
     fake_checkpoint(tmp_path)
     outline = read_outline(tmp_path)
     fake_checkpoint(tmp_path, step=6)
-    with pytest.raises(manifest.CheckpointError, match="changed since it was looked at"):
+    with pytest.raises(CheckpointError, match="changed since it was looked at"):
         len(outline.tensors)
 
 
@@ -120,7 +122,7 @@ def test_damage_is_told_by_an_outline_as_by_the_whole(tmp_path, build):
             path.write_bytes(damaged)
             said = []
             for read in (read_outline, read_manifest):
-                with pytest.raises(manifest.CheckpointError) as caught:
+                with pytest.raises(CheckpointError) as caught:
                     read(tmp_path)
                 said.append(str(caught.value))
             assert said[0] == said[1]
@@ -128,5 +130,5 @@ def test_damage_is_told_by_an_outline_as_by_the_whole(tmp_path, build):
 
 def test_a_pipe_in_place_of_a_manifest_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "manifest.json")
-    with pytest.raises(manifest.CheckpointError, match="is not a plain file"):
+    with pytest.raises(CheckpointError, match="is not a plain file"):
         read_outline(tmp_path)

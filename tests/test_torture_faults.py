@@ -22,7 +22,7 @@ def test_a_reader_that_believes_one_failure_of_the_disk_is_found(tmp_path, monke
     calls = faults.Fault("none", 10**9)
     faults.session(shutil.copytree(base, tmp_path / "counted", symlinks=True), calls)
     reads = [number for number, name in enumerate(calls.calls) if name in ("read", "pread")]
-    monkeypatch.setattr(syscalls, "twice", lambda read: read())
+    monkeypatch.setattr(syscalls, "retry_once", lambda read: read())
     monkeypatch.setattr(read_errors, "system_failure", lambda error: 0)
     found = []
     with worlds.quiet():

@@ -19,7 +19,8 @@ from training_builders import wait_until
 
 from keras_savekit.formats import config_digest
 from keras_savekit.formats.hdf5 import fill
-from keras_savekit.store.manifest import MANIFEST, read_manifest
+from keras_savekit.store.manifest import MANIFEST
+from keras_savekit.store.manifest_json import read_manifest
 from keras_savekit.verify.loader import stock_load
 from keras_savekit.verify.loader.client import LoadChecker
 from keras_savekit.verify.loader.configuration import Configuration

@@ -26,7 +26,8 @@ from keras_savekit.errors import UnverifiableError
 from keras_savekit.formats import config_digest
 from keras_savekit.formats.directio.writer import PIECE
 from keras_savekit.store import syscalls
-from keras_savekit.store.manifest import FileEntry, Manifest, Verification, read_manifest, to_json
+from keras_savekit.store.manifest import FileEntry, Manifest, Verification
+from keras_savekit.store.manifest_json import read_manifest, to_json
 from keras_savekit.verify.bytes import check_bytes
 from keras_savekit.verify.depths import verify_shallow
 from keras_savekit.verify.tensors import check_structure

@@ -13,12 +13,8 @@ from typing import Any
 from workloads import Scale, forget, median
 
 from figures import Found, Row, table, values
-from keras_savekit.store.manifest import (
-    MANIFEST,
-    Verification,
-    read_manifest,
-    to_json,
-)
+from keras_savekit.store.manifest import MANIFEST, Verification
+from keras_savekit.store.manifest_json import read_manifest, to_json
 
 TITLE = "Commands"
 ABOUT = (

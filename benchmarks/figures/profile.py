@@ -20,7 +20,7 @@ from keras_savekit.model.capture import Capture
 from keras_savekit.save import preflight
 from keras_savekit.save.host_copy import HostBuffer
 from keras_savekit.save.retention import RetentionApplier
-from keras_savekit.store.run import RunDirectory
+from keras_savekit.store.run_writer import RunWriter
 
 TITLE = "Profile of a save"
 ABOUT = (
@@ -40,9 +40,9 @@ FUNCTIONS = {
     "layouts": (Forms, "layouts"),
     "form": (Forms, "form"),
     "write": (checkpoint, "write"),
-    "publish": (RunDirectory, "publish"),
+    "publish": (RunWriter, "publish"),
     "verify": (keras_savekit.verify.loader.client.LoadChecker, "look"),
-    "record": (RunDirectory, "record"),
+    "record": (RunWriter, "record"),
     "settle": (RetentionApplier, "settle"),
 }
 

@@ -15,8 +15,9 @@ from keras_savekit.cli._runs import open_run
 from keras_savekit.errors import printable_text
 
 if TYPE_CHECKING:
+    from keras_savekit.store.checkpoint import Checkpoint
     from keras_savekit.store.manifest import Verification
-    from keras_savekit.store.run import Checkpoint, RunDirectory
+    from keras_savekit.store.run import RunDirectory
 
 _COLORS = {"verified": "green", "unverified": "yellow", "failed": "red"}
 _COLUMNS = (

@@ -18,7 +18,7 @@ from keras_savekit.errors import printable_text
 
 if TYPE_CHECKING:
     from keras_savekit.resume.candidates import Candidate
-    from keras_savekit.store.run import Checkpoint
+    from keras_savekit.store.checkpoint import Checkpoint
 
 
 @click.command

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from keras_savekit.base.key import Key
 from keras_savekit.cli._options import directory_argument, json_option, key_env_option
 from keras_savekit.cli._output import echo_json, findings_json
 from keras_savekit.cli._runs import open_run, signing_key
@@ -28,11 +29,19 @@ from keras_savekit.errors import (
     UnverifiableError,
     printable_text,
 )
+from keras_savekit.store.checkpoint import Checkpoint
+from keras_savekit.store.checkpoint_lock import hold_shared
+from keras_savekit.store.manifest import MANIFEST, Depth, Finding, Verification, supersedes
+from keras_savekit.store.naming import CheckpointName
+from keras_savekit.store.run import CHECKPOINTS, RunDirectory, resolve_link
+from keras_savekit.store.run_writer import RunWriter
+from keras_savekit.verify.depths import undone
 
 if TYPE_CHECKING:
     from keras_savekit.base.key import Key
+    from keras_savekit.store.checkpoint import Checkpoint
     from keras_savekit.store.manifest import Depth, Verification
-    from keras_savekit.store.run import Checkpoint, RunDirectory
+    from keras_savekit.store.run import RunDirectory
 
     # Verifies the checkpoint at a path, at a time in seconds since 1970.
     Verify = Callable[[Path, float], Verification]
@@ -121,9 +130,9 @@ def command(directory: Path, depth: Depth, key_env: str | None, as_json: bool) -
 
 
 def _targets(directory: Path) -> list[_Target]:
-    from keras_savekit.store.run import RunDirectory, followed
+    from keras_savekit.store.run import RunDirectory
 
-    path = followed(directory.absolute()).resolve()
+    path = resolve_link(directory.absolute()).resolve()
     if not RunDirectory(path).exists and _is_checkpoint(path):
         return [_single_target(path)]
     run = open_run(directory)
@@ -138,15 +147,13 @@ def _targets(directory: Path) -> list[_Target]:
 
 
 def _is_checkpoint(path: Path) -> bool:
-    from keras_savekit.store.manifest import MANIFEST
-    from keras_savekit.store.naming import CheckpointName
 
     named = CheckpointName.parse(path.name) is not None
     return path.is_dir() and (named or (path / MANIFEST).exists())
 
 
 def _single_target(path: Path) -> _Target:
-    from keras_savekit.store.run import CHECKPOINTS, RunDirectory
+    from keras_savekit.store.run import RunDirectory
 
     if path.parent.name != CHECKPOINTS:
         return _Target(path)
@@ -159,9 +166,9 @@ def _single_target(path: Path) -> _Target:
 
 def _foreign(directory: Path) -> list[str]:
     """Return the names among the checkpoints of a run that are not ours."""
-    from keras_savekit.store.run import RunDirectory, followed
+    from keras_savekit.store.run import RunDirectory
 
-    run = RunDirectory(followed(directory.absolute()).resolve())
+    run = RunDirectory(resolve_link(directory.absolute()).resolve())
     return run.foreign() if run.exists else []
 
 
@@ -179,9 +186,7 @@ def _verifier(depth: Depth, run: RunDirectory | None, key: Key | None) -> Iterat
 
 
 def _verify(target: _Target, verify: Verify) -> Verification:
-    from keras_savekit.store.checkpoint_lock import hold_shared
-    from keras_savekit.store.manifest import Finding, Verification
-    from keras_savekit.verify.depths import undone
+    from keras_savekit.store.manifest import Verification
 
     now = time.time()
     error = target.error
@@ -199,7 +204,6 @@ def _verify(target: _Target, verify: Verify) -> Verification:
 
 def _record(target: _Target, verification: Verification) -> bool:
     """Record an outcome in its run; return whether that was possible."""
-    from keras_savekit.store.manifest import supersedes
 
     if target.run is None or target.checkpoint is None:
         return False
@@ -207,9 +211,9 @@ def _record(target: _Target, verification: Verification) -> bool:
         return False  # the key may be the wrong one, and a record would condemn good checkpoints
     name = target.path.name
     try:
-        with target.run.lock:
-            if supersedes(verification, target.run.open(name).verification):
-                target.run.record(name, verification)
+        with RunWriter.acquire(target.run) as writer:
+            if supersedes(verification, writer.open(name).verification):
+                writer.record(name, verification)
     except (DirectoryError, CheckpointError):
         return False  # in use, not writable, or removed
     return True

@@ -146,7 +146,7 @@ def _newest(around: SessionContext) -> tuple[Kit | None, Found | None, tuple[str
     for last, _, kit in sorted(steps, key=lambda each: each[:2], reverse=True):
         if found is not None and _step(found) >= last:
             break
-        candidate, over = select.find(kit.directory, around.wall())
+        candidate, over = select.find(kit.writer, around.wall())
         passed += over
         if candidate is not None and (found is None or _step(candidate) > _step(found)):
             owner, found = kit, candidate

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from keras_savekit.data.source import Source
 from keras_savekit.policy.plan import Policy
 from keras_savekit.store.run import RunDirectory
+from keras_savekit.store.run_writer import RunWriter
 
 
 def steady(wall: Callable[[], float], clock: Callable[[], float]) -> Callable[[], float]:
@@ -23,6 +24,10 @@ class Kit(Protocol):
 
     policy: Policy
     directory: RunDirectory
+
+    @property
+    def writer(self) -> RunWriter:
+        """The right to write into the directory; acquired first if it is not held."""
 
     @property
     def session(self) -> Any:
@@ -59,3 +64,8 @@ class SessionContext:
     def directory(self) -> RunDirectory:
         """Of this session."""
         return self.callback.directory
+
+    @property
+    def writer(self) -> RunWriter:
+        """Of this session."""
+        return self.callback.writer

@@ -85,7 +85,8 @@ class Session:
         callback_state.require_none_in_the_way(self._fit.others())
         callback_state.remember(self._fit.others())  # proves that it can be saved
         build_optimizer(model)
-        around.directory.sweep()
+        self._writer = around.writer
+        self._writer.sweep()
         _warn(_left_alone(around.directory))
         _warn(self._fit.callbacks_after())
         if around.source is not None:
@@ -94,7 +95,7 @@ class Session:
         self.beginning = self._begin()
         self._since = around.clock() - self._now.seconds
         now = steady(around.wall, around.clock)
-        self._pipeline = Pipeline(around.directory, around.policy, around.run, now)
+        self._pipeline = Pipeline(self._writer, around.policy, around.run, now)
         if saves_periodically(around.policy):
             self._pipeline.expect(described(model))
         self._costs = OverheadMeter(around.policy.limits.overhead, around.clock)
@@ -460,7 +461,7 @@ class Session:
             self._watch.release()
             self._fit.release()
             if done:  # else this process still writes
-                around.directory.lock.release()
+                self._writer.release()
         self._tell_problems(stop=stop)
 
     def _tell_left(self, count: int) -> None:

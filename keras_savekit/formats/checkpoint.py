@@ -23,7 +23,8 @@ from keras_savekit.formats.hdf5.fill import Written
 from keras_savekit.formats.hdf5.template import Compression, Layout, Template
 from keras_savekit.formats.model_format import ModelFormat
 from keras_savekit.store import syscalls
-from keras_savekit.store.manifest import MANIFEST, FileEntry, Manifest, TensorEntry, to_json
+from keras_savekit.store.manifest import MANIFEST, FileEntry, Manifest, TensorEntry
+from keras_savekit.store.manifest_json import to_json
 
 Layouts = dict[str, Layout]  # by the file's name
 Files = Mapping[str, Written]  # too

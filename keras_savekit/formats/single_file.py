@@ -22,13 +22,8 @@ from keras_savekit.formats.directio.writer import FileWriter
 from keras_savekit.formats.hdf5 import fill
 from keras_savekit.formats.hdf5.template import Dataset, Layout, Template
 from keras_savekit.formats.registry import find_format, format_of
-from keras_savekit.store.manifest import (
-    MAX_MANIFEST_BYTES,
-    FileEntry,
-    Manifest,
-    manifest_from_json,
-    to_json,
-)
+from keras_savekit.store.manifest import FileEntry, Manifest
+from keras_savekit.store.manifest_json import MAX_MANIFEST_BYTES, manifest_from_json, to_json
 from keras_savekit.store.read_errors import unreadable
 
 MANIFEST_DATASET = "savekit_manifest"

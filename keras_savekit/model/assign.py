@@ -21,7 +21,7 @@ from keras_savekit.model.layer_loading import Extras, all_or_none, any_loads_its
 from keras_savekit.model.structure import describe, variables_by_role
 from keras_savekit.store.manifest import Manifest, split_place
 from keras_savekit.store.read_errors import unreadable
-from keras_savekit.store.regular_file import NotRegularFileError, inside
+from keras_savekit.store.regular_file import NotRegularFileError, resolve_inside
 
 Tensors = Mapping[tuple[Role, int], Array]
 
@@ -58,7 +58,7 @@ def read_tensors(directory: Path, manifest: Manifest) -> Tensors:
 
 def _plain(directory: Path, name: str) -> Path:
     try:
-        return inside(directory, name)
+        return resolve_inside(directory, name)
     except NotRegularFileError as error:
         raise CheckpointError(error.what, f"{directory}:{name}") from error
     except OSError as error:

@@ -22,7 +22,13 @@ from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE
 from keras_savekit.formats.config_digest import unwrapped
 from keras_savekit.formats.embedded_code import code_in, code_of_compile, names_in
 from keras_savekit.formats.registry import format_of
-from keras_savekit.model.assign import Tensors, computed_of, read_tensors, require_same, set_all
+from keras_savekit.model.assign import (
+    Tensors,
+    computed_of,
+    read_tensors,
+    require_same,
+    set_all,
+)
 from keras_savekit.model.layer_loading import Extras
 from keras_savekit.model.saving_walk import deserialized
 from keras_savekit.model.structure import variables_by_role

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from keras_savekit.base.key import Key
 from keras_savekit.errors import ResumeError, UnverifiableError
+from keras_savekit.store.checkpoint import Checkpoint
 from keras_savekit.store.manifest import Finding, Verification
-from keras_savekit.store.run import Checkpoint, RunDirectory
+from keras_savekit.store.run import RunDirectory
 from keras_savekit.verify.depths import examine, undone, why_unverified
 
 NONE_TRUSTED = "the key vouches for no checkpoint"

@@ -30,10 +30,12 @@ from keras_savekit.resume.candidates import (
     require_known,
     require_process_can,
 )
+from keras_savekit.store.checkpoint import Checkpoint
+from keras_savekit.store.json_values import first_problem
 from keras_savekit.store.manifest import Finding, Verification
-from keras_savekit.store.read_errors import retried, unreadable
-from keras_savekit.store.regular_file import NotRegularFileError, inside
-from keras_savekit.store.run import Checkpoint, RunDirectory
+from keras_savekit.store.read_errors import retry_unverifiable, unreadable
+from keras_savekit.store.regular_file import NotRegularFileError, resolve_inside
+from keras_savekit.store.run_writer import RunWriter
 
 Level = Literal["exact", "exact from the epoch's start", "position", "weights only"]
 LEVELS: tuple[Level, ...] = get_args(Level)  # the best first
@@ -77,10 +79,10 @@ class Restored:
         return "\n".join(lines)
 
 
-def find(directory: RunDirectory, now: float) -> tuple[Found | None, tuple[str, ...]]:
+def find(directory: RunWriter, now: float) -> tuple[Found | None, tuple[str, ...]]:
     """The newest checkpoint that is whole, and what was skipped on the way to it.
 
-    For the holder of the directory's lock: damaged ones are moved to quarantine, those
+    Damaged ones are moved to quarantine, those
     that the directory's key does not vouch for once one is found that it does, and those
     that the system could not read never. Raises ResumeError if there are none but such:
     the key may be a wrong one, the file system may answer later. Raises it too, before
@@ -112,7 +114,7 @@ def find(directory: RunDirectory, now: float) -> tuple[Found | None, tuple[str, 
 class _Skipped:
     """The checkpoints that a resume skips; nothing is moved until all of them are known."""
 
-    def __init__(self, directory: RunDirectory) -> None:
+    def __init__(self, directory: RunWriter) -> None:
         self._directory = directory
         self._all: list[Candidate] = []
         self.untrusted: list[Candidate] = []
@@ -166,7 +168,7 @@ def read(checkpoint: Checkpoint) -> Found:
     """
     tensors = read_tensors(checkpoint.path, checkpoint.manifest)
     try:
-        path = inside(checkpoint.path, STATE_FILE)
+        path = resolve_inside(checkpoint.path, STATE_FILE)
     except NotRegularFileError as error:
         raise CheckpointError(error.what, str(checkpoint.path / STATE_FILE)) from error
     except OSError as error:
@@ -175,8 +177,8 @@ def read(checkpoint: Checkpoint) -> Found:
     try:
         _STATE.validate_python(state)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        what = f"the training state has a wrong {first['loc'][0]}: {first['msg']}"
+        place, message = first_problem(error)
+        what = f"the training state has a wrong {place}: {message}"
         raise CheckpointError(what, str(path)) from error
     return Found(checkpoint, tensors, state)
 
@@ -205,9 +207,9 @@ class _State(TypedDict):
 _STATE = TypeAdapter(_State)
 
 
-def _record(directory: RunDirectory, name: str, verification: Verification) -> None:
+def _record(directory: RunWriter, name: str, verification: Verification) -> None:
     with suppress(UnverifiableError):  # without a record it is verified again next time
-        retried(lambda: directory.record(name, verification))
+        retry_unverifiable(lambda: directory.record(name, verification))
         directory.events.append("verified", name=name, depth=verification.depth, note="at resume")
 
 

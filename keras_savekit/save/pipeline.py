@@ -28,9 +28,10 @@ from keras_savekit.save.retention import RetentionApplier
 from keras_savekit.save.verifier import NO_LONGER, OVERTAKEN, VerificationJob, Verifier
 from keras_savekit.save.worker import Worker
 from keras_savekit.store.atomic import discard, disk_errors
+from keras_savekit.store.checkpoint import Checkpoint
 from keras_savekit.store.manifest import DEPTHS, Verification, supersedes
 from keras_savekit.store.naming import CheckpointName
-from keras_savekit.store.run import Checkpoint, RunDirectory
+from keras_savekit.store.run_writer import RunWriter
 
 T = TypeVar("T")
 
@@ -56,7 +57,7 @@ class Pipeline:
     """
 
     def __init__(
-        self, directory: RunDirectory, policy: Policy, run: str, clock: Callable[[], float]
+        self, directory: RunWriter, policy: Policy, run: str, clock: Callable[[], float]
     ) -> None:
         self._directory = directory
         self._policy = policy

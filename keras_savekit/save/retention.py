@@ -21,8 +21,10 @@ from keras_savekit.policy.rules.base import Record
 from keras_savekit.policy.rules.free_space import FreeSpace, free_space_for
 from keras_savekit.policy.rules.kinds import rank
 from keras_savekit.policy.rules.prune import Pruning, prune
+from keras_savekit.store.checkpoint import Checkpoint
 from keras_savekit.store.listing_cache import ListingCache
-from keras_savekit.store.run import Checkpoint, Link, RunDirectory
+from keras_savekit.store.run import Link
+from keras_savekit.store.run_writer import RunWriter
 
 
 class RetentionApplier:
@@ -37,7 +39,7 @@ class RetentionApplier:
 
     def __init__(
         self,
-        directory: RunDirectory,
+        directory: RunWriter,
         policy: Policy,
         clock: Callable[[], float],
         unsure: Collection[str],

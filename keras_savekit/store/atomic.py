@@ -1,15 +1,14 @@
-"""The one way something appears on disk: complete, or not at all.
+"""Atomic and durable writes: the only way to create something in a run's directory.
 
-The promise: once a function here has returned, what it wrote survives the death
-of the process, of the machine, and the loss of power. Interrupted at any point,
-the name it was to give holds what it held before, whole; what is left over has
-the name of a `naming.Leftover`, and may be deleted by whoever holds the
-directory's lock.
+The promise: when a function here returns, the data survives the death of the process
+or the machine, and a loss of power. If it is interrupted at any point, the target name
+still has its previous content, whole. Leftovers have the name of a `naming.Leftover`;
+the holder of the directory's lock may delete them.
 
-Its limits: the disk must not lie about `fsync`; the file system must rename
-atomically, as all local ones and NFS do; file systems that cannot sync (some
-network ones answer EINVAL) are trusted to keep what is written, in order; where
-there are no links, a text file that holds the path stands for one.
+The limits: the disk must not lie about `fsync`. The file system must rename atomically,
+as all local ones and NFS do. File systems that cannot sync (some network ones answer
+EINVAL) are trusted to keep written data, in order. Where there are no symbolic links, a
+text file contains the path instead.
 """
 
 from __future__ import annotations
@@ -34,13 +33,13 @@ _REMEDIES = {
     errno.EACCES: "allow writing there, or choose another directory",
     errno.EPERM: "allow writing there, or choose another directory",
     errno.EROFS: "the file system is read-only; choose a directory elsewhere",
-    errno.ENOTDIR: "a file stands where a directory is needed; choose another directory",
+    errno.ENOTDIR: "a file is where a directory is needed; choose another directory",
 }
 
 
 @contextmanager
 def disk_errors(doing: str, where: Path) -> Iterator[None]:
-    """Translates OSError into DirectoryError: the only seam between the two in `store`."""
+    """Translate OSError into DirectoryError: the only seam between the two in `store`."""
     try:
         yield
     except OSError as error:
@@ -49,15 +48,14 @@ def disk_errors(doing: str, where: Path) -> Iterator[None]:
 
 
 def publish(scratch: Path, target: Path) -> None:
-    """Gives a finished directory its name, durably and by one rename.
+    """Give a finished directory its name, durably and by one rename.
 
-    Arguments:
-        scratch: a directory on the file system of `target`, with plain files
-            and directories in it, which nobody writes to any more.
-        target: a name beside which nothing may stand yet.
+    scratch: a directory on the file system of `target` that contains only regular files
+        and directories, and is no longer written.
+    target: a name that does not exist yet.
 
     Raises DirectoryError if `target` exists or the disk refuses. After a
-    failure `target` is what it was, and `scratch` still stands.
+    failure `target` is unchanged, and `scratch` still exists.
     """
     if os.path.lexists(target):
         raise DirectoryError(
@@ -73,35 +71,33 @@ def publish(scratch: Path, target: Path) -> None:
         try:
             sync_directory(target.parent)
         except OSError:
-            syscalls.rename(target, scratch)  # what a loss of power may undo is not published
+            syscalls.rename(target, scratch)  # a loss of power could undo it: not published
             raise
 
 
-def scratch_for(target: Path) -> Path:
-    """Makes a fresh directory beside `target`, to be filled and published as it."""
+def make_scratch(target: Path) -> Path:
+    """Make an empty directory beside `target`, to be filled and published as `target`."""
     scratch = temporary_name("scratch", target)
     with disk_errors("make a directory", scratch):
-        syscalls.mkdir(scratch, no_more_open_than(scratch.parent))
+        syscalls.mkdir(scratch, mode_within(scratch.parent))
     return scratch
 
 
 def discard(scratch: Path) -> None:
-    """Gives the disk space back; what cannot be removed goes at the next sweep."""
+    """Delete a scratch directory; the next sweep removes what cannot be deleted now."""
     with suppress(OSError):
         syscalls.remove_tree(scratch)
 
 
 def write_bytes_durably(path: Path, data: bytes, *, through: Path | None = None) -> None:
-    """Writes a small file, replacing the one of that name whole.
+    """Write a small file, or replace it atomically.
 
-    Arguments:
-        path: the file.
-        data: its whole content.
-        through: a directory of the same file system for the temporary file;
-            the one of `path` if None.
+    data: its whole content.
+    through: a directory of the same file system for the temporary file;
+        the parent of `path` if None.
 
     Raises DirectoryError if the disk refuses; the file is then the old one, or,
-    if all that failed was the last sync, the new one.
+    if only the last sync failed, the new one.
     """
     temporary = temporary_name("writing", (through or path.parent) / path.name)
     with disk_errors("write", path):
@@ -116,9 +112,9 @@ def write_bytes_durably(path: Path, data: bytes, *, through: Path | None = None)
 
 
 def publish_file(scratch: Path, target: Path) -> None:
-    """Gives a finished file its name, durably and by one rename, over whatever stood there.
+    """Give a finished file its name, durably and by one rename; replace the existing file.
 
-    Raises DirectoryError if the disk refuses; `target` is then what it was.
+    Raises DirectoryError if the disk refuses; `target` is then unchanged.
     """
     with disk_errors("write", target):
         if target.is_file():
@@ -129,7 +125,7 @@ def publish_file(scratch: Path, target: Path) -> None:
 
 
 def read_link(link: Path) -> str | None:
-    """Where a link of `replace_link` leads; None if none stands there."""
+    """The target of a link that `replace_link` made; None if `link` is no such link."""
     try:
         if link.is_symlink():
             return syscalls.readlink(link)
@@ -143,19 +139,19 @@ def read_link(link: Path) -> str | None:
 
 
 def replace_link(link: Path, target_relative: str) -> None:
-    """Makes `link` lead to `target_relative`, which has a `/`, whether it exists or not.
+    """Make `link` lead to `target_relative`, which contains a `/` and need not exist.
 
-    A symbolic link, replaced in one step; a text file where there are none.
+    A symbolic link, replaced in one step; a text file where there are no links.
 
-    Raises DirectoryError if something other than a link stands there, or the
-    disk refuses; the link is then the old one.
+    Raises DirectoryError if `link` exists and is no link, or the disk refuses; the link is
+    then the old one.
     """
     if os.path.lexists(link) and read_link(link) is None:
         raise DirectoryError("is not a link and is left alone", str(link), "move it elsewhere")
     temporary = temporary_name("link", link)
     with disk_errors("set the link", link):
         try:
-            if not made_link(target_relative, temporary):
+            if not make_link(target_relative, temporary):
                 syscalls.write_new(temporary, f"{target_relative}\n".encode(), sync=True)
             syscalls.replace(temporary, link)
         except OSError:
@@ -165,8 +161,8 @@ def replace_link(link: Path, target_relative: str) -> None:
         sync_directory(link.parent)
 
 
-def made_link(target: str, path: Path) -> bool:
-    """Makes a symbolic link; False where the file system has none."""
+def make_link(target: str, path: Path) -> bool:
+    """Make a symbolic link; return False where the file system has none."""
     try:
         syscalls.symlink(target, path)
     except OSError as error:
@@ -177,26 +173,26 @@ def made_link(target: str, path: Path) -> bool:
 
 
 def sync_directory(path: Path) -> bool:
-    """Makes the names in `path` durable; False where the file system does not know how to."""
+    """Make the names in `path` durable; return False where the file system cannot."""
     with syscalls.opened(path, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
         return syscalls.fsync(descriptor)
 
 
-def no_more_open_than(directory: Path) -> int:
-    """The mode for a directory in `directory`: who may not read that one gets nothing in it.
+def mode_within(parent: Path) -> int:
+    """The mode of a new directory in `parent`: users who may not list `parent` get no access.
 
-    By names that can be guessed, others could else reach into a directory that
-    they may pass through and not list.
+    Otherwise they could guess the new directory's name, where they may pass through
+    `parent`.
     """
-    mode, around = 0o777, directory.stat().st_mode
-    for theirs in (0o070, 0o007):
-        if not around & theirs & 0o444:
-            mode &= ~theirs
+    mode, parent_mode = 0o777, parent.stat().st_mode
+    for class_of_users in (0o070, 0o007):
+        if not parent_mode & class_of_users & 0o444:
+            mode &= ~class_of_users
     return mode
 
 
 def temporary_name(kind: Kind, target: Path) -> Path:
-    """A name beside `target` that says what it is, for whom, and who made it."""
+    """A name beside `target` that states its kind, its target and the process that made it."""
     return target.parent / str(Leftover(kind, target.name, os.getpid(), secrets.token_hex(4)))
 
 

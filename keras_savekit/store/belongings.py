@@ -1,6 +1,6 @@
-"""What in a run's directory is ours: leftovers by their place, files by a checkpoint's manifest.
+"""Which entries of a run's directory are ours: leftovers by place, files by the manifest.
 
-Everything else is the user's. It is never deleted, whatever it is called.
+All other entries belong to the user and are never deleted, whatever their name.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from pathlib import Path, PurePosixPath
 
 from keras_savekit.errors import CheckpointError
 from keras_savekit.store import syscalls
-from keras_savekit.store.manifest import MANIFEST, PINNED, VERIFICATION, read_outline
+from keras_savekit.store.manifest import MANIFEST, PINNED, VERIFICATION
+from keras_savekit.store.manifest_json import read_outline
 from keras_savekit.store.naming import CheckpointName, Leftover
 
-PROBE = "probe"  # what is made only to see whether it can be, and is empty
-# Files of checkpoints, for one whose manifest cannot be read.
+PROBE = "probe"  # an empty file or directory that only tests whether it can be made
+# Files of checkpoints, used when the manifest cannot be read.
 USUAL = ("model.h5", "model.keras", "model.weights.h5", "model.json", "state.h5")
 _BESIDE = (MANIFEST, VERIFICATION, PINNED)
 _WRITTEN: dict[str, dict[str, tuple[str, ...]]] = {
@@ -31,38 +32,38 @@ _WRITTEN: dict[str, dict[str, tuple[str, ...]]] = {
 }
 
 
-def left_by_us(left: Leftover, place: str, path: Path) -> bool:
-    """Whether we make something of this name and type there.
+def is_ours(leftover: Leftover, place: str, path: Path) -> bool:
+    """Whether this package makes entries of this name and type in this place.
 
-    place: the directory that it is in: `checkpoints`, `quarantine`, or empty for the run's.
+    place: the directory that contains it: `checkpoints`, `quarantine`, or empty for the run's.
     """
-    named = left.target in _WRITTEN[place].get(left.kind, ())
-    if place == "checkpoints" and left.kind in ("scratch", "removing"):
-        named = named or CheckpointName.parse(left.target) is not None
+    named = leftover.target in _WRITTEN[place].get(leftover.kind, ())
+    if place == "checkpoints" and leftover.kind in ("scratch", "removing"):
+        named = named or CheckpointName.parse(leftover.target) is not None
     try:
         state = os.lstat(path)
     except OSError:
-        return False  # it is gone
-    if left.kind in ("scratch", "removing"):
+        return False  # it no longer exists
+    if leftover.kind in ("scratch", "removing"):
         return named and stat.S_ISDIR(state.st_mode)
-    if left.kind == "link" and stat.S_ISLNK(state.st_mode):
+    if leftover.kind == "link" and stat.S_ISLNK(state.st_mode):
         return named
-    empty = left.target != PROBE or state.st_size == 0
-    return named and empty and stat.S_ISREG(state.st_mode)
+    allowed_size = leftover.target != PROBE or state.st_size == 0
+    return named and allowed_size and stat.S_ISREG(state.st_mode)
 
 
-def running(pid: int) -> bool:
-    """Whether a process of this number runs here."""
+def is_running(pid: int) -> bool:
+    """Whether a process with this id runs on this machine."""
     return os.path.exists(f"/proc/{pid}")  # noqa: PTH110
 
 
 @dataclass(frozen=True, slots=True)
 class Belongings:
-    """What is in the directory of a checkpoint.
+    """The entries of a checkpoint's directory.
 
-    files: ours, relative to it; the manifest, which names the others, is the last.
-    folders: that lead to them, the innermost first.
-    foreign: everything else: files, links, whole directories.
+    files: ours, relative to it; the manifest, which names the others, comes last.
+    folders: the directories that lead to them, the innermost first.
+    foreign: all other entries: files, links, whole directories.
     """
 
     path: Path
@@ -71,7 +72,7 @@ class Belongings:
     foreign: tuple[str, ...]
 
     def delete(self) -> None:
-        """Delete our files and, if nothing else is in it, the directory. OSError if it fails."""
+        """Delete our files, then the directory, which must be empty. Raises OSError."""
         for name in self.files:
             syscalls.unlink(self.path / name, missing_ok=True)
         for name in self.folders:
@@ -79,8 +80,8 @@ class Belongings:
         syscalls.rmdir(self.path)
 
 
-def of_checkpoint(path: Path) -> Belongings:
-    """What is in the directory of a checkpoint that is to be removed. OSError if the disk fails."""
+def list_belongings(path: Path) -> Belongings:
+    """List the directory of a checkpoint that is to be removed. Raises OSError."""
     ours = {PurePosixPath(name).as_posix() for name in (*_promised(path), *_BESIDE)}
     leading = {str(parent) for name in ours for parent in PurePosixPath(name).parents}
     files: list[str] = []

@@ -1,9 +1,9 @@
-"""Who reads a checkpoint, so that nobody removes it meanwhile.
+"""Locks of single checkpoints: a checkpoint that a process reads is not removed.
 
-A reader holds a shared `flock` on the checkpoint's directory itself, a remover
-an exclusive one for as long as the rename takes. The kernel gives locks up when
-their process ends, so nothing is left behind. Where the file system has no such
-locks, nothing is protected, and reading and removing go on as ever.
+A reader holds a shared `flock` on the checkpoint's directory, a remover an exclusive
+one during the rename. The kernel releases the locks when their process ends, so they
+leave no files. Where the file system has no such locks, reading and removing work
+without this protection.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from keras_savekit.store.read_errors import system_failure, unverifiable
 
 @contextmanager
 def hold_shared(path: Path) -> Iterator[None]:
-    """Nobody removes the directory `path` in here.
+    """Prevent the directory `path` from being removed inside this context.
 
-    Raises CheckpointError if it is gone, or just being removed, UnverifiableError if the
-    system cannot open it.
+    Raises CheckpointError if it does not exist, or is being removed; UnverifiableError if
+    the system cannot open it.
     """
     try:
-        descriptor = _opened(path)
+        descriptor = _open(path)
     except OSError as error:
         known = unverifiable(error, str(path))
         raise known or CheckpointError("there is no such checkpoint", str(path)) from error
@@ -35,7 +35,7 @@ def hold_shared(path: Path) -> Iterator[None]:
         try:
             syscalls.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise CheckpointError("is just being removed", str(path)) from None
+            raise CheckpointError("is being removed", str(path)) from None
         except OSError:
             pass  # no such locks here
         yield
@@ -45,11 +45,11 @@ def hold_shared(path: Path) -> Iterator[None]:
 
 @contextmanager
 def hold_exclusive(path: Path) -> Iterator[bool]:
-    """Whether nobody reads the directory `path`, and nobody begins to in here."""
+    """Give True if no process reads the directory `path`; none starts to inside this context."""
     try:
-        descriptor = _opened(path)
+        descriptor = _open(path)
     except OSError as error:
-        # Not a directory is no checkpoint to be read. Else it is not known who reads it.
+        # If it is no directory, no process reads it. If the system failed, that is unknown.
         yield not system_failure(error)
         return
     try:
@@ -66,10 +66,10 @@ def hold_exclusive(path: Path) -> Iterator[bool]:
 
 
 def is_read(path: Path) -> bool:
-    """Whether anyone reads the directory `path` now."""
-    with hold_exclusive(path) as free:
-        return not free
+    """Whether any process reads the directory `path` now."""
+    with hold_exclusive(path) as unread:
+        return not unread
 
 
-def _opened(path: Path) -> int:
+def _open(path: Path) -> int:
     return syscalls.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)

@@ -1,15 +1,14 @@
-"""Names that this package gives on disk, and their parsers: pairs, total and inverse.
+"""The names that this package gives on disk, and their parsers: pairs, total and inverse.
 
-Only what carries such a name in full is ever removed, renamed or replaced: a
-`.scratch-notes/` in a run's directory is the user's.
+Only entries that carry such a name in full are removed, renamed or replaced: a
+`.scratch-notes/` in a run's directory belongs to the user.
 
-`000001200-latest` is step 1200 of the plan `latest`, `000001200-latest~2` what the
-same plan saved when the end of training had changed the weights of that step.
-Nine digits make names sort by step for as long as most runs last; order never
-relies on it.
+`000001200-latest` is step 1200 of the plan `latest`. `000001200-latest~2` is a second
+checkpoint of that step and plan, saved after the end of training changed the weights.
+With nine digits names sort by step in most runs; the code never relies on that.
 
-`.scratch-000001200-latest-4711-0badcafe` is what process 4711 makes before it gives
-it the name `000001200-latest`; see `Leftover`.
+`.scratch-000001200-latest-4711-0badcafe` is the directory that process 4711 fills
+before it renames it to `000001200-latest`; see `Leftover`.
 """
 
 from __future__ import annotations
@@ -46,7 +45,6 @@ class CheckpointName:
                 "a plan's name has letters, digits, '_', '.' and '-', at most 100, "
                 f"and does not begin with '.'; got {self.plan!r}"
             )
-
         if not 1 <= self.number <= 9:
             raise ValueError(f"number must be between 1 and 9, got {self.number}")
 
@@ -56,7 +54,7 @@ class CheckpointName:
 
     @classmethod
     def parse(cls, name: str) -> CheckpointName | None:
-        """The checkpoint name that `str` writes as `name`, None if there is none."""
+        """Parse the name of a checkpoint, None if it is none. The inverse of `str`."""
         match = _NAME.fullmatch(name)
         if not match or not _PLAN.fullmatch(match[2]):
             return None
@@ -74,12 +72,12 @@ _NONCE = re.compile(r"[0-9a-f]{8}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """The temporary name of something that is being made or removed; a crash leaves it behind.
+    """The temporary name of an entry that is being made or removed; crashes leave it behind.
 
     kind: `scratch`, a directory that becomes a checkpoint; `writing`, a file; `link`;
         `removing`, a checkpoint that is being removed.
-    target: the name that it gets, or had.
-    pid: of the process that made it.
+    target: its final name, or, if it is being removed, its former one.
+    pid: id of the process that made it.
     nonce: eight random hexadecimal digits.
     """
 
@@ -103,6 +101,6 @@ class Leftover:
 
     @classmethod
     def parse(cls, name: str) -> Leftover | None:
-        """The leftover that `str` writes as `name`, None if there is none."""
+        """Parse a temporary name, None if it is none. The inverse of `str`."""
         match = _LEFTOVER.fullmatch(name)
         return match and cls(cast("Kind", match[1]), match[2], int(match[3]), match[4])

@@ -1,7 +1,7 @@
-"""Which process something is, so that a dead one is never taken for a living one.
+"""The identity of a process, so that a dead one is never taken for a living one.
 
-A number alone is given to others later: with it goes when its process began, in
-which boot of the machine and in which namespace of numbers.
+A pid alone is not enough, since the system gives it to later processes. So the identity
+also has the start time, the boot of the machine and the pid namespace.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Process:
-    """One process of one machine.
+class ProcessId:
+    """The identity of one process of one machine. The lock's note on disk has these fields.
 
-    machine, boot: which installation of a system, and which of its boots.
-    numbers: the namespace that `pid` is of, as containers have their own.
-    began: in ticks since the boot.
+    machine, boot: the installation of the system, and its boot.
+    numbers: the namespace of `pid`; containers have their own.
+    began: the start time, in ticks since the boot.
     """
 
     pid: int
@@ -32,40 +32,40 @@ class Process:
     began: str = ""
 
     @classmethod
-    def of(cls, note: Mapping[str, Any]) -> Process:
-        """The process that wrote this note. KeyError or ValueError if it is none."""
+    def of(cls, note: Mapping[str, Any]) -> ProcessId:
+        """The process that wrote this note. Raises KeyError or ValueError if it is malformed."""
         rest = {name: str(note.get(name, "")) for name in ("machine", "boot", "numbers", "began")}
         return cls(int(note["pid"]), str(note["host"]), **rest)
 
     def alive(self) -> bool | None:
-        """Whether it still runs; None if that cannot be known from here."""
+        """Whether it still runs; None if this process cannot know that."""
         here = this_process()
         if self.boot and (self.boot, self.numbers) == (here.boot, here.numbers):
-            return _began(self.pid) == self.began
-        same = bool(self.machine) and (self.machine, self.host) == (here.machine, here.host)
-        return False if same and self.boot != here.boot else None
+            return _start_time(self.pid) == self.began
+        same_machine = bool(self.machine) and (self.machine, self.host) == (here.machine, here.host)
+        return False if same_machine and self.boot != here.boot else None
 
 
-def this_process() -> Process:
-    """The one that asks."""
+def this_process() -> ProcessId:
+    """The identity of the calling process."""
     pid = os.getpid()
-    return Process(
+    return ProcessId(
         pid,
         socket.gethostname(),
         _text("/etc/machine-id"),
         _text("/proc/sys/kernel/random/boot_id"),
-        _numbers(),
-        _began(pid),
+        _pid_namespace(),
+        _start_time(pid),
     )
 
 
-def _began(pid: int) -> str:
-    # The name before it may hold anything, blanks and parentheses too: proc(5).
+def _start_time(pid: int) -> str:
+    # The process's name before it may contain blanks and parentheses: proc(5).
     fields = _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
     return fields[19] if len(fields) > 19 else ""
 
 
-def _numbers() -> str:
+def _pid_namespace() -> str:
     with suppress(OSError):
         return str(Path("/proc/self/ns/pid").readlink())
     return ""

@@ -1,9 +1,9 @@
-"""Tells what an exception says: that content is damaged, or only that the system failed.
+"""Decide whether an exception is evidence of damage or only of a failure of the system.
 
-A file that is missing, is no plain file, or has other content than was written is
-evidence of damage. Any other errno, and a lack of memory, says nothing of the file:
-another process, or the same one a minute later, may read it without an error.
-HDF5 raises the same types for both, so its messages are read too.
+Evidence of damage is a file that is missing, is no regular file, or has other content
+than was written. Any other errno, and a lack of memory, is no evidence: another process,
+or the same one a minute later, may read the file without an error.
+HDF5 raises the same exception types for both, so its messages are parsed too.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from keras_savekit.errors import CheckpointError, UnverifiableError
 
 T = TypeVar("T")
 
-# What is under the name is not what was written: it is missing, a link, a folder, a socket.
+# The entry of that name is not the file that was written: missing, a link, a directory, a socket.
 DAMAGE = frozenset(
     {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENAMETOOLONG}
 )
-# Raised by us, or by seeking before a file's first byte, without a failure of the system.
+# Raised by this package too, without a failure of the system.
 _CONTENT = DAMAGE | {errno.EFBIG}
 _NUMBER = re.compile(r"\berrno = (\d+)")
 _NO_MEMORY = re.compile(
@@ -33,9 +33,9 @@ _NO_MEMORY = re.compile(
 
 
 def system_failure(error: BaseException) -> int:
-    """The errno of the failure of the system that `error` reports; 0 if it reports content.
+    """The errno of the system failure that `error` reports; 0 if the content is at fault.
 
-    What caused `error` counts too: libraries translate what the system raises.
+    The causes of `error` count too: libraries translate the exceptions of the system.
     """
     number = _failure(error)
     cause = error.__cause__ or error.__context__
@@ -62,7 +62,7 @@ def _failure(error: BaseException) -> int:
 
 
 def unverifiable(error: BaseException, where: str = "") -> UnverifiableError | None:
-    """What to raise for `error` if the system failed, None if it is evidence of damage."""
+    """The exception to raise for `error` if the system failed, None if it proves damage."""
     if isinstance(error, UnverifiableError):
         return error
     number = system_failure(error)
@@ -73,27 +73,27 @@ def unverifiable(error: BaseException, where: str = "") -> UnverifiableError | N
 
 
 def unreadable(what: str, where: str, error: BaseException) -> CheckpointError:
-    """What to raise for `error`, met while reading a checkpoint or a model's file.
+    """The exception to raise for `error`, which occurred while a checkpoint or model was read.
 
     UnverifiableError if the system failed, else CheckpointError.
 
-    what: what is wrong if it is the content.
+    what: the message if the content is at fault.
     """
     return unverifiable(error, where) or CheckpointError(f"{what}: {error}", where)
 
 
-def retried(read: Callable[[], T]) -> T:
-    """What `read` returns, called once more if the system failed."""
+def retry_unverifiable(read: Callable[[], T]) -> T:
+    """Call `read`, and once more if it raises UnverifiableError; return its result."""
     try:
         return read()
     except UnverifiableError:
         pass
-    return read()  # outside: the first failure is not the cause of what this one finds
+    return read()  # outside `except`: the first failure is not the cause of the second
 
 
 _REMEDIES = {
     errno.EMFILE: "let the process open more files (`ulimit -n`), or close some",
-    errno.ENFILE: "the machine has no more open files to give; end other programs",
+    errno.ENFILE: "the machine cannot open more files; end other programs",
     errno.ENOMEM: "free some memory, or raise the limit of this process",
     errno.EACCES: "allow reading it",
     errno.EPERM: "allow reading it",

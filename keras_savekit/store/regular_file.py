@@ -1,7 +1,7 @@
-"""Plain files: found without leaving their directory, read without waiting, and only so much.
+"""Regular files: resolve without leaving a directory, read without waiting and with a limit.
 
-What stands under a name that a file gave may be anything: a link to elsewhere, a
-pipe that nobody writes to, a device without an end.
+A name that a file states may lead to anything: a link out of the directory, a pipe
+without a writer, a device without an end.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from pathlib import Path, PurePosixPath
 
 from keras_savekit.store import syscalls
 
-# Not following and not waiting: the file may have changed since a look at it.
+# Follow no link and wait for no writer: the file may have changed since it was checked.
 FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class NotRegularFileError(Exception):
-    """Why a file must not be opened; `kind` and `what` as a finding has them."""
+    """A file must not be opened. kind, what: as in a finding."""
 
     def __init__(self, kind: str, what: str) -> None:
         super().__init__(kind, what)
@@ -26,11 +26,11 @@ class NotRegularFileError(Exception):
         self.what = what
 
 
-def inside(directory: Path, name: str) -> Path:
-    """The plain file `name` of a directory.
+def resolve_inside(directory: Path, name: str) -> Path:
+    """The path of the regular file `name` of a directory.
 
-    Only a relative path without `..`, none of whose parts is a link, stays
-    inside. Raises NotPlainError for any other, OSError if the disk does.
+    Only a relative path without `..` and without links stays inside the directory.
+    Raises NotRegularFileError for any other, OSError if the disk fails.
     """
     path = PurePosixPath(name)
     if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name:
@@ -50,12 +50,12 @@ def inside(directory: Path, name: str) -> Path:
 
 
 def as_text(name: str) -> str:
-    """A name as text that UTF-8 can hold, whatever bytes it has on the disk."""
+    """Escape the bytes of a file name that are no UTF-8."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
 def content(path: str | Path, limit: int) -> bytes:
-    """All of a file that is plain, no link, and has at most `limit` bytes. Else OSError."""
+    """The content of a regular file of at most `limit` bytes. Raises OSError for any other."""
     return syscalls.retry_once(lambda: _content(path, limit))
 
 

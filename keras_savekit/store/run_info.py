@@ -1,4 +1,4 @@
-"""`savekit.json`: what a run's directory says about itself."""
+"""`savekit.json`: the run's id and its resolved policy."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from pydantic_core import to_json
 
 from keras_savekit.errors import DirectoryError
+from keras_savekit.store import json_values
 from keras_savekit.store.atomic import disk_errors, write_bytes_durably
+from keras_savekit.store.json_values import MalformedError
 from keras_savekit.store.regular_file import content
 
 RUN = "savekit.json"
@@ -22,10 +24,10 @@ MAX_BYTES = 4 * 2**20  # a policy has 1 MiB
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """What a run's directory says about itself.
+    """What a run's directory records about the run.
 
     run: the run's id, made once.
-    policy: as resolved by the last session.
+    policy: as the last session resolved it.
     """
 
     run: str
@@ -34,20 +36,14 @@ class RunInfo:
 
 
 class DamagedError(DirectoryError):
-    """The file is not what any version writes."""
+    """The file is not one that any version writes."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Head:
-    format: int
-
-
-_HEAD = TypeAdapter(_Head)
 _RUN_INFO = TypeAdapter(RunInfo)
 
 
 def read(path: Path) -> RunInfo | None:
-    """What the file says, None if there is none.
+    """Read the file, None if there is none.
 
     Raises DamagedError if it is malformed, DirectoryError if it cannot be read, or is of
     a format that this version does not know.
@@ -58,31 +54,30 @@ def read(path: Path) -> RunInfo | None:
         except FileNotFoundError:
             return None
     try:
-        known = _HEAD.validate_json(text).format
-        if known != RUN_FORMAT:
+        parsed = json_values.parse_json(text)
+        version = json_values.format_version(parsed)
+        if version != RUN_FORMAT:
             raise DirectoryError(
-                f"directory format {known} is not known",
+                f"directory format {version} is not known",
                 str(path),
                 "a newer keras_savekit wrote it; update this one or choose another directory",
             )
-        return _RUN_INFO.validate_json(text)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        return json_values.validate(_RUN_INFO, parsed)
+    except MalformedError as error:
         raise DamagedError(
-            f"malformed: {where}: {first['msg']}",
+            str(error),
             str(path),
             "a training moves this file to quarantine/ and continues with the checkpoints",
         ) from error
 
 
 def write(path: Path, policy: Mapping[str, Any], run: str | None = None) -> RunInfo:
-    """Record the policy as resolved; the run's id is made the first time, then kept.
+    """Record the resolved policy; the first call makes the run's id, later ones keep it.
 
-    run: the id, if it is known from elsewhere and the file is not there.
+    run: the id, if another source states it and the file is missing.
     """
-    before = read(path)
-    info = RunInfo(run=before.run if before else run or uuid.uuid4().hex, policy=policy)
+    previous = read(path)
+    info = RunInfo(run=previous.run if previous else run or uuid.uuid4().hex, policy=policy)
     text = to_json(info, indent=2, inf_nan_mode="strings", fallback=str)
     write_bytes_durably(path, text + b"\n")
     return info

@@ -1,15 +1,15 @@
-"""One writer to a directory.
+"""The lock of a run's directory: one writer at a time.
 
-The lock is `flock` on `<directory>/.lock`: the kernel gives it up when its
-process ends, however that ends, so there is nothing to clean up by hand. Beside
-it stands who holds it, for the message to the second one. Readers take no lock.
+The lock is `flock` on `<directory>/.lock`. The kernel releases it when the process
+ends, however it ends, so it needs no cleaning up. A note beside it names the holder,
+for the message to a second writer. Readers take no lock.
 
-Where the file system has no `flock`, that note is the lock: of a dead process it
-is taken over, of a living one and of one on another machine it is heeded. What
-that cannot do, `lost` says.
+Where the file system has no `flock`, the note is the lock. A note of a dead process is
+replaced; a note of a living process, or of one on another machine, refuses the lock.
+`limitation` says what that cannot do.
 
-Its limits: `flock` must reach across the file system's machines (NFS since
-Linux 2.6.12 does); children made by a bare `fork` share the lock.
+The limits: `flock` must work across the machines of the file system (NFS does since
+Linux 2.6.12). Children made by a bare `fork` share the lock.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import Any
 from keras_savekit.errors import DirectoryInUseError
 from keras_savekit.store import syscalls
 from keras_savekit.store.atomic import disk_errors
-from keras_savekit.store.process_id import Process, this_process
+from keras_savekit.store.process_id import ProcessId, this_process
 from keras_savekit.store.regular_file import content
 
 LOCK = ".lock"
@@ -41,14 +41,14 @@ MAX_HOLDER = 4096
 class RunLock:
     """The right to write into `directory`; also a context manager. Not reentrant.
 
-    Keep a reference while the lock is needed: it goes with its last one.
+    Keep a reference while the lock is needed: it is released with the last reference.
 
-    lost: what it cannot do here, in a sentence; empty if nothing, or not held.
+    limitation: what the lock cannot do on this file system; empty if nothing, or not held.
     """
 
     def __init__(self, directory: Path, clock: Callable[[], float] = time.time) -> None:
         self.directory = directory
-        self.lost = ""
+        self.limitation = ""
         self._clock = clock
         self._close: weakref.finalize[..., RunLock] | None = None
 
@@ -58,31 +58,31 @@ class RunLock:
         return self._close is not None
 
     def acquire(self) -> None:
-        """Takes the lock, or refuses at once.
+        """Acquire the lock without waiting.
 
-        Raises DirectoryInUseError if anyone holds it, this process included,
+        Raises DirectoryInUseError if any process holds it, this one included,
         and DirectoryError if the directory cannot be written.
         """
         if self.held:
             raise self._in_use()
         with disk_errors("lock the directory", self.directory):
-            # A link would have us lock, and some day write, elsewhere.
+            # O_NOFOLLOW: a link would lead to a file elsewhere.
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
             descriptor = syscalls.open(self.directory / LOCK, flags)
             try:
-                self.lost = self._take(descriptor)
+                self.limitation = self._take(descriptor)
             except BaseException:
                 syscalls.close(descriptor)
                 raise
         self._close = weakref.finalize(self, syscalls.close, descriptor)
 
     def release(self) -> None:
-        """Gives the lock back; nothing happens if it is not held."""
+        """Release the lock. Does nothing if it is not held."""
         if self._close is None:
             return
         with suppress(OSError):
             syscalls.unlink(self.directory / HOLDER)
-        close, self._close, self.lost = self._close, None, ""
+        close, self._close, self.limitation = self._close, None, ""
         with suppress(OSError):
             close()
 
@@ -107,8 +107,8 @@ class RunLock:
             if error.errno not in syscalls.UNSUPPORTED:
                 raise
             self._take_by_note()
-            return "locks: of two trainings in one directory only one on this machine is noticed"
-        with suppress(OSError):  # it serves a message, no more
+            return "locks: a second training in the directory is noticed only on this machine"
+        with suppress(OSError):  # the note is only for a message
             syscalls.unlink(self.directory / HOLDER, missing_ok=True)
             self._write_note()
         return ""
@@ -116,7 +116,7 @@ class RunLock:
     def _take_by_note(self) -> None:
         if (self.directory / HOLDER).exists():
             note = self._note()
-            if note is None or Process.of(note).alive() is not False:
+            if note is None or ProcessId.of(note).alive() is not False:
                 raise self._in_use()
             syscalls.unlink(self.directory / HOLDER, missing_ok=True)
         try:
@@ -131,7 +131,7 @@ class RunLock:
     def _note(self) -> dict[str, Any] | None:
         try:
             note: dict[str, Any] = json.loads(content(self.directory / HOLDER, MAX_HOLDER))
-            Process.of(note), datetime.fromtimestamp(note["started"], timezone.utc)
+            ProcessId.of(note), datetime.fromtimestamp(note["started"], timezone.utc)
         except (
             OSError,
             ValueError,
@@ -148,15 +148,15 @@ class RunLock:
         who, remedy = "another process", "choose another directory or stop that one"
         note = self._note()
         if note is not None:
-            holder = Process.of(note)
+            holder = ProcessId.of(note)
             since = datetime.fromtimestamp(note["started"], timezone.utc)
             who = f"process {holder.pid} on {holder.host}"
             alive = holder.alive()
             if holder == this_process():
                 who = f"this process ({holder.pid}) already"
-            elif alive is False:  # a fork shares the lock and outlives it
-                who = f"what {who} left running when it ended"
+            elif alive is False:  # a forked child shares the lock and still runs
+                who = f"a child that {who} left running"
             who += f", since {since:%Y-%m-%d %H:%M:%S} UTC"
             if alive is None:
-                remedy += f"; if it runs no more, delete {HOLDER} there"
+                remedy += f"; if it no longer runs, delete {HOLDER} there"
         return DirectoryInUseError(f"in use by {who}", str(self.directory), remedy)

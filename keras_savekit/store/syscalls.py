@@ -1,8 +1,8 @@
-"""Every call by which a run's directory is changed or read, so that a test can come between.
+"""All system calls that change or read a run's directory, so that a test can intercept them.
 
-Plain functions named after the calls of the system they make, with their
-arguments and errors. In a test, `watched` lets a function stand around each
-call: it may look on, raise, shorten a write, or end the process.
+The functions have the names, arguments and errors of the system calls. In a test,
+`watched` routes each call through a function, which may record it, raise, shorten a
+write, or end the process.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _watcher: Watcher | None = None
 
 @contextmanager
 def watched(watcher: Watcher) -> Iterator[None]:
-    """In here, on every thread, `watcher(name, call, *arguments)` stands for each call."""
+    """Replace each call, on all threads, by `watcher(name, call, *arguments)`."""
     global _watcher  # noqa: PLW0603 - one disk, so one place
     before, _watcher = _watcher, watcher
     try:
@@ -54,12 +54,12 @@ def _do(name: str, call: Callable[..., T], *arguments: Any) -> T:
 
 
 def open(path: Path | str, flags: int, mode: int = 0o666) -> int:  # noqa: A001 - the system's own name
-    """A descriptor, which no child inherits."""
+    """Open a file and return a descriptor that no child inherits."""
     return _do("open", os.open, path, flags | os.O_CLOEXEC, mode)
 
 
 def close(descriptor: int) -> None:
-    """Give a descriptor back. It is gone even if this raises."""
+    """Close a descriptor. It is closed even if this raises."""
     _do("close", os.close, descriptor)
 
 
@@ -73,7 +73,7 @@ def opened(path: Path | str, flags: int, mode: int = 0o666) -> Iterator[int]:
 
 @contextmanager
 def closing(descriptor: int) -> Iterator[None]:
-    """Close a descriptor at the end; what `close` reports counts."""
+    """Close a descriptor at the end; an error of `close` is raised."""
     try:
         yield
     except BaseException:
@@ -84,44 +84,27 @@ def closing(descriptor: int) -> Iterator[None]:
 
 
 def write(descriptor: int, data: Any) -> int:
-    """Write what the disk takes of `data`; return how many bytes that was."""
+    """Write as much of `data` as the disk takes; return the number of bytes."""
     return _do("write", os.write, descriptor, data)
 
 
 def pwrite(descriptor: int, data: Any, offset: int) -> int:
-    """Write what the disk takes of `data` from a byte on; return how many bytes that was."""
+    """Write at an offset as much of `data` as the disk takes; return the number of bytes."""
     return _do("pwrite", os.pwrite, descriptor, data, offset)
 
 
-def pwrite_all(descriptor: int, data: memoryview, offset: int) -> None:
-    """Write all of `data` from a byte on."""
-    while data:
-        written = pwrite(descriptor, data, offset)
-        data, offset = data[written:], offset + written
-
-
 def preadv(descriptor: int, buffers: list[Any], offset: int) -> int:
-    """Read into `buffers` from a byte on; return how many bytes there were."""
+    """Read into `buffers` from an offset; return the number of bytes."""
     return _do("preadv", os.preadv, descriptor, buffers, offset)
 
 
 def pread(descriptor: int, count: int, offset: int) -> bytes:
-    """Up to `count` bytes from a byte on."""
+    """Read up to `count` bytes from an offset."""
     return _do("pread", os.pread, descriptor, count, offset)
 
 
-def ftruncate(descriptor: int, size: int) -> None:
-    """Set a file's size."""
-    _do("ftruncate", os.ftruncate, descriptor, size)
-
-
-def fallocate(descriptor: int, offset: int, size: int) -> None:
-    """Have the disk reserve room."""
-    _do("fallocate", os.posix_fallocate, descriptor, offset, size)
-
-
 def set_direct(descriptor: int, wanted: bool) -> bool:
-    """Whether reads and writes go past the page cache from now on, if the kernel agrees."""
+    """Make reads and writes bypass the page cache, or not; return whether they do."""
     flags = fcntl.fcntl(descriptor, fcntl.F_GETFL) & ~os.O_DIRECT
     with suppress(OSError):
         fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | (os.O_DIRECT if wanted else 0))
@@ -130,16 +113,16 @@ def set_direct(descriptor: int, wanted: bool) -> bool:
 
 
 def clone(source: int, target: int, offset: int, size: int) -> None:
-    """Let a file have the same blocks as another from a byte on (`man ioctl_ficlonerange`)."""
-    asked = struct.pack("qQQQ", source, offset, size, offset)
-    _do("clone", fcntl.ioctl, target, _FICLONERANGE, asked)
+    """Share a range of blocks between two files (`man ioctl_ficlonerange`)."""
+    request = struct.pack("qQQQ", source, offset, size, offset)
+    _do("clone", fcntl.ioctl, target, _FICLONERANGE, request)
 
 
 def fsync(descriptor: int) -> bool:
-    """Wait until a file or directory is on the disk; False where nothing can be waited for.
+    """Wait until a file or directory is on the disk; return False where that is unsupported.
 
-    Not to be tried again when it raises: Linux tells of a lost page once, and the
-    next call succeeds although the page is gone.
+    Do not call it again after it raises: Linux reports a lost page once, and the next
+    call succeeds although the page is lost.
     """
     try:
         _do("fsync", os.fsync, descriptor)
@@ -151,7 +134,7 @@ def fsync(descriptor: int) -> bool:
 
 
 def flock(descriptor: int, operation: int) -> None:
-    """Take or give back a lock, as `fcntl.flock`."""
+    """Acquire or release a lock, as `fcntl.flock` does."""
     _do("flock", fcntl.flock, descriptor, operation)
 
 
@@ -164,22 +147,22 @@ def mkdir(path: Path, mode: int = 0o777) -> None:
 
 
 def chmod(path: Path, mode: int) -> None:
-    """Set who may do what."""
+    """Set the access mode."""
     _do("chmod", os.chmod, path, mode)
 
 
 def rename(source: Path, target: Path) -> None:
-    """Give something another name, over whatever may be replaced there."""
+    """Rename an entry; it may replace a file or an empty directory."""
     _do("rename", os.rename, source, target)
 
 
 def replace(source: Path, target: Path) -> None:
-    """Give a file another name, over the one that stands there."""
+    """Rename a file; it may replace another file."""
     _do("replace", os.replace, source, target)
 
 
 def symlink(target: str, path: Path) -> None:
-    """Make a link."""
+    """Make a symbolic link."""
     _do("symlink", os.symlink, target, path)
 
 
@@ -195,12 +178,12 @@ def rmdir(path: Path) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory and all that is in it, following no links."""
+    """Remove a directory with all its content, without following links."""
     for at, folders, files, here in os.fwalk(path, topdown=False, onerror=_raise):
         for name in files:
             _do("unlink", _in(os.unlink, name, here), Path(at, name))
         for name in folders:
-            # A link to a directory is a name like any other.
+            # A link to a directory is removed like a file.
             linked = Path(at, name).is_symlink()
             remove, what = (os.unlink, "unlink") if linked else (os.rmdir, "rmdir")
             _do(what, _in(remove, name, here), Path(at, name))
@@ -208,12 +191,12 @@ def remove_tree(path: Path) -> None:
 
 
 def listdir(path: Path) -> list[str]:
-    """The names in a directory, in no order."""
+    """The names in a directory, in no particular order."""
     return _do("listdir", os.listdir, path)
 
 
 def readlink(path: Path) -> str:
-    """Where a link leads."""
+    """The target of a symbolic link."""
     target: str = _do("readlink", os.readlink, path)
     return target
 
@@ -222,7 +205,7 @@ def readlink(path: Path) -> str:
 
 
 def library(name: str, call: Callable[..., T], *arguments: Any) -> T:
-    """What `call` returns: a library's function that reads the disk by itself."""
+    """Call a library's function that reads the disk by itself; return its result."""
     return _do(name, call, *arguments)
 
 
@@ -230,19 +213,19 @@ def library(name: str, call: Callable[..., T], *arguments: Any) -> T:
 
 
 def read_bytes(path: Path) -> bytes:
-    """All of a file."""
+    """Read a whole file."""
     return _do("read", Path.read_bytes, path)
 
 
 def retry_once(read: Callable[[], T]) -> T:
-    """What `read` returns, asked again if the disk fails: once says nothing of what is there."""
+    """Call `read`, and once more if it raises OSError: one failure proves nothing about a file."""
     with suppress(OSError):
         return read()
-    return read()  # outside: the first failure is not the cause of what this one finds
+    return read()  # outside `with`: the first failure is not the cause of the second
 
 
 def write_new(path: Path, data: bytes, *, sync: bool = False) -> bool:
-    """Write a file that is not there yet; return whether it is on the disk for good."""
+    """Write a file that does not exist yet; return whether it is synced to the disk."""
     with opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as descriptor:
         view = memoryview(data)
         while view:

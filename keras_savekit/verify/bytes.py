@@ -29,7 +29,7 @@ from keras_savekit.store.manifest import (
     Manifest,
 )
 from keras_savekit.store.read_errors import unverifiable
-from keras_savekit.store.regular_file import FLAGS, NotRegularFileError, inside
+from keras_savekit.store.regular_file import FLAGS, NotRegularFileError, resolve_inside
 
 MOST_EXTRA = 100  # to be named, of files the manifest does not know
 
@@ -103,7 +103,7 @@ def plain_path(directory: Path, name: str) -> Path | Finding:
     Raises OSError if the disk does.
     """
     try:
-        return inside(directory, name)
+        return resolve_inside(directory, name)
     except NotRegularFileError as error:
         return Finding(error.kind, name, error.what)
 

@@ -7,15 +7,9 @@ from typing import Literal
 
 from keras_savekit.base.key import Key
 from keras_savekit.errors import CheckpointError, UnverifiableError
-from keras_savekit.store.manifest import (
-    MANIFEST,
-    Depth,
-    Finding,
-    SignatureError,
-    Verification,
-    read_manifest,
-)
-from keras_savekit.store.read_errors import retried, unverifiable
+from keras_savekit.store.manifest import MANIFEST, Depth, Finding, SignatureError, Verification
+from keras_savekit.store.manifest_json import read_manifest
+from keras_savekit.store.read_errors import retry_unverifiable, unverifiable
 from keras_savekit.verify.bytes import Examined, examine_bytes
 
 ShallowDepth = Literal["bytes", "structure"]
@@ -59,7 +53,7 @@ def examine(
     directory: Path, depth: ShallowDepth, now: float, key: Key | None = None
 ) -> Verification:
     """The same as `verify_shallow`, but UnverifiableError if it cannot be verified."""
-    return retried(lambda: _examined(directory, depth, now, key))
+    return retry_unverifiable(lambda: _examined(directory, depth, now, key))
 
 
 def _examined(directory: Path, depth: ShallowDepth, now: float, key: Key | None) -> Verification:

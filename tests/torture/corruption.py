@@ -36,6 +36,7 @@ from pathlib import Path
 import formats_models
 import training_builders
 import xxhash
+from test_store_builders import prepared, unlocked
 
 from keras_savekit.base.moment import Moment
 from keras_savekit.formats import checkpoint
@@ -44,9 +45,11 @@ from keras_savekit.formats.registry import FORMATS
 from keras_savekit.model.capture import Capture
 from keras_savekit.model.structure import LiveModel, build_optimizer
 from keras_savekit.resume import select
-from keras_savekit.store.manifest import Finding, Verification, to_json
+from keras_savekit.store.manifest import Finding, Verification
+from keras_savekit.store.manifest_json import to_json
 from keras_savekit.store.naming import CheckpointName
 from keras_savekit.store.run import RunDirectory
+from keras_savekit.store.run_writer import RunWriter
 from keras_savekit.verify.depths import verify_shallow
 from torture.score import Score
 
@@ -84,7 +87,7 @@ STATE = {
 class World:
     """A run with the checkpoints of `STEPS`, to be damaged, and chance."""
 
-    run: RunDirectory
+    run: RunWriter
     chance: random.Random
 
     def place(self, step: int) -> Path:
@@ -393,7 +396,7 @@ def wrong(run: RunDirectory, whole: set[int]) -> str:
     return f"found {sorted(found)}, expected {sorted(expected)}" if found != expected else ""
 
 
-def resumed_wrongly(run: RunDirectory, whole: set[int]) -> str:
+def resumed_wrongly(run: RunWriter, whole: set[int]) -> str:
     """The same for what a resume goes on from, sets aside and leaves."""
     found, _ = select.find(run, 3.0)
     chosen = found.checkpoint.name if found else None
@@ -451,18 +454,17 @@ def tried(
     return world, f"try {number}, {words}: {what}", whole, wrong(world.run, whole)
 
 
-def fresh(source: Path, target: Path) -> RunDirectory:
+def fresh(source: Path, target: Path) -> RunWriter:
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(source, target, symlinks=True)
-    return RunDirectory(target)
+    return unlocked(target)
 
 
 @cache
 def master(scratch: Path, form: tuple[str, str, str | None]) -> Path:
     """A run of healthy checkpoints, verified, whose files have the same sizes."""
     _, kind, compression = form
-    run = RunDirectory(scratch / f"master-{kind}-{compression}")
-    run.prepare()
+    run = prepared(scratch / f"master-{kind}-{compression}")
     # Only tensors of 64 KiB are compressed.
     live = formats_models.small() if compression is None else wide()
     build_optimizer(live)

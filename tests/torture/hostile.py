@@ -34,6 +34,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from test_store_builders import prepared, unlocked
 
 from torture.score import Score
 
@@ -672,7 +673,7 @@ def asked_of_a_run(
     yield "the log", lambda: refused_or(RunDirectory(world.run).events.read)
 
     def resumed():
-        found, _ = select.find(RunDirectory(world.run), 3.0)
+        found, _ = select.find(unlocked(world.run), 3.0)
         expected = NEWEST if good else BEFORE
         name = found.checkpoint.name if found else "nothing"
         return "" if name == expected else f"resumed from {name}, not from {expected}"
@@ -869,12 +870,10 @@ def build_master(master: Path) -> None:
     from keras_savekit.formats.registry import FORMATS
     from keras_savekit.model.capture import Capture
     from keras_savekit.model.structure import LiveModel, build_optimizer
-    from keras_savekit.store.run import RunDirectory
     from keras_savekit.verify.depths import verify_shallow
     from torture.corruption import STATE
 
-    run = RunDirectory(master / "run")
-    run.prepare()
+    run = prepared(master / "run")
     live = formats_models.train(formats_models.small())
     build_optimizer(live)
     purpose = Purpose("run", "p", ("asked",), 0.0, FORMATS["h5"])

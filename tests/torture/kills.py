@@ -108,7 +108,7 @@ class Kill:
     """How a session is to die.
 
     kind: `instant`, `saving` (the same, counted from the first event that is logged), `seam`
-        (at a call of `store.disk`) or `strace` (at one of the system).
+        (at a call of `store.syscalls`) or `strace` (at one of the system).
     at: seconds, or which call.
     """
 

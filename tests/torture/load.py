@@ -22,8 +22,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from keras_savekit.save.verifier import UNVERIFIED
-from keras_savekit.store.manifest import MANIFEST, VERIFICATION, to_json
+from keras_savekit.store.manifest import MANIFEST, VERIFICATION
+from keras_savekit.store.manifest_json import to_json
 from keras_savekit.store.naming import CheckpointName
+from keras_savekit.store.prepare import prepare
 from keras_savekit.store.run import RunDirectory
 from torture.forking import forked, ready_to_fork, wait
 from torture.score import Score
@@ -172,7 +174,7 @@ def copies(source: Path, directory: Path, count: int) -> None:
     """A directory of `count` checkpoints: one, at one step after another."""
     one = next(each for each in RunDirectory(source).checkpoints() if each.status == "verified")
     run = RunDirectory(directory)
-    run.prepare()
+    prepare(run)
     for step in range(1, count + 1):
         moment = replace(one.manifest.moment, batch=step, step=step)
         path = run.checkpoints_path / str(CheckpointName(step, "p"))

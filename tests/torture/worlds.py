@@ -25,7 +25,10 @@ from keras_savekit.resume import select
 from keras_savekit.save.pipeline import Pipeline
 from keras_savekit.store import syscalls
 from keras_savekit.store.naming import Leftover
+from keras_savekit.store.prepare import missing_features, prepare
 from keras_savekit.store.run import LINKS, RunDirectory
+from keras_savekit.store.run_lock import RunLock
+from keras_savekit.store.run_writer import RunWriter
 from keras_savekit.verify.depths import verify_shallow
 
 SHAPE = (40, 50)
@@ -105,18 +108,19 @@ def live(
     gone: whether the process has been killed meanwhile, so that nobody is waited for.
     """
     told = Told()
-    directory = RunDirectory(path)
+    directory, lock = RunDirectory(path), RunLock(path)
     pipeline = None
     try:
         try:
-            directory.prepare()
-            directory.lock.acquire()
-            told.notices += directory.lost()
-            run = directory.write_run_info({}).run
-            directory.sweep()
-            found, told.passed = select.find(directory, wall())
+            prepare(directory)
+            lock.acquire()
+            writer = RunWriter(directory, lock)
+            told.notices += missing_features(writer)
+            run = writer.write_run_info({}).run
+            writer.sweep()
+            found, told.passed = select.find(writer, wall())
             told.resumed = found.checkpoint.manifest.moment.step if found else None
-            pipeline = Pipeline(directory, Policy(plans=list(plans)), run, wall)
+            pipeline = Pipeline(writer, Policy(plans=list(plans)), run, wall)
             for step in steps:
                 for plan in plans:
                     pipeline.save(snapshot(step), Due(plan, (f"step {step}",)))
@@ -127,12 +131,12 @@ def live(
             pipeline.close()
             told.problems += map(str, pipeline.problems())
             told.notices += pipeline.notices()
-        directory.lock.release()
+        lock.release()
     except Killed:
         if pipeline is not None:
             pipeline.close()
-        if directory.lock._close is not None:
-            directory.lock._close.detach()  # what the kernel does is up to the caller
+        if lock._close is not None:
+            lock._close.detach()  # what the kernel does is up to the caller
         raise
     return told
 
@@ -147,9 +151,9 @@ def _settled(pipeline: Pipeline, gone: Callable[[], bool]) -> None:
 def opened(path: Path) -> RunDirectory:
     """The directory after whatever happened, as the next session finds it, swept."""
     directory = RunDirectory(path)
-    directory.prepare()
-    with directory.lock:
-        directory.sweep()
+    prepare(directory)
+    with RunWriter.acquire(directory) as writer:
+        writer.sweep()
     return directory
 
 

@@ -26,7 +26,8 @@ from keras_savekit.formats.config_digest import digest
 from keras_savekit.formats.hdf5.fill import tensor_digest
 from keras_savekit.model.rebuild import Stored, rebuild
 from keras_savekit.model.saving_walk import deserialized, serialized
-from keras_savekit.store.manifest import Depth, Finding, Manifest, read_manifest
+from keras_savekit.store.manifest import Depth, Finding, Manifest
+from keras_savekit.store.manifest_json import read_manifest
 from keras_savekit.verify.loader.configuration import Configuration
 from keras_savekit.verify.loader.error_text import error_text_of
 
