@@ -47,7 +47,7 @@ def predict(model):
 def test_a_checkpoint_of_a_model_loads_with_its_optimizer(run):
     model = sk.load_model(run / "checkpoints" / MODEL)
     np.testing.assert_allclose(predict(model), EXPECTED["model"], **CLOSE)
-    assert int(model.optimizer.iterations) == 8
+    assert int(model.optimizer.iterations.numpy()) == 8
 
 
 @pytest.mark.parametrize("load", [sk.load_model, keras.models.load_model])
