@@ -39,7 +39,7 @@ class Asked:
 def run(source: Path, target: Path, asked: Asked) -> int:
     """Converts `source`, writes `target`, prints its weights, and returns the exit code."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from keras_savekit.convert import conversion, probe
+    from keras_savekit.convert import compare_outputs, conversion
     from keras_savekit.convert.ops import allow_ops
     from keras_savekit.convert.tracing import Wanted
     from keras_savekit.model.rebuild import load_model
@@ -51,7 +51,7 @@ def run(source: Path, target: Path, asked: Asked) -> int:
         )
         _echo_weights(made.model)
         _save(made.model, scratch)
-        difference = probe.compare(made, load_model(scratch), asked.size)
+        difference = compare_outputs.compare(made, load_model(scratch), asked.size)
         if difference is not None:
             click.echo(f"savekit: {difference}; {target} was not written", err=True)
             return _DIFFERS

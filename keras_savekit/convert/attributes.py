@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_savekit.convert.structure import signature_of
+from keras_savekit.convert.nesting import signature_of
 
 _LEAVES = (str, bytes, int, float, complex, type, tf.Tensor, tf.TensorShape, tf.DType, ModuleType)
 # Objects of their classes hold no variables of a user's, but much else.

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import keras
 import tensorflow as tf
 
-from keras_savekit.convert import structure
+from keras_savekit.convert import nesting
 from keras_savekit.convert.captures import Captured, captured
 from keras_savekit.convert.layer import GraphLayer, encoded
 from keras_savekit.convert.ops import require_gradients
@@ -127,7 +127,7 @@ def _model(layer: GraphLayer, found: Traced, name: str) -> Any:
         named = place if place.isidentifier() and place != name else None  # as Keras asks of keys
         return keras.Input(batch_shape=spec.shape, dtype=spec.dtype.name, name=named)
 
-    inputs = keras.tree.map_structure(entry, found.inputs, structure.places(found.inputs))
+    inputs = keras.tree.map_structure(entry, found.inputs, nesting.places(found.inputs))
     try:
         return keras.Model(inputs, layer(inputs), name=name)
     except ValueError as error:  # older versions of Keras take no nested outputs

@@ -13,8 +13,8 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
+from keras_savekit.convert.nesting import is_mode, named, shaped, specifications
 from keras_savekit.convert.ops import LOOPS
-from keras_savekit.convert.structure import is_mode, named, shaped, specifications
 from keras_savekit.convert.tracing import Called, Wanted
 from keras_savekit.errors import ConversionError
 

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_savekit.convert import structure
+from keras_savekit.convert import nesting
 from keras_savekit.convert.attributes import reach
 from keras_savekit.errors import ConversionError
 
@@ -50,16 +50,16 @@ class Wanted:
 
 def of_function(function: Callable[..., Any], source: Any, wanted: Wanted) -> Traced:
     """Trace what is written in Python, or was saved by `tf.function`."""
-    signature = structure.signature_of(function)
-    mode = next((name for name in structure.TRAINING if name in signature.parameters), None)
+    signature = nesting.signature_of(function)
+    mode = next((name for name in nesting.TRAINING if name in signature.parameters), None)
     said = _arguments(function, signature)
     kept = {name: value for name, value in said.items() if not _has_tensors(value)}
     if wanted.inputs is None:
         by_name = any(_is_keyword(signature, each) for each in said if each not in kept)
         template, place = _said(said, mode, _name(function), by_name=by_name)
     else:
-        template = structure.specifications(wanted.inputs)
-        place = structure.bound(signature, template)
+        template = nesting.specifications(wanted.inputs)
+        place = nesting.bound(signature, template)
 
     def called(made: Any, modes: Mapping[Any, Any]) -> Any:
         given = {**kept, **place(made), **modes}
@@ -71,7 +71,7 @@ def of_function(function: Callable[..., Any], source: Any, wanted: Wanted) -> Tr
         inference, training = in_modes(called, template, wanted.outputs, mode, said)
     # Now that it was called it has all its variables.
     reached = reach(source, function)
-    return Traced(inference, training, structure.plain(template), reached, source)
+    return Traced(inference, training, nesting.plain(template), reached, source)
 
 
 def of_concrete(function: Any, source: Any, wanted: Wanted) -> Traced:
@@ -92,7 +92,7 @@ def of_concrete(function: Any, source: Any, wanted: Wanted) -> Traced:
 
     with translated(_name(function)):
         inference, training = in_modes(called, template, wanted.outputs, mode)
-    return Traced(inference, training, structure.plain(template), reach(source), source)
+    return Traced(inference, training, nesting.plain(template), reach(source), source)
 
 
 def in_modes(
@@ -120,12 +120,12 @@ def in_modes(
 
 def _concrete_of(call: Callable[[Any], Any], template: Any, outputs: Any) -> Any:
     """`call` with flat tensors for arguments, as a concrete function."""
-    layout = structure.plain(template)
+    layout = nesting.plain(template)
     flat = _named(layout)
 
     def function(*tensors: Any) -> Any:
         given = keras.tree.pack_sequence_as(layout, list(tensors))
-        return structure.plain(call(structure.like(template, given)))
+        return nesting.plain(call(nesting.like(template, given)))
 
     concrete = tf.function(function).get_concrete_function(*flat)
     if outputs is not None:
@@ -159,7 +159,7 @@ def _said(
 ) -> tuple[Any, Callable[[Any], Mapping[Any, Any]]]:
     """What goes in as the function itself says it, and which arguments become of that."""
     tensors = {
-        key: structure.specifications(value)
+        key: nesting.specifications(value)
         for key, value in said.items()
         if _has_tensors(value) and key != mode
     }
@@ -179,7 +179,7 @@ def _is_keyword(signature: inspect.Signature, name: str) -> bool:
 
 
 def _is_mode(key: Any, value: Any) -> bool:
-    return isinstance(value, tf.TensorSpec) and structure.is_mode(value, key, value.name)
+    return isinstance(value, tf.TensorSpec) and nesting.is_mode(value, key, value.name)
 
 
 def _has_tensors(argument: Any) -> bool:
@@ -203,7 +203,7 @@ def _named(layout: Any) -> list[Any]:
 
 
 def _leaves(layout: Any, root: str) -> Iterator[tuple[str, Any]]:
-    places = keras.tree.flatten(structure.places(layout, root))
+    places = keras.tree.flatten(nesting.places(layout, root))
     return zip(places, keras.tree.flatten(layout), strict=True)
 
 
@@ -211,13 +211,12 @@ def _selected(outputs: Any, wanted: Any) -> Any:
     if isinstance(wanted, str):
         return outputs[wanted]
     return {
-        name: structure.shaped(outputs[name], shape)
-        for name, shape in structure.named(wanted).items()
+        name: nesting.shaped(outputs[name], shape) for name, shape in nesting.named(wanted).items()
     }
 
 
 def _require_names(outputs: Any, wanted: Any) -> None:
-    names = list(structure.named(wanted))
+    names = list(nesting.named(wanted))
     if not isinstance(outputs, Mapping) or not set(names) <= set(outputs):
         has = ", ".join(map(str, outputs)) if isinstance(outputs, Mapping) else "no names"
         raise ConversionError(f"no output {names} comes out", "outputs=", f"the outputs have {has}")
