@@ -41,13 +41,15 @@ def run(source: Path, target: Path, asked: Asked) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from keras_savekit.convert import compare_outputs, conversion
     from keras_savekit.convert.ops import allow_ops
-    from keras_savekit.convert.tracing import Wanted
+    from keras_savekit.convert.tracing import SourceOptions
     from keras_savekit.model.rebuild import load_model
 
-    wanted = Wanted(asked.inputs or None, _one_or_all(asked.outputs), asked.call, asked.constants)
+    options = SourceOptions(
+        asked.inputs or None, _one_or_all(asked.outputs), asked.call, asked.constants
+    )
     with allow_ops(*asked.allowed), _scratch(target) as scratch:
         made = conversion.convert(
-            str(source), wanted, None, asked.checkpoint, trainable=asked.trainable
+            str(source), options, None, asked.checkpoint, trainable=asked.trainable
         )
         _echo_weights(made.model)
         _save(made.model, scratch)

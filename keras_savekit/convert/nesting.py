@@ -1,7 +1,7 @@
-"""Nested inputs and outputs: what the user says of them, as specifications and plain containers.
+"""Nested inputs and outputs: read their specifications, convert to plain containers and back.
 
-Keras models take and give dictionaries, lists and tuples of tensors. Dataclasses
-and named tuples become dictionaries by field, and are made again for the source.
+Keras models take and return dictionaries, lists and tuples of tensors. Dataclasses
+and named tuples become dictionaries by field, and are rebuilt for the source.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 
 
 def specifications(inputs: Any) -> Any:
-    """`inputs` with a `tf.TensorSpec` for each leaf.
+    """Return `inputs` with a `tf.TensorSpec` for each leaf.
 
-    A leaf may be one, a `keras.Input`, a shape with its batch axis (then of
-    float32), or an example batch, of which any size is then taken.
+    A leaf may be a `tf.TensorSpec`, a `keras.Input`, a shape with its batch axis
+    (for float32), or an example batch (for batches of any size).
     Raises ConversionError for anything else.
     """
     if isinstance(inputs, (tf.TensorSpec, tf.RaggedTensorSpec, tf.SparseTensorSpec)):
@@ -37,72 +37,80 @@ def specifications(inputs: Any) -> Any:
         return tf.TensorSpec([None, *inputs.shape[1:]], inputs.dtype)
     if _is_shape(inputs):
         return tf.TensorSpec(inputs, tf.float32)
-    parts = _parts(inputs)
-    if parts is not None:
-        return _with(inputs, [specifications(value) for value in parts.values()])
+    children = _children(inputs)
+    if children is not None:
+        return _rebuild(inputs, [specifications(value) for value in children.values()])
     raise ConversionError(
-        f"cannot tell what goes in from {inputs!r}",
+        f"cannot read the inputs from {inputs!r}",
         "inputs=",
         "give a tf.TensorSpec, a keras.Input, a shape with its batch axis, or an example batch for"
         " each input, in the dictionary, tuple or dataclass that the source takes",
     )
 
 
-def plain(structure: Any) -> Any:
-    """With dictionaries in place of dataclasses and named tuples."""
-    parts = _parts(structure)
-    if parts is None:
-        return structure
-    if _is_sequence(structure):
-        return _with(structure, [plain(value) for value in parts.values()])
-    return {key: plain(value) for key, value in parts.items()}
+def to_plain(nested: Any) -> Any:
+    """Return `nested` with dictionaries in place of dataclasses and named tuples."""
+    children = _children(nested)
+    if children is None:
+        return nested
+    if _is_sequence(nested):
+        return _rebuild(nested, [to_plain(value) for value in children.values()])
+    return {key: to_plain(value) for key, value in children.items()}
 
 
-def like(template: Any, structure: Any) -> Any:
-    """The inverse of `plain`: `structure` with the dataclasses of `template`."""
-    parts = _parts(template)
-    if parts is None:
-        return structure
-    return _with(template, [like(value, structure[key]) for key, value in parts.items()])
+def from_plain(template: Any, nested: Any) -> Any:
+    """Undo `to_plain`: return `nested` with the dataclasses of `template`."""
+    children = _children(template)
+    if children is None:
+        return nested
+    return _rebuild(template, [from_plain(value, nested[key]) for key, value in children.items()])
 
 
-def places(structure: Any, at: str = "") -> Any:
-    """`structure` with the way to each leaf in its place, dots between."""
-    parts = _parts(structure)
-    if parts is None:
+def leaf_paths(nested: Any, at: str = "") -> Any:
+    """Return `nested` with each leaf replaced by its path, joined by dots."""
+    children = _children(nested)
+    if children is None:
         return at
-    ways = (f"{at}.{key}" if at else str(key) for key in parts)
-    return _with(structure, [places(*each) for each in zip(parts.values(), ways, strict=True)])
+    paths = (f"{at}.{key}" if at else str(key) for key in children)
+    return _rebuild(
+        nested, [leaf_paths(*child) for child in zip(children.values(), paths, strict=True)]
+    )
 
 
-def bound(signature: inspect.Signature, inputs: Any) -> Callable[[Any], dict[str, Any]]:
-    """Which arguments of a function `inputs` become.
+def argument_binder(signature: inspect.Signature, inputs: Any) -> Callable[[Any], dict[str, Any]]:
+    """Return a function that binds values, nested as `inputs`, to a function's arguments.
 
-    A dictionary of its parameters goes by name, a list or tuple that it has
-    parameters for by position, everything else is its one argument.
+    A dictionary of parameters is bound by name, a list or tuple that fits the
+    parameters by position, and anything else as the only argument.
     """
-    parameters = [each for each in signature.parameters.values() if each.name not in TRAINING]
-    required = {each.name for each in parameters if each.default is each.empty}
-    required -= {each.name for each in parameters if each.kind in _VARIADIC}
-    places = [each for each in parameters if each.kind in _POSITIONAL]
+    parameters = [
+        parameter for parameter in signature.parameters.values() if parameter.name not in TRAINING
+    ]
+    required = {
+        parameter.name
+        for parameter in parameters
+        if parameter.default is parameter.empty and parameter.kind not in _VARIADIC
+    }
+    positional = [parameter for parameter in parameters if parameter.kind in _POSITIONAL]
     if isinstance(inputs, Mapping):
-        open_ended = any(each.kind is each.VAR_KEYWORD for each in parameters)
-        names = {each.name for each in parameters}
-        known = set(inputs) <= names or (open_ended and bool(required or not places))
+        open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+        names = {parameter.name for parameter in parameters}
+        known = set(inputs) <= names or (open_ended and bool(required or not positional))
         if required <= set(inputs) and known:
-            return lambda made: dict(signature.bind_partial(**made).arguments)
+            return lambda values: dict(signature.bind_partial(**values).arguments)
     if _is_sequence(inputs):
-        variadic = any(each.kind is each.VAR_POSITIONAL for each in parameters)
-        fewest = sum(each.name in required for each in places)
+        variadic = any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters)
+        fewest = sum(parameter.name in required for parameter in positional)
         if variadic and fewest <= len(inputs):
-            return lambda made: dict(signature.bind_partial(*made).arguments)
-        if fewest <= len(inputs) <= len(places):
-            return lambda made: {each.name: value for each, value in zip(places, made)}  # noqa: B905
-    return lambda made: dict(signature.bind_partial(made).arguments)
+            return lambda values: dict(signature.bind_partial(*values).arguments)
+        if fewest <= len(inputs) <= len(positional):
+            names_in_order = [parameter.name for parameter in positional]
+            return lambda values: dict(zip(names_in_order, values))  # noqa: B905
+    return lambda values: dict(signature.bind_partial(values).arguments)
 
 
 def signature_of(function: Callable[..., Any]) -> inspect.Signature:
-    """What `function` takes; whatever it is given, if that cannot be told."""
+    """Return the signature of `function`, or `(*inputs)` if it is unknown."""
     try:
         return inspect.signature(function)
     except (TypeError, ValueError):
@@ -110,18 +118,18 @@ def signature_of(function: Callable[..., Any]) -> inspect.Signature:
 
 
 def is_mode(spec: tf.TensorSpec, *names: Any) -> bool:
-    """Whether an input of one of these names tells if the model is trained."""
+    """Whether an input with one of these names selects the training mode."""
     return bool(spec.dtype == tf.bool and spec.shape.rank == 0 and set(names) & set(TRAINING))
 
 
-def named(outputs: Any) -> dict[str, Any]:
-    """`outputs=` as names with a shape or None for each."""
+def output_shapes(outputs: Any) -> dict[str, Any]:
+    """Return the argument `outputs` as names, each with a shape or None."""
     names = [outputs] if isinstance(outputs, str) else outputs
     return dict(names) if isinstance(names, Mapping) else dict.fromkeys(names)
 
 
-def shaped(tensor: Any, shape: Any) -> Any:
-    """`tensor`, known to have `shape` if there is one."""
+def with_shape(tensor: Any, shape: Any) -> Any:
+    """Return `tensor` with the static shape `shape`, or unchanged if that is None."""
     return tensor if shape is None else tf.ensure_shape(tensor, shape)
 
 
@@ -129,33 +137,33 @@ def _is_shape(value: Any) -> bool:
     return isinstance(value, tf.TensorShape) or (
         isinstance(value, (list, tuple))
         and bool(value)
-        and all(each is None or isinstance(each, int) for each in value)
+        and all(axis is None or isinstance(axis, int) for axis in value)
     )
 
 
-def _parts(structure: Any) -> dict[Any, Any] | None:
-    """What a container holds, by field, key or position; None of a leaf."""
-    if dataclasses.is_dataclass(structure) and not isinstance(structure, type):
-        fields = dataclasses.fields(structure)
-        return {each.name: getattr(structure, each.name) for each in fields}
-    if isinstance(structure, Mapping):
-        return dict(structure)
-    if isinstance(structure, (list, tuple)):
-        names = getattr(structure, "_fields", range(len(structure)))
-        return dict(zip(names, structure, strict=True))
+def _children(nested: Any) -> dict[Any, Any] | None:
+    """Return the children of a container by field, key or position; None for a leaf."""
+    if dataclasses.is_dataclass(nested) and not isinstance(nested, type):
+        fields = dataclasses.fields(nested)
+        return {field.name: getattr(nested, field.name) for field in fields}
+    if isinstance(nested, Mapping):
+        return dict(nested)
+    if isinstance(nested, (list, tuple)):
+        names = getattr(nested, "_fields", range(len(nested)))
+        return dict(zip(names, nested, strict=True))
     return None
 
 
-def _with(structure: Any, values: Sequence[Any]) -> Any:
-    """A container like `structure` that holds `values`."""
-    if isinstance(structure, Mapping):
-        return dict(zip(structure, values, strict=True))
-    if _is_sequence(structure):
-        return type(structure)(values)
-    names = _parts(structure) or {}
-    return type(structure)(**dict(zip(names, values, strict=True)))
+def _rebuild(nested: Any, values: Sequence[Any]) -> Any:
+    """Return a container like `nested` with these values."""
+    if isinstance(nested, Mapping):
+        return dict(zip(nested, values, strict=True))
+    if _is_sequence(nested):
+        return type(nested)(values)
+    names = _children(nested) or {}
+    return type(nested)(**dict(zip(names, values, strict=True)))
 
 
-def _is_sequence(structure: Any) -> bool:
-    """Lists and tuples, not those with named fields."""
-    return isinstance(structure, (list, tuple)) and not hasattr(structure, "_fields")
+def _is_sequence(nested: Any) -> bool:
+    """Whether `nested` is a list or tuple without named fields."""
+    return isinstance(nested, (list, tuple)) and not hasattr(nested, "_fields")
