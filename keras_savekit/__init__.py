@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from keras_savekit.callbacks import FullModelSaver, SaveKit, WeightsSaver
     from keras_savekit.convert.conversion import to_keras
     from keras_savekit.convert.ops import allow_ops
-    from keras_savekit.data.source import resumable
+    from keras_savekit.data.resumable import resumable
     from keras_savekit.determinism import Determinism, check_determinism
     from keras_savekit.errors import (
         CheckpointError,
@@ -72,7 +72,7 @@ _PUBLIC = {
     "resume.select": ("Restored",),
     "policy.yaml.load": ("load_policy", "parse_policy"),
     "files": ("load_model", "load_weights", "save_model", "save_weights"),
-    "data.source": ("resumable",),
+    "data.resumable": ("resumable",),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
 

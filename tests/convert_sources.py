@@ -1,4 +1,4 @@
-"""TensorFlow models as people write them, without Keras: what `to_keras` is tried on."""
+"""TensorFlow models without Keras, as users write them: the sources that the tests convert."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _normal(generator: np.random.Generator, *shape: int) -> np.ndarray:
 
 
 class Cnn(tf.Module):
-    """Convolutions with batch normalization written by hand, and a mode for training."""
+    """Convolutions with handwritten batch normalization, and a training mode."""
 
     def __init__(self) -> None:
         super().__init__(name="cnn")
@@ -76,7 +76,7 @@ class Lstm(tf.Module):
 
 
 class Linear(tf.Module):
-    """As Sonnet does it: weights are made by the first call."""
+    """A layer in the style of Sonnet: the first call makes the weights."""
 
     def __init__(self, units: int, name: str | None = None) -> None:
         super().__init__(name=name)
@@ -93,10 +93,10 @@ class Linear(tf.Module):
 
 
 class Transformer(tf.Module):
-    """Blocks of attention in a list, an embedding that is shared with the output."""
+    """Blocks of attention in a list, and an embedding that is shared with the output."""
 
     class Block(tf.Module):
-        """Self-attention and a hidden layer, each added to what came in."""
+        """Self-attention and a hidden layer, each added to its input."""
 
         def __init__(self, width: int) -> None:
             super().__init__()
@@ -136,7 +136,7 @@ class Tree(tf.Module):
 
 
 class Named(tf.Module):
-    """One function that says what goes in, and knows no mode."""
+    """One function with an input signature and without a training mode."""
 
     def __init__(self) -> None:
         super().__init__(name="named")
@@ -151,7 +151,7 @@ class Named(tf.Module):
 
 
 def closure() -> Any:
-    """A function over variables that belong to nothing."""
+    """Return a function over variables that no object owns."""
     weight = tf.Variable(_normal(np.random.default_rng(5), 4, 2), name="weight")
     bias = tf.Variable(tf.zeros(2), name="bias")
     frozen = tf.Variable(2.0, trainable=False, name="scale")
@@ -160,12 +160,12 @@ def closure() -> Any:
     def affine(x):
         return frozen * (x @ weight + bias)
 
-    affine.keeps = (weight, bias, frozen)  # a function holds them weakly
+    affine.keeps = (weight, bias, frozen)  # a function refers to them weakly
     return affine
 
 
 def concrete() -> Any:
-    """The same, traced."""
+    """Return the same as a concrete function."""
     function = closure()
     traced = function.get_concrete_function(tf.TensorSpec([None, 4], tf.float32))
     traced.keeps = function.keeps
@@ -173,7 +173,7 @@ def concrete() -> Any:
 
 
 def tf1_saved_model(directory: Path) -> Path:
-    """A TF 1 graph with batch normalization and what trained it, saved by `simple_save`."""
+    """Save a TF 1 graph with batch normalization and its training, with `simple_save`."""
     random = np.random.default_rng(6)
 
     def variable(name: str, value: Any, *, trainable: bool = True) -> Any:
@@ -189,9 +189,9 @@ def tf1_saved_model(directory: Path) -> Path:
         seen = tf.nn.moments(hidden, [0])
         used = tf.cond(training, lambda: seen, lambda: (tf.identity(mean), tf.identity(variance)))
         y = tf.nn.batch_normalization(hidden, *used, beta, gamma, 1e-3)
-        for each, now in zip((mean, variance), seen, strict=True):
+        for average, now in zip((mean, variance), seen, strict=True):
             graph.add_to_collection(
-                v1.GraphKeys.UPDATE_OPS, v1.assign(each, 0.9 * each + 0.1 * now)
+                v1.GraphKeys.UPDATE_OPS, v1.assign(average, 0.9 * average + 0.1 * now)
             )
         with tf.control_dependencies(graph.get_collection(v1.GraphKeys.UPDATE_OPS)):
             v1.train.AdamOptimizer().minimize(tf.reduce_mean(y**2))
@@ -203,9 +203,9 @@ def tf1_saved_model(directory: Path) -> Path:
 
 
 def keras2_model() -> Any:
-    """A Keras 2 model with batch normalization."""
+    """Return a Keras 2 model with batch normalization."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its own affair
+        warnings.simplefilter("ignore")  # warnings of another package
         import tf_keras
 
         tf_keras.utils.set_random_seed(7)
@@ -214,7 +214,7 @@ def keras2_model() -> Any:
 
 
 def keras2_saved_model(directory: Path, model: Any = None) -> Path:
-    """The same, exported by `tf_keras`."""
+    """Save the same as a SavedModel of `tf_keras`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tf.saved_model.save(model or keras2_model(), str(directory))
@@ -222,7 +222,7 @@ def keras2_saved_model(directory: Path, model: Any = None) -> Path:
 
 
 def keras3_export(directory: Path) -> Path:
-    """What `Model.export` of Keras 3 writes."""
+    """Write what `Model.export` of Keras 3 writes."""
     keras.utils.set_random_seed(8)
     layers = [keras.layers.Dense(5, "relu"), keras.layers.BatchNormalization()]
     model = keras.Sequential([keras.Input((4,)), *layers, keras.layers.Dense(2)])
@@ -231,7 +231,7 @@ def keras3_export(directory: Path) -> Path:
 
 
 def frozen_graph(path: Path) -> Path:
-    """A graph of constants, in a `.pb` file."""
+    """Write a graph of constants to a `.pb` file."""
     random = np.random.default_rng(9)
     with tf.Graph().as_default() as graph:
         x = v1.placeholder(tf.float32, [None, 4], name="x")
@@ -242,5 +242,5 @@ def frozen_graph(path: Path) -> Path:
 
 
 def batch(*shape: int) -> np.ndarray:
-    """Numbers to put in, always the same."""
+    """Return an input batch, always the same."""
     return _normal(np.random.default_rng(10), *shape)

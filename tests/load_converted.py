@@ -1,4 +1,4 @@
-"""Loads converted models by stock Keras in a process that knows only the files, and trains them.
+"""Load converted models with stock Keras in a process that has only the files, and train them.
 
 python load_converted.py FOLDER EPOCHS FILE ...
 """
@@ -7,7 +7,7 @@ import os
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
-import keras_savekit  # isort: skip  # noqa: F401 - before Keras, which has to know it all the same
+import keras_savekit  # isort: skip  # noqa: F401 - before Keras: registration must work in this order too
 
 import sys
 from pathlib import Path
@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-# What TensorFlow makes of a graph depends on what surrounds it, and then it rounds otherwise.
+# Graph optimization depends on the surrounding graph, and changes the rounding.
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 keras.config.enable_unsafe_deserialization()  # for model_from_json, and .h5 of old versions
@@ -32,4 +32,4 @@ for home in sorted(folder.iterdir()):
             model = keras.models.load_model(home / file, safe_mode=False)
         predicted = model.predict(x, verbose=0)
         model.fit(x, y, batch_size=len(x), epochs=epochs, shuffle=False, verbose=0)
-        np.savez(home / f"{file}.npz", predicted, *(each.numpy() for each in model.weights))
+        np.savez(home / f"{file}.npz", predicted, *(weight.numpy() for weight in model.weights))

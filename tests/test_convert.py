@@ -1,4 +1,4 @@
-"""TensorFlow models become Keras models with the same numbers, gradients and training."""
+"""Converted models have the outputs, gradients and training of their sources."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import tensorflow as tf
 
 import keras_savekit as sk
 from keras_savekit.convert.conversion import Conversion, convert
-from keras_savekit.convert.tracing import Wanted
+from keras_savekit.convert.tracing import SourceOptions
 
 FORMATS = ("m.h5", "m.keras", "m.weights.h5")
 RATE, EPOCHS = 0.125, 3
@@ -29,14 +29,14 @@ RATE, EPOCHS = 0.125, 3
 class Case:
     """A kind of source.
 
-    make: the source, files of it below the path.
-    call: what the source itself does with a batch, while training or not.
+    make: makes the source, with its files under the path.
+    call: calls the source itself with a batch, in training mode or not.
     """
 
     make: Callable[[Path], Any]
     call: Callable[[Any, Any, bool], Any]
     x: np.ndarray
-    wanted: Wanted = field(default_factory=Wanted)
+    options: SourceOptions = field(default_factory=SourceOptions)
 
 
 def _call(source: Any, x: Any, training: bool) -> Any:
@@ -70,19 +70,22 @@ IMAGES, ROWS = sources.batch(4, 6, 6, 1), sources.batch(4, 4)
 TOKENS = np.random.default_rng(1).integers(0, 11, (4, 5)).astype("int32")
 CASES = {
     "module": Case(
-        lambda path: sources.Cnn(), _with_training, IMAGES, Wanted(tf.TensorSpec([None, 6, 6, 1]))
+        lambda path: sources.Cnn(),
+        _with_training,
+        IMAGES,
+        SourceOptions(tf.TensorSpec([None, 6, 6, 1])),
     ),
     "recurrence": Case(
-        lambda path: sources.Lstm(), _call, sources.batch(4, 7, 3), Wanted((None, None, 3))
+        lambda path: sources.Lstm(), _call, sources.batch(4, 7, 3), SourceOptions((None, None, 3))
     ),
-    "transformer": Case(lambda path: sources.Transformer(), _call, TOKENS, Wanted(TOKENS)),
+    "transformer": Case(lambda path: sources.Transformer(), _call, TOKENS, SourceOptions(TOKENS)),
     "tree": Case(
         lambda path: sources.Tree(),
         lambda source, x, training: source(x, is_training=training),
         ROWS,
-        Wanted(tf.TensorSpec([None, 4])),
+        SourceOptions(tf.TensorSpec([None, 4])),
     ),
-    "function": Case(lambda path: sources.closure(), _call, ROWS, Wanted((None, 4))),
+    "function": Case(lambda path: sources.closure(), _call, ROWS, SourceOptions((None, 4))),
     "concrete function": Case(lambda path: sources.concrete(), _call, ROWS),
     "SavedModel of a module": Case(_saved_module, _with_training, IMAGES),
     "SavedModel of TF 1": Case(lambda p: sources.tf1_saved_model(p / "tf1"), _signature, ROWS),
@@ -93,27 +96,27 @@ CASES = {
         lambda path: sources.keras3_export(path / "export"),
         _signature,
         ROWS,
-        Wanted(call="serving_default"),
+        SourceOptions(call="serving_default"),
     ),
     "frozen graph": Case(
         lambda path: sources.frozen_graph(path / "frozen.pb"),
         _frozen_with_weights,
         ROWS,
-        Wanted(constants="weights"),
+        SourceOptions(constants="weights"),
     ),
 }
 
 
 def _converted(name: str, path: Path) -> Conversion:
     path.mkdir(exist_ok=True)
-    return convert(CASES[name].make(path), CASES[name].wanted)
+    return convert(CASES[name].make(path), CASES[name].options)
 
 
 def _own(name: str, conversion: Conversion) -> Callable[[Any, bool], Any]:
-    """What the source itself does, as one `tf.function`.
+    """Return a `tf.function` that calls the source itself.
 
-    TensorFlow fuses operations there, and adds up gradients in another order than
-    a tape does, one operation at a time; in both ways it rounds otherwise.
+    In a `tf.function` TensorFlow fuses operations and adds gradients in another
+    order than in eager execution, so the results are rounded differently.
     """
     case, source = CASES[name], conversion.traced.source
 
@@ -129,24 +132,24 @@ def _targets(outputs: Any) -> np.ndarray:
 
 
 def _trained_by_tape(name: str, conversion: Conversion) -> list[np.ndarray]:
-    """The source's variables after some epochs of one batch."""
+    """Return the source's variables after some epochs of one batch."""
     own = _own(name, conversion)
-    variables = [each.variable for each in conversion.weights]
+    variables = [weight.variable for weight in conversion.weights]
     loss_of = keras.losses.MeanSquaredError()
     x = tf.constant(CASES[name].x)
     y = tf.constant(_targets(own(x, False)))
 
-    @tf.function(input_signature=[_any_batch(x), _any_batch(y)])  # as `fit` has it
+    @tf.function(input_signature=[_any_batch(x), _any_batch(y)])  # as in `fit`
     def step(x: Any, y: Any) -> None:
         with tf.GradientTape() as tape:
             loss = loss_of(y, own(x, True))
-        trained = [each for each in variables if each.trainable]
+        trained = [variable for variable in variables if variable.trainable]
         for variable, gradient in zip(trained, tape.gradient(loss, trained), strict=True):
             variable.assign_sub(RATE * tf.convert_to_tensor(gradient))
 
     for _ in range(EPOCHS):
         step(x, y)
-    return [each.numpy() for each in variables]
+    return [variable.numpy() for variable in variables]
 
 
 def _any_batch(example: Any) -> tf.TensorSpec:
@@ -158,7 +161,7 @@ def _gradients(function: Callable[[], Any], variables: Any) -> Any:
     def run() -> Any:
         with tf.GradientTape() as tape:
             loss = tf.reduce_sum(function() ** 2)
-        return [tf.convert_to_tensor(each) for each in tape.gradient(loss, variables)]
+        return [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, variables)]
 
     return run()
 
@@ -169,23 +172,23 @@ def test_outputs_and_gradients_are_those_of_the_source(name: str, tmp_path: Path
     model, x = conversion.model, tf.constant(CASES[name].x)
     own = _own(name, conversion)
     pairs = list(zip(conversion.weights, model.layers[-1].graph_weights, strict=True))
-    trained = [(each.variable, w.value) for each, w in pairs if each.variable.trainable]
+    trained = [(theirs.variable, w.value) for theirs, w in pairs if theirs.variable.trainable]
     assert trained
-    assert [w.trainable for _, w in pairs] == [each.variable.trainable for each, _ in pairs]
-    # Asked for first: a step in training mode moves averages, once on each side.
-    expected = _gradients(lambda: own(x, True), [each for each, _ in trained])
-    found = _gradients(lambda: model(x, training=True), [each for _, each in trained])
+    assert [w.trainable for _, w in pairs] == [theirs.variable.trainable for theirs, _ in pairs]
+    # First: a call in training mode updates moving averages, once on each side.
+    expected = _gradients(lambda: own(x, True), [theirs for theirs, _ in trained])
+    found = _gradients(lambda: model(x, training=True), [ours for _, ours in trained])
     for one, other in zip(expected, found, strict=True):
         assert np.array_equal(one, other)
     for training in (False, True):
         assert np.array_equal(model(x, training=training), own(x, training))
-    for each, weight in pairs:
-        assert np.array_equal(each.variable, weight), each.name
+    for theirs, weight in pairs:
+        assert np.array_equal(theirs.variable, weight), theirs.name
 
 
 @contextmanager
 def _unoptimized() -> Iterator[None]:
-    """Graphs as they are: what TensorFlow makes of them depends on what surrounds them."""
+    """Turn graph optimization off: its rounding depends on the surrounding graph."""
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     yield
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
@@ -193,7 +196,7 @@ def _unoptimized() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every case in every format, and what a process that knows only the files made of them."""
+    """Save every case in every format, and let a process load and train from the files alone."""
     folder = tmp_path_factory.mktemp("converted")
     for number, name in enumerate(CASES):
         home = folder / str(number)
@@ -204,11 +207,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
             predicted = np.asarray(_own(name, conversion)(tf.constant(x), False))
             trained = _trained_by_tape(name, conversion)
         model.compile(keras.optimizers.SGD(RATE), "mean_squared_error")
-        # The model has its own variables: those of the source were trained, not they.
+        # The model has its own variables: only those of the source were trained.
         for file in FORMATS:
             save = sk.save_weights if file.endswith(".weights.h5") else sk.save_model
             save(model, home / file, verify="structure")
-        order = {id(each): at for at, each in enumerate(model.layers[-1].graph_weights)}
+        order = {id(weight): at for at, weight in enumerate(model.layers[-1].graph_weights)}
         trained = [trained[order[id(weight)]] for weight in model.weights]
         np.savez(home / "own.npz", x, _targets(predicted), predicted, *trained)
     del conversion, model
@@ -223,7 +226,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("file", FORMATS)
 @pytest.mark.parametrize("name", CASES)
-def test_a_file_predicts_and_trains_on_where_nothing_else_is_known(
+def test_a_file_predicts_and_trains_in_a_process_that_has_only_the_file(
     name: str, file: str, files: Path
 ) -> None:
     home = files / str(list(CASES).index(name))

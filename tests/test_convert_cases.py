@@ -1,4 +1,4 @@
-"""What `to_keras` takes and gives back, what it refuses by name, and what a file may run."""
+"""The inputs, outputs and errors of `to_keras`, and what a file may run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from keras.src.saving import serialization_lib
 
 import keras_savekit as sk
 from keras_savekit.convert import trust
-from keras_savekit.convert.layer import decoded
+from keras_savekit.convert.layer import decode_program
 from keras_savekit.convert.safe_mode import in_safe_mode
 
 ROWS = sources.batch(4, 4)
@@ -30,7 +30,7 @@ WORDS = tf.TensorSpec([None], tf.string)
 
 @dataclasses.dataclass
 class Pair:
-    """What goes in and comes out of `Siamese`."""
+    """The input and the output of `Siamese`."""
 
     left: Any
     right: Any
@@ -77,7 +77,7 @@ def test_dataclasses_become_dictionaries():
 
 
 @pytest.mark.parametrize("inputs", [[(None, 3), (None, 3)], {"x": (None, 3), "y": (None, 3)}])
-def test_several_arguments_go_by_position_or_by_name(inputs):
+def test_several_arguments_are_passed_by_position_or_by_name(inputs):
     x = sources.batch(2, 3)
     model = sk.to_keras(Scaled(), inputs=inputs)
     found = model([x, x] if isinstance(inputs, list) else {"x": x, "y": x})
@@ -85,27 +85,27 @@ def test_several_arguments_go_by_position_or_by_name(inputs):
     assert np.array_equal(found["scaled"], 2 * x)
 
 
-def test_outputs_are_taken_by_name_and_functions_by_theirs():
+def test_outputs_and_functions_are_selected_by_name():
     x = sources.batch(2, 3)
     model = sk.to_keras(Scaled(), inputs=[(None, 3), (None, 3)], outputs="scaled")
     assert np.array_equal(model([x, x]), 2 * x)
     assert np.array_equal(sk.to_keras(Scaled(), call="other")(x), 2 - x)
 
 
-def test_an_example_batch_says_what_goes_in_for_batches_of_any_size():
+def test_an_example_batch_specifies_inputs_of_any_batch_size():
     model = sk.to_keras(Scaled(), inputs=sources.batch(2, 3))
     assert model.input_shape == (None, 3)
     assert model(sources.batch(5, 3)).shape == (5, 3)
 
 
-def test_batches_and_lengths_that_are_open_stay_open():
+def test_open_batch_sizes_and_lengths_stay_open():
     model = sk.to_keras(sources.Lstm(), inputs=(None, None, 3))
     assert model.output_shape == (None, 2)
     for length in (3, 5):
         assert model(sources.batch(2, length, 3)).shape == (2, 2)
 
 
-def test_names_are_kept_where_they_tell_weights_apart_and_else_are_paths():
+def test_unique_names_are_kept_and_other_weights_are_named_by_path():
     named = sk.to_keras(sources.Cnn(), inputs=(None, 6, 6, 1), name="m")
     assert "m/cnn/gamma" in {weight.path for weight in named.weights}
     alike = sk.to_keras(sources.Transformer(), inputs=tf.TensorSpec([None, 5], tf.int32), name="m")
@@ -128,7 +128,7 @@ def test_weights_are_counted_and_can_be_frozen(capsys):
 
 
 @pytest.mark.parametrize("name", ["m.h5", "m.keras"])
-def test_a_model_that_was_made_frozen_trains_nothing_until_it_is_switched(name, tmp_path):
+def test_a_frozen_model_trains_nothing_until_it_is_made_trainable(name, tmp_path):
     model = sk.to_keras(sources.closure(), inputs=(None, 4), trainable=False)
     model.compile("adam", "mean_squared_error")
     before = model.get_weights()
@@ -144,17 +144,17 @@ def test_a_model_that_was_made_frozen_trains_nothing_until_it_is_switched(name, 
 
 
 @pytest.mark.parametrize("name", ["m.h5", "m.keras"])
-def test_weights_that_were_frozen_one_by_one_stay_so(name, tmp_path):
+def test_weights_that_were_frozen_one_by_one_stay_frozen(name, tmp_path):
     model = sk.to_keras(sources.Transformer(), inputs=tf.TensorSpec([None, 5], tf.int32))
     for weight in model.weights:
-        weight.trainable = "blocks/0" not in weight.path  # and those of the other block are alike
+        weight.trainable = "blocks/0" not in weight.path  # the other block has the same shapes
     sk.save_model(model, tmp_path / name, verify="structure")
     again = keras.models.load_model(tmp_path / name)
-    assert [each.trainable for each in again.weights] == [each.trainable for each in model.weights]
+    assert [w.trainable for w in again.weights] == [w.trainable for w in model.weights]
     assert all(map(np.array_equal, again.get_weights(), model.get_weights()))
 
 
-def test_the_model_and_its_source_train_each_for_itself():
+def test_the_model_and_its_source_train_independently():
     source = sources.Tree()
     before = source(ROWS, is_training=False)
     model = sk.to_keras(source, inputs=(None, 4))
@@ -165,14 +165,14 @@ def test_the_model_and_its_source_train_each_for_itself():
     assert int(source.calls.numpy()) == 0
 
 
-def test_the_model_lives_on_when_its_source_is_gone():
+def test_the_model_works_after_its_source_is_deleted():
     source = sources.Tree()
     expected = tf.function(source)(ROWS, False)
-    gone = weakref.ref(source)
+    reference = weakref.ref(source)
     model = sk.to_keras(source, inputs=(None, 4))
     del source
     gc.collect()
-    assert gone() is None
+    assert reference() is None
     assert np.array_equal(model(ROWS), expected)
 
 
@@ -193,7 +193,7 @@ def _constant_table() -> Any:
     return tf.lookup.StaticHashTable(keys, 0)
 
 
-def test_tables_of_constant_content_travel_with_the_file(tmp_path):
+def test_tables_of_constant_content_are_saved_in_the_file(tmp_path):
     source = Words(_constant_table())
     model = sk.to_keras(source, inputs=tf.TensorSpec([None, 2], tf.string))
     words = tf.constant([["a", "b"], ["b", "z"]])
@@ -201,7 +201,7 @@ def test_tables_of_constant_content_travel_with_the_file(tmp_path):
     assert np.array_equal(sk.load_model(tmp_path / "m.h5")(words), source(words))
 
 
-def test_a_table_from_a_file_travels_as_an_asset_once_its_operation_is_allowed(tmp_path):
+def test_a_table_from_a_file_is_saved_as_an_asset_if_its_operation_is_allowed(tmp_path):
     path = tmp_path / "words.txt"
     path.write_text("a\nb\n")
     kinds = tf.string, tf.lookup.TextFileIndex.WHOLE_LINE, tf.int32, tf.lookup.TextFileIndex
@@ -232,15 +232,15 @@ def _writes(x: Any) -> Any:
     return x
 
 
-class Holds(tf.Module):
-    """Adds what it holds to what comes in."""
+class AddsLookup(tf.Module):
+    """Adds a value of its table to the input."""
 
-    def __init__(self, held: Any) -> None:
+    def __init__(self, table: Any) -> None:
         super().__init__()
-        self.held = held
+        self.table = table
 
     def __call__(self, x):
-        return x + tf.cast(self.held.lookup(tf.constant("a")), tf.float32)
+        return x + tf.cast(self.table.lookup(tf.constant("a")), tf.float32)
 
 
 def _mutable_table() -> Any:
@@ -251,10 +251,10 @@ OPEN = tf.Variable([1.0], shape=[None], name="open")
 TEXT = tf.Variable("text", name="text")
 REFUSED = {
     "a model of Keras": (keras.Sequential(name="s"), {}, "'s' is a Keras model already"),
-    "no inputs": (Scaled(), {}, "nothing says what goes in"),
+    "no inputs": (Scaled(), {}, "the inputs are unknown"),
     "unknown function": (Scaled(), {"call": "missing"}, "no function 'missing': it has other"),
-    "strange inputs": (Scaled(), {"inputs": 3}, "cannot tell what goes in from 3"),
-    "ragged": (Scaled(), {"inputs": tf.RaggedTensorSpec([None, None])}, "a RaggedTensor goes in"),
+    "invalid inputs": (Scaled(), {"inputs": 3}, "cannot read the inputs from 3"),
+    "ragged": (Scaled(), {"inputs": tf.RaggedTensorSpec([None, None])}, "input is a RaggedTensor"),
     "no rank": (Scaled(), {"inputs": tf.TensorSpec(None, name="x")}, "'x' has no known rank"),
     "no batch": (Scaled(), {"inputs": tf.TensorSpec([], name="x")}, "'x' has no batch axis"),
     "unknown output": (
@@ -265,16 +265,16 @@ REFUSED = {
     "python": (_with_python, {"inputs": (None, 3)}, r"runs Python functions.*EagerPyFunc"),
     "files": (_writes, {"inputs": (None, 3)}, r"WriteFile.*\n.*allow_ops\(\"WriteFile\"\)"),
     "mutable table": (
-        Holds(_mutable_table()),
+        AddsLookup(_mutable_table()),
         {"inputs": (None, 3)},
-        r"content would be lost.*\[held\]",
+        r"content would be lost.*\[table\]",
     ),
-    "None": (lambda x: (x, None), {"inputs": (None, 3)}, r"None comes out.*\[outputs\.1\]"),
-    "nothing": (lambda x: None, {"inputs": (None, 3)}, r"None comes out.*\[outputs\]"),
+    "None": (lambda x: (x, None), {"inputs": (None, 3)}, r"an output is None.*\[outputs\.1\]"),
+    "nothing": (lambda x: None, {"inputs": (None, 3)}, r"an output is None.*\[outputs\]"),
     "ragged output": (
         lambda x: {"y": tf.RaggedTensor.from_tensor(x)},
         {"inputs": (None, 3)},
-        r"a RaggedTensor comes out.*\[outputs\.y\]",
+        r"an output is a RaggedTensor.*\[outputs\.y\]",
     ),
     "rank of an output": (
         lambda x: {"y": tf.raw_ops.PlaceholderWithDefault(input=x, shape=None)},
@@ -286,7 +286,7 @@ REFUSED = {
     "text": (
         lambda x: x + tf.strings.to_number(TEXT),
         {"inputs": (None, 3)},
-        "'text' is of string",
+        "'text' has the dtype string",
     ),
     "fails": (lambda x: x @ x, {"inputs": (2, 3)}, "cannot trace it: ValueError"),
     "missing": ("nowhere", {}, r"does not exist \[nowhere"),
@@ -296,9 +296,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_converted_is_named(name):
-    source, options, said = REFUSED[name]
-    with pytest.raises(sk.ConversionError, match=said):
+def test_the_error_names_what_cannot_be_converted(name):
+    source, options, message = REFUSED[name]
+    with pytest.raises(sk.ConversionError, match=message):
         sk.to_keras(source, **options)
 
 
@@ -307,52 +307,52 @@ def test_a_conversion_within_a_graph_is_refused():
         sk.to_keras(Scaled(), inputs=(None, 3))
 
 
-def test_a_resource_that_nothing_leads_to_is_named_by_its_use(monkeypatch):
+def test_a_resource_without_an_attribute_is_named_by_its_use(monkeypatch):
     monkeypatch.setattr(sources, "HIDDEN", _constant_table(), raising=False)  # in another module
 
-    def looked_up(words):
+    def look_up(words):
         return sources.HIDDEN.lookup(words)
 
     with pytest.raises(sk.ConversionError, match=r"none of its attributes lead to.*LookupTable"):
-        sk.to_keras(looked_up, inputs=WORDS)
+        sk.to_keras(look_up, inputs=WORDS)
 
 
 # Frozen graphs.
 
 
-def test_a_frozen_graph_keeps_its_constants_unless_they_are_wanted_as_weights(tmp_path):
+def test_a_frozen_graph_keeps_its_constants_unless_they_are_requested_as_weights(tmp_path):
     path = sources.frozen_graph(tmp_path / "frozen.pb")
     kept = sk.to_keras(path)
     assert kept.weights == []
     trained = sk.to_keras(path, constants="weights")
-    assert {each.path for each in trained.weights} == {"frozen/kernel", "frozen/head"}
+    assert {weight.path for weight in trained.weights} == {"frozen/kernel", "frozen/head"}
     assert np.array_equal(kept(ROWS), trained(ROWS))
     hidden = sk.to_keras(path, inputs="x:0", outputs="hidden:0")
     assert hidden.output_shape == (None, 3)
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"inputs": "z"}, r"no node 'z'.*\n.*placeholders are x"),
         ({"outputs": ["y", "z"]}, "no node 'z'"),
     ],
 )
-def test_nodes_that_a_frozen_graph_lacks_are_named(options, said, tmp_path):
+def test_nodes_that_a_frozen_graph_lacks_are_named(options, message, tmp_path):
     path = sources.frozen_graph(tmp_path / "frozen.pb")
-    with pytest.raises(sk.ConversionError, match=said):
+    with pytest.raises(sk.ConversionError, match=message):
         sk.to_keras(path, **options)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xff not a graph"])
-def test_what_is_no_graph_is_refused(content, tmp_path):
+def test_a_file_without_a_graph_is_refused(content, tmp_path):
     path = tmp_path / "m.pb"
     path.write_bytes(content)
     with pytest.raises(sk.ConversionError, match=r"m\.pb"):
         sk.to_keras(path)
 
 
-def test_signatures_that_a_saved_model_lacks_are_named_with_those_it_has(tmp_path):
+def test_a_missing_signature_of_a_saved_model_is_named_with_the_existing_ones(tmp_path):
     path = sources.tf1_saved_model(tmp_path / "tf1")
     with pytest.raises(sk.ConversionError, match=r"'train'.*\n.*it has serving_default"):
         sk.to_keras(path, call="train")
@@ -363,7 +363,7 @@ def test_signatures_that_a_saved_model_lacks_are_named_with_those_it_has(tmp_pat
 
 @keras.saving.register_keras_serializable("tests")
 def make_scaled() -> tf.Module:
-    """A factory that Keras knows."""
+    """A factory that is registered with Keras."""
     return Scaled()
 
 
@@ -388,16 +388,16 @@ def _in_another_process(code: str, *arguments: object) -> str:
 LOAD = """
 import sys, json
 import keras, keras_savekit as sk
-told = []
+errors = []
 for load in (keras.models.load_model, sk.load_model):
     for path in sys.argv[1:]:
         try:
             load(path)
         except Exception as error:
-            told.append([type(error).__name__, str(error)])
+            errors.append([type(error).__name__, str(error)])
 for path in sys.argv[1:]:
     sk.load_model(path, safe_mode=False)
-print(json.dumps(told))
+print(json.dumps(errors))
 """
 
 
@@ -406,16 +406,16 @@ def test_graphs_of_files_are_code_and_refused_until_they_are_trusted(tmp_path):
     model = sk.to_keras(sources.closure(), inputs=(None, 4), name="affine")
     for name in ("m.h5", "m.keras"):
         sk.save_model(model, tmp_path / name, verify="structure")
-    told = json.loads(_in_another_process(LOAD, tmp_path / "m.h5", tmp_path / "m.keras"))
-    assert len(told) == 4
-    for kind, said in told:
+    errors = json.loads(_in_another_process(LOAD, tmp_path / "m.h5", tmp_path / "m.keras"))
+    assert len(errors) == 4
+    for kind, message in errors:
         assert kind == "ConversionError"
-        assert "layer affine" in said
-        assert "safe_mode=False" in said
+        assert "layer affine" in message
+        assert "safe_mode=False" in message
 
 
 @pytest.mark.slow
-def test_the_verifying_process_runs_the_graphs_that_this_one_made(tmp_path):
+def test_the_verifying_process_runs_the_graphs_that_this_process_made(tmp_path):
     model = sk.to_keras(sources.Tree(), inputs=(None, 4))
     model.compile("adam", "mean_squared_error")
     kit = sk.FullModelSaver(tmp_path / "run", when="train_end", verify="load")
@@ -427,24 +427,24 @@ def test_the_verifying_process_runs_the_graphs_that_this_one_made(tmp_path):
     assert len(again.optimizer.variables) == len(model.optimizer.variables)
 
 
-def test_a_graph_that_was_changed_is_another_graph():
+def test_a_changed_graph_is_not_trusted():
     model = sk.to_keras(sources.closure(), inputs=(None, 4))
     config = _layer(model).get_config()
-    assert trust.is_trusted(decoded(config["program"]).digest)
+    assert trust.is_trusted(decode_program(config["program"]).digest)
     other = {**config, "program": config["program"][:-8] + "AAAAAAA="}
     with pytest.raises(sk.ConversionError, match="safe_mode=False"):
         type(_layer(model)).from_config(other)
 
 
 @pytest.mark.parametrize("program", ["not base64!", "AAAA", None])
-def test_a_damaged_graph_is_told_as_such(program):
+def test_a_damaged_graph_is_reported_as_damaged(program):
     model = sk.to_keras(sources.closure(), inputs=(None, 4))
     with pytest.raises(sk.ConversionError, match="damaged"):
         type(_layer(model))(program)
 
 
 @pytest.mark.parametrize("safe", [True, False, None])
-def test_whether_keras_loads_in_safe_mode_is_found_where_keras_keeps_it(safe):
+def test_the_safe_mode_of_keras_is_read_from_keras(safe):
     assert in_safe_mode()
     with serialization_lib.SafeModeScope(safe):
         assert in_safe_mode() is (safe is not False)
@@ -454,7 +454,7 @@ def test_whether_keras_loads_in_safe_mode_is_found_where_keras_keeps_it(safe):
 
 
 class Noisy(tf.Module):
-    """Draws numbers, inside TensorFlow's kernels or from a generator of its own."""
+    """Draws random numbers inside TensorFlow's kernels, or from its own generator."""
 
     def __init__(self, *, own: bool) -> None:
         super().__init__()
@@ -469,7 +469,7 @@ class Noisy(tf.Module):
         return x @ self.weight
 
 
-def _trained(source: tf.Module, directory: Any, epochs: int) -> tuple[list[np.ndarray], str]:
+def _train(source: tf.Module, directory: Any, epochs: int) -> tuple[list[np.ndarray], str]:
     model = sk.to_keras(source, inputs=(None, 4))
     model.compile("adam", "mean_squared_error")
     data = sk.resumable(ROWS, ROWS[:, :2], batch_size=2, seed=1)
@@ -479,18 +479,18 @@ def _trained(source: tf.Module, directory: Any, epochs: int) -> tuple[list[np.nd
 
 
 def test_a_training_with_a_generator_in_the_source_is_resumed_exactly(tmp_path):
-    whole, _ = _trained(Noisy(own=True), tmp_path / "whole", 3)
-    _trained(Noisy(own=True), tmp_path / "parts", 1)
-    resumed, told = _trained(Noisy(own=True), tmp_path / "parts", 3)
-    assert "(exact)" in told
+    whole, _ = _train(Noisy(own=True), tmp_path / "whole", 3)
+    _train(Noisy(own=True), tmp_path / "parts", 1)
+    resumed, report = _train(Noisy(own=True), tmp_path / "parts", 3)
+    assert "(exact)" in report
     assert all(map(np.array_equal, whole, resumed))
 
 
-def test_numbers_drawn_inside_of_kernels_are_told_when_a_training_is_resumed(tmp_path):
-    _trained(Noisy(own=False), tmp_path, 1)
-    _, told = _trained(Noisy(own=False), tmp_path, 2)
-    assert "(position)" in told
-    assert "noisy draws random numbers inside TensorFlow (RandomStandardNormal)" in told
+def test_a_resume_reports_random_numbers_drawn_inside_kernels(tmp_path):
+    _train(Noisy(own=False), tmp_path, 1)
+    _, report = _train(Noisy(own=False), tmp_path, 2)
+    assert "(position)" in report
+    assert "noisy draws random numbers inside TensorFlow (RandomStandardNormal)" in report
 
 
 TWO_DEVICES = """
@@ -515,7 +515,7 @@ one.compile("sgd", "mean_squared_error")
 one.fit(x, x[:, :2], verbose=0)
 pairs = zip(one.weights, model.weights)
 alike = all(np.allclose(a.numpy(), b.numpy(), atol=1e-6) for a, b in pairs)
-assert alike or keras.__version__ == "3.3.3"  # replicas of its own layers go apart there
+assert alike or keras.__version__ == "3.3.3"  # replicas of its own layers differ in that version
 sk.save_model(model, sys.argv[2], verify="structure")
 again = sk.load_model(sys.argv[2])
 assert all(np.array_equal(a.numpy(), b.numpy()) for a, b in zip(again.weights, model.weights))
@@ -523,13 +523,13 @@ assert all(np.array_equal(a.numpy(), b.numpy()) for a, b in zip(again.weights, m
 
 
 @pytest.mark.slow
-def test_two_replicas_train_what_was_made_on_one(tmp_path):
-    told = _in_another_process(TWO_DEVICES, Path(__file__).parent, tmp_path / "m.h5")
-    assert "lies on several devices" in told
+def test_two_replicas_train_a_model_whose_source_was_made_on_one_device(tmp_path):
+    output = _in_another_process(TWO_DEVICES, Path(__file__).parent, tmp_path / "m.h5")
+    assert "is on several devices" in output
 
 
 @pytest.mark.slow
-def test_the_example_ends_as_it_says(tmp_path):
+def test_the_example_runs_and_is_short(tmp_path):
     example = Path(__file__).parent.parent / "examples/from_tf_module.py"
     environment = {**os.environ, "PYTHONPATH": str(example.parent.parent)}
     run = [sys.executable, str(example)]
@@ -554,7 +554,7 @@ def test_the_command_line_converts_and_compares(name, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_line_says_what_is_wrong_without_a_traceback(tmp_path):
+def test_the_command_line_reports_an_error_without_a_traceback(tmp_path):
     run = [sys.executable, "-m", "keras_savekit", "convert", "nowhere", tmp_path / "m.h5"]
     done = subprocess.run(run, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2

@@ -1,4 +1,4 @@
-"""A model begins with the values of a checkpoint, found by objects or by names."""
+"""A converted model gets the values of a checkpoint, found by objects or by names."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ import keras_savekit as sk
 ROWS = sources.batch(4, 4)
 
 
-def test_a_checkpoint_fills_the_model_whatever_stood_above_it(tmp_path):
+def test_a_checkpoint_of_any_parent_object_fills_the_model(tmp_path):
     trained, fresh = sources.Tree(), sources.Tree()
-    for each in (trained, fresh):
-        each(ROWS, is_training=False)
+    for tree in (trained, fresh):
+        tree(ROWS, is_training=False)
     for variable in trained.trainable_variables:
         variable.assign_add(tf.ones_like(variable))
-    above = tf.train.Checkpoint(model=trained, step=tf.Variable(7))
-    path = above.save(str(tmp_path / "ckpt"))
+    parent = tf.train.Checkpoint(model=trained, step=tf.Variable(7))
+    path = parent.save(str(tmp_path / "ckpt"))
     for given in (path, tmp_path):
         model = sk.to_keras(fresh, inputs=(None, 4), checkpoint=given)
         assert np.array_equal(model(ROWS), tf.function(trained)(ROWS, False))
 
 
 def _saved_by_names(path: Path, values: dict[str, Any]) -> str:
-    """A checkpoint as TF 1 wrote it."""
+    """Write a checkpoint as TF 1 does."""
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         for name, value in values.items():
             tf.compat.v1.get_variable(name, initializer=value)
@@ -47,14 +47,14 @@ def test_a_checkpoint_of_names_fills_the_model(tmp_path):
 def test_a_checkpoint_that_does_not_fit_is_refused_weight_by_weight(tmp_path):
     other = tf.train.Checkpoint(weight=tf.Variable(tf.zeros([3, 2])), scale=tf.Variable(1.0))
     path = other.save(str(tmp_path / "ckpt"))
-    said = r"bias is missing.*|weight is float32\[3, 2\] in the checkpoint.*float32\[4, 2\]"
-    with pytest.raises(sk.ConversionError, match=said):
+    message = r"bias is missing.*|weight is float32\[3, 2\] in the checkpoint.*float32\[4, 2\]"
+    with pytest.raises(sk.ConversionError, match=message):
         sk.to_keras(sources.closure(), inputs=(None, 4), checkpoint=path)
     with pytest.raises(sk.ConversionError, match="cannot be read as a checkpoint"):
         sk.to_keras(sources.closure(), inputs=(None, 4), checkpoint=tmp_path / "none")
 
 
-def _shifted(variables: Any) -> None:
+def _shift(variables: Any) -> None:
     for variable in variables:
         variable.assign_add(tf.ones_like(variable))
 
@@ -62,7 +62,7 @@ def _shifted(variables: Any) -> None:
 def test_a_checkpoint_of_keras_2_fills_its_saved_model(tmp_path):
     model = sources.keras2_model()
     path = sources.keras2_saved_model(tmp_path / "keras2", model)
-    _shifted(model.variables)
+    _shift(model.variables)
     saved = tf.train.Checkpoint(net=model, step=tf.Variable(3)).save(str(tmp_path / "ckpt"))
     expected = tf.function(model)(ROWS, training=False)
     assert np.array_equal(sk.to_keras(path, checkpoint=saved)(ROWS), expected)
@@ -71,7 +71,7 @@ def test_a_checkpoint_of_keras_2_fills_its_saved_model(tmp_path):
 def test_a_checkpoint_of_a_module_fills_its_saved_model(tmp_path):
     module = sources.Named()
     tf.saved_model.save(module, str(tmp_path / "named"))
-    _shifted(module.variables)
+    _shift(module.variables)
     path = tf.train.Checkpoint(module).save(str(tmp_path / "ckpt"))
     model = sk.to_keras(tmp_path / "named", checkpoint=path)
     assert np.array_equal(model(ROWS), module(ROWS))
@@ -79,7 +79,8 @@ def test_a_checkpoint_of_a_module_fills_its_saved_model(tmp_path):
 
 def test_a_checkpoint_of_tf_1_fills_its_saved_model(tmp_path):
     path = sources.tf1_saved_model(tmp_path / "tf1")
-    own = {each.path.removeprefix("tf1/"): each.numpy() + 1 for each in sk.to_keras(path).weights}
+    weights = sk.to_keras(path).weights
+    own = {weight.path.removeprefix("tf1/"): weight.numpy() + 1 for weight in weights}
     saved = _saved_by_names(tmp_path / "other.ckpt", {**own, "dense/kernel/Adam": np.zeros(3)})
     filled = sk.to_keras(path, checkpoint=saved)
     for weight in filled.weights:
@@ -101,7 +102,7 @@ def test_a_checkpoint_fills_a_function_by_the_names_of_its_variables(traced, tmp
     weight, bias, scale = function.keeps
     saved = tf.train.Checkpoint(a=weight, b=bias, c=scale).save(str(tmp_path / "ckpt"))
     expected = function(ROWS)
-    _shifted((weight, bias))
+    _shift((weight, bias))
     spec = tf.TensorSpec([None, 4])
     source = function.get_concrete_function(spec) if traced else function
     model = sk.to_keras(source, inputs=None if traced else spec, checkpoint=saved)
@@ -115,10 +116,10 @@ def test_a_checkpoint_in_which_several_objects_fit_is_refused(tmp_path):
         sk.to_keras(one, checkpoint=saved)
 
 
-def test_what_was_saved_by_itself_is_meant_although_a_part_would_fit(tmp_path):
-    above = sources.Named()
-    above.copy = sources.Named()
-    _shifted(above.copy.variables)
-    saved = tf.train.Checkpoint(above).save(str(tmp_path / "ckpt"))
+def test_the_saved_object_itself_has_priority_over_its_parts(tmp_path):
+    parent = sources.Named()
+    parent.copy = sources.Named()
+    _shift(parent.copy.variables)
+    saved = tf.train.Checkpoint(parent).save(str(tmp_path / "ckpt"))
     model = sk.to_keras(sources.Named(), checkpoint=saved)
-    assert np.array_equal(model(ROWS), above(ROWS))
+    assert np.array_equal(model(ROWS), parent(ROWS))

@@ -1,4 +1,4 @@
-"""What functions take and give, in whatever form TensorFlow users write and save them."""
+"""Functions in every form that TensorFlow users write and save are converted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BOTH = {"x": ROWS, "y": -ROWS}
 
 
 class Affine(tf.Module):
-    """A weight and functions of every form over it."""
+    """A weight, and functions of every form that use it."""
 
     def __init__(self) -> None:
         super().__init__(name="affine")
@@ -40,7 +40,7 @@ class Affine(tf.Module):
         return x @ self.w * (-1.0 if is_training else 1.0)
 
     @tf.function(input_signature=[SPEC, tf.TensorSpec([], tf.bool)])
-    def told(self, x, training):
+    def flagged(self, x, training):
         return x @ self.w * (-1.0 if training else 1.0)
 
     @tf.function
@@ -61,7 +61,7 @@ class Affine(tf.Module):
 
 
 PAIR = [SPEC, SPEC]
-# By function: the arguments it is traced with, what goes in, and what it is called with then.
+# By function: the arguments of its traces, the inputs, and the arguments made from them.
 FORMS = {
     "plain": ([(SPEC,)], ROWS, lambda x: (x,)),
     "constant": (
@@ -70,17 +70,17 @@ FORMS = {
         lambda x: (x, "twice", 5),
     ),
     "sonnet": ([(SPEC, False), (SPEC, True)], ROWS, lambda x: (x, False)),
-    "told": ([()], ROWS, lambda x: (x, tf.constant(value=False))),
+    "flagged": ([()], ROWS, lambda x: (x, tf.constant(value=False))),
     "listed": ([(PAIR, False), (PAIR, True)], [ROWS, -ROWS], lambda x: (x,)),
     "variadic": ([PAIR], (ROWS, -ROWS), lambda x: x),
     "mapped": ([()], BOTH, lambda x: (x,)),
 }
-MODES = ("constant", "sonnet", "told", "listed")
+MODES = ("constant", "sonnet", "flagged", "listed")
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Affine, Path]:
-    """A module with all its functions traced, and where it is saved."""
+    """Return a module with all its functions traced, and the path of its SavedModel."""
     path = tmp_path_factory.mktemp("forms") / "affine"
     module = Affine()
     for name, (traces, _, _) in FORMS.items():
@@ -111,13 +111,13 @@ def test_arguments_by_name_only_are_found_in_a_saved_model_too(saved):
     assert np.array_equal(own(BOTH), expected)
 
 
-def test_a_function_that_takes_anything_by_name_is_given_it_by_name():
+def test_a_function_with_keyword_arguments_gets_the_inputs_by_name():
     model = sk.to_keras(lambda **given: given["x"] + 2 * given["y"], inputs={"x": SPEC, "y": SPEC})
     assert np.array_equal(model(BOTH), ROWS - 2 * ROWS)
 
 
 @pytest.mark.parametrize("times", [3, 7])
-def test_a_part_of_the_arguments_may_be_given_before(times):
+def test_some_arguments_may_be_fixed_with_partial(times):
     module = Affine()
     source = functools.partial(module.constant, mode="once", times=times)
     model = sk.to_keras(source, inputs=SPEC)
@@ -128,7 +128,7 @@ def test_a_part_of_the_arguments_may_be_given_before(times):
 
 @dataclass
 class Layer:
-    """A part of `Stack`, no module either."""
+    """A part of `Stack`; also not a module."""
 
     w: tf.Variable
 
@@ -137,7 +137,7 @@ class Layer:
 
 
 class Stack:
-    """A model that is no `tf.Module`, with a table of constants."""
+    """A model that is not a `tf.Module`, with a table of constants."""
 
     __slots__ = ("layers", "table")
 
@@ -154,29 +154,29 @@ class Stack:
     __call__ = forward
 
 
-def test_objects_that_are_no_modules_lead_to_their_variables_and_tables():
+def test_variables_and_tables_of_objects_that_are_not_modules_are_found():
     source = Stack()
     expected = tf.function(source.forward)(ROWS)
     for given in (source, source.forward):
         model = sk.to_keras(given, inputs=SPEC, name="m")
-        assert [each.path for each in model.weights] == ["m/layers/0/w", "m/layers/1/w"]
+        assert [weight.path for weight in model.weights] == ["m/layers/0/w", "m/layers/1/w"]
         assert np.array_equal(model(ROWS), expected)
 
 
-def _applied(parameters, x):
+def _apply(parameters, x):
     return x @ parameters["dense"]["w"]
 
 
-def test_variables_among_the_arguments_are_named_by_them():
+def test_variables_among_the_arguments_are_named_after_the_arguments():
     parameters = {"dense": {"w": tf.Variable(sources.batch(4, 2))}}
     sources_of_it = (
-        functools.partial(_applied, parameters),
-        functools.partial(tf.function(_applied), parameters),
-        lambda x, parameters=parameters: _applied(parameters, x),
+        functools.partial(_apply, parameters),
+        functools.partial(tf.function(_apply), parameters),
+        lambda x, parameters=parameters: _apply(parameters, x),
     )
     for source in sources_of_it:
         model = sk.to_keras(source, inputs=SPEC, name="m")
-        assert [each.path for each in model.weights] == ["m/parameters/dense/w"]
+        assert [weight.path for weight in model.weights] == ["m/parameters/dense/w"]
 
 
 def test_variables_that_the_first_call_makes_are_found():
@@ -203,7 +203,7 @@ def test_weights_keep_their_dtype_in_every_format(dtype, tmp_path):
     for name in ("m.h5", "m.keras"):
         sk.save_model(model, tmp_path / name, verify="structure")
         again = keras.models.load_model(tmp_path / name)
-        assert [each.dtype for each in again.weights] == ["float32", dtype]
+        assert [weight.dtype for weight in again.weights] == ["float32", dtype]
         assert np.array_equal(again(ROWS), expected)
     sk.save_weights(model, tmp_path / "m.weights.h5", verify="structure")
     empty = keras.models.clone_model(model)
@@ -211,18 +211,20 @@ def test_weights_keep_their_dtype_in_every_format(dtype, tmp_path):
     assert np.array_equal(empty(ROWS), expected)
 
 
-def test_strings_go_through():
+def test_strings_are_valid_inputs_and_outputs():
     upper = sk.to_keras(tf.strings.upper, inputs=tf.TensorSpec([None], tf.string))
     assert list(upper(tf.constant(["a", "b"])).numpy()) == [b"A", b"B"]
 
 
-@pytest.mark.skipif(keras.__version__ == "3.3.3", reason="Keras knows no complex numbers there")
-def test_complex_numbers_go_through():
+@pytest.mark.skipif(
+    keras.__version__ == "3.3.3", reason="this version of Keras has no complex numbers"
+)
+def test_complex_numbers_are_valid_outputs():
     waves = sk.to_keras(lambda x: tf.signal.fft(tf.cast(x, tf.complex64)), inputs=SPEC)
     assert waves.predict(ROWS, verbose=0).dtype == "complex64"
 
 
-def test_gradients_that_the_source_defines_travel_with_the_file(tmp_path):
+def test_custom_gradients_of_the_source_are_saved_in_the_file(tmp_path):
     weight = tf.Variable(sources.batch(4, 2), name="w")
 
     @tf.custom_gradient
@@ -232,10 +234,10 @@ def test_gradients_that_the_source_defines_travel_with_the_file(tmp_path):
     model = sk.to_keras(lambda x: straight_through(x @ weight), inputs=SPEC)
     model.save(tmp_path / "m.keras")
     expected = tf.matmul(ROWS, 5.0 * tf.ones([4, 2]), transpose_a=True)
-    for each in (model, keras.models.load_model(tmp_path / "m.keras")):
+    for instance in (model, keras.models.load_model(tmp_path / "m.keras")):
         with tf.GradientTape() as tape:
-            total = tf.reduce_sum(each(ROWS))
-        assert np.array_equal(tape.gradient(total, each.trainable_weights[0].value), expected)
+            total = tf.reduce_sum(instance(ROWS))
+        assert np.array_equal(tape.gradient(total, instance.trainable_weights[0].value), expected)
 
 
 @pytest.mark.filterwarnings("ignore:non-integer arguments to randrange")
@@ -261,10 +263,10 @@ v1 = tf.compat.v1
 def test_only_what_a_signature_needs_becomes_weights(tmp_path):
     model = sk.to_keras(sources.tf1_saved_model(tmp_path / "tf1"), name="m")
     names = ["dense/kernel", "norm/beta", "norm/gamma", "norm/mean", "norm/variance"]
-    assert sorted(each.path for each in model.weights) == [f"m/{name}" for name in names]
+    assert sorted(weight.path for weight in model.weights) == [f"m/{name}" for name in names]
 
 
-def test_a_placeholder_tells_a_frozen_graph_whether_it_trains():
+def test_a_placeholder_selects_the_training_mode_of_a_frozen_graph():
     with tf.Graph().as_default() as graph:
         x = v1.placeholder(tf.float32, [None, 4], name="x")
         training = v1.placeholder_with_default(False, [], name="is_training")
@@ -275,7 +277,7 @@ def test_a_placeholder_tells_a_frozen_graph_whether_it_trains():
     assert np.array_equal(model(ROWS, training=True), -ROWS)
 
 
-def test_what_a_signature_calls_is_training_is_the_mode(tmp_path):
+def test_a_signature_input_named_is_training_selects_the_mode(tmp_path):
     with tf.Graph().as_default(), v1.Session() as session:
         x = v1.placeholder(tf.float32, [None, 4], name="x")
         training = v1.placeholder(tf.bool, [], name="p")
@@ -289,7 +291,7 @@ def test_what_a_signature_calls_is_training_is_the_mode(tmp_path):
     assert np.array_equal(model(ROWS, training=True), -2 * ROWS)
 
 
-def test_a_shape_that_a_graph_does_not_tell_can_be_said():
+def test_a_shape_that_a_graph_does_not_specify_can_be_given():
     with tf.Graph().as_default() as graph:
         v1.placeholder_with_default(v1.placeholder(tf.float32, [None, 4], name="x"), None, name="y")
     frozen = graph.as_graph_def()
@@ -306,7 +308,9 @@ def test_a_frozen_graph_with_a_table_is_refused_by_the_name_of_its_node():
         table = tf.lookup.StaticHashTable(keys, 0.0)
         words = v1.placeholder(tf.string, [None], name="x")
         tf.ensure_shape(table.lookup(words), [None], name="y")
-    with pytest.raises(sk.ConversionError, match=r"begins empty.*HashTableV2 \(hash_table\)"):
+    with pytest.raises(
+        sk.ConversionError, match=r"empty after loading.*HashTableV2 \(hash_table\)"
+    ):
         sk.to_keras(graph.as_graph_def(), inputs="x", outputs="y")
 
 

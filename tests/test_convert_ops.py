@@ -1,4 +1,4 @@
-"""No operation of TensorFlow reaches outside of a graph unasked."""
+"""Operations of TensorFlow with outside effects need permission."""
 
 import inspect
 import re
@@ -13,12 +13,12 @@ from keras_savekit.convert.ops import (
 )
 from keras_savekit.errors import ConversionError
 
-# Words in the names of arguments by which operations are told where to read and write.
+# Words in argument names of operations that read or write somewhere.
 PLACES = re.compile(
     r"filename|file_pattern|vocab_file|chunk_file|path$|^path|^directory|address|server|url"
     r"|database|data_source|output_stream|service|^pattern$|descriptor_source"
 )
-# Their arguments only sound so.
+# These arguments are patterns of text, not of files.
 HARMLESS = {"RegexFullMatch", "RegexReplace", "StaticRegexFullMatch", "StaticRegexReplace"}
 
 
@@ -37,13 +37,13 @@ def _refused(kind):
     return False
 
 
-def test_every_operation_that_is_told_a_place_is_refused():
-    told = {name for name, given in _operations() if any(map(PLACES.search, given))}
-    assert len(told) > 50
-    assert {name for name in told - HARMLESS if not _refused(name)} == set()
+def test_every_operation_with_an_argument_for_a_place_is_refused():
+    with_place = {name for name, given in _operations() if any(map(PLACES.search, given))}
+    assert len(with_place) > 50
+    assert {name for name in with_place - HARMLESS if not _refused(name)} == set()
 
 
-def test_every_pattern_is_there_for_an_operation():
+def test_common_operations_are_allowed_and_outside_effects_are_not():
     known = {name for name, _ in _operations()}
     common = {"MatMul", "ReadVariableOp", "TensorArrayReadV3", "While", "StatefulPartitionedCall"}
     assert not any(map(_refused, common))
@@ -61,7 +61,7 @@ def test_random_operations_with_a_state_in_their_kernel_are_known():
     assert drawing <= STATEFUL_RANDOM
 
 
-def test_what_is_allowed_by_name_is_allowed_within_only():
+def test_an_operation_is_allowed_only_inside_the_context():
     with allow_ops("ReadFile"):
         with allow_ops("WriteFile"):
             require_allowed([("ReadFile", "a"), ("WriteFile", "b")], "")
@@ -72,5 +72,5 @@ def test_what_is_allowed_by_name_is_allowed_within_only():
 
 
 def test_python_cannot_be_allowed():
-    with allow_ops("PyFunc"), pytest.raises(ConversionError, match="no file can hold"):
+    with allow_ops("PyFunc"), pytest.raises(ConversionError, match="no file can contain"):
         require_allowed([("PyFunc", "a")], "")

@@ -1,4 +1,4 @@
-"""Data whose order is a function of (seed, epoch), and that starts at any batch."""
+"""Resumable arrays: their order is a function of (seed, epoch), and they start at any batch."""
 
 import numpy as np
 import pytest
@@ -33,31 +33,31 @@ def test_every_epoch_has_every_sample_once_in_an_order_of_its_own():
     assert first != second
 
 
-def test_the_order_is_the_same_for_the_same_seed_and_another_for_another():
-    again = [epoch_of(sk.resumable(X, batch_size=4, seed=seed)) for seed in (1, 1, 2)]
-    assert again[0] == again[1]
-    assert again[0] != again[2]
+def test_the_same_seed_gives_the_same_order_and_another_seed_another_order():
+    epochs = [epoch_of(sk.resumable(X, batch_size=4, seed=seed)) for seed in (1, 1, 2)]
+    assert epochs[0] == epochs[1]
+    assert epochs[0] != epochs[2]
 
 
-def test_an_epoch_started_at_a_batch_goes_on_as_if_it_had_been_read_from_its_beginning():
+def test_an_epoch_that_starts_at_a_batch_continues_as_if_read_from_its_beginning():
     dataset = sk.resumable(X, batch_size=4, seed=1)
     whole = [from_position(dataset, epoch, 0) for epoch in range(3)]
     for epoch in range(3):
         for batch in range(3):
             assert from_position(dataset, epoch, batch) == whole[epoch][batch:]
     from_position(dataset, 0, 1)
-    assert epoch_of(dataset) == whole[1]  # the next one is read from its beginning
+    assert epoch_of(dataset) == whole[1]  # the next epoch starts at its first batch
 
 
-def test_what_is_mapped_and_prefetched_behind_it_starts_there_too():
+def test_map_and_prefetch_after_it_start_at_the_same_position():
     dataset = sk.resumable(X, batch_size=4, seed=1)
     whole = from_position(dataset, 2, 0)
-    behind = dataset.map(lambda x: (x + 100,)).prefetch(2)
+    mapped = dataset.map(lambda x: (x + 100,)).prefetch(2)
     source_of(dataset).start(2, 1)
-    assert [[x - 100 for x in batch] for batch in epoch_of(behind)] == whole[1:]
+    assert [[x - 100 for x in batch] for batch in epoch_of(mapped)] == whole[1:]
 
 
-def test_without_shuffling_samples_come_as_they_are():
+def test_without_shuffling_samples_keep_their_order():
     assert flat(epoch_of(sk.resumable(X, batch_size=4, shuffle=False))) == X.tolist()
 
 
@@ -70,7 +70,7 @@ def test_inputs_targets_and_sample_weights_stay_together_in_any_structure():
         np.testing.assert_array_equal(weights, inputs["a"] * 4)
 
 
-def test_keras_is_told_how_many_batches_an_epoch_has():
+def test_keras_knows_how_many_batches_an_epoch_has():
     dataset = sk.resumable(X, batch_size=4)
     assert int(dataset.cardinality()) == 3
     assert source_of(dataset).steps_per_epoch == 3
@@ -95,18 +95,18 @@ def test_one_sample_is_enough():
         ({"x": X, "sample_weight": X}, "sample_weight= needs y="),
     ],
 )
-def test_senseless_data_is_refused_with_the_reason(arguments, message):
+def test_invalid_data_is_refused_with_the_reason(arguments, message):
     with pytest.raises(DataError, match=message):
         sk.resumable(**arguments)
 
 
-def test_a_dataset_without_a_position_is_refused_with_the_way_out():
+def test_a_dataset_without_a_position_is_refused_with_a_remedy():
     dataset = sk.resumable(X).map(lambda x: x)
     with pytest.raises(DataError, match=r"(?s)_MapDataset.*from before any \.map"):
         source_of(dataset)
 
 
-def test_what_gives_another_order_has_another_identity():
+def test_data_with_another_order_has_another_identity():
     def identity(x=X, **arguments):
         return source_of(sk.resumable(x, **{"batch_size": 4, "seed": 1, **arguments})).identity
 

@@ -1,4 +1,4 @@
-"""Data that a function or a PyDataset makes anew for each epoch."""
+"""Resumable data with a new dataset for each epoch, from a function or a PyDataset."""
 
 import keras
 import numpy as np
@@ -30,7 +30,7 @@ def shuffled(epoch):
 
 
 class Batches(keras.utils.PyDataset):
-    """Counts its epochs in what it gives out, as augmentation would."""
+    """Adds the number of ended epochs to each batch, as augmentation could."""
 
     def __init__(self, **options):
         super().__init__(**options)
@@ -40,8 +40,8 @@ class Batches(keras.utils.PyDataset):
         return STEPS
 
     def __getitem__(self, index):
-        here = slice(index * BATCH, (index + 1) * BATCH)
-        return X[here] + np.float32(self.ended), Y[here]
+        rows = slice(index * BATCH, (index + 1) * BATCH)
+        return X[rows] + np.float32(self.ended), Y[rows]
 
     def on_epoch_end(self):
         self.ended += 1
@@ -61,10 +61,10 @@ MAKERS = {
 
 
 def contents(dataset):
-    return [[each.numpy().tolist() for each in batch] for batch in dataset]
+    return [[tensor.numpy().tolist() for tensor in batch] for batch in dataset]
 
 
-@pytest.mark.parametrize("kind", [each for each in MAKERS if each != "mapped"])
+@pytest.mark.parametrize("kind", [kind for kind in MAKERS if kind != "mapped"])
 def test_every_kind_starts_at_any_batch_of_any_epoch(kind):
     straight = MAKERS[kind]()
     epochs = [contents(straight) for _ in range(3)]
@@ -77,9 +77,9 @@ def test_every_kind_starts_at_any_batch_of_any_epoch(kind):
     assert source_of(straight).steps_per_epoch == STEPS
 
 
-@pytest.mark.parametrize("kind", [each for each in MAKERS if each not in ("mapped", "in order")])
+@pytest.mark.parametrize("kind", [kind for kind in MAKERS if kind not in ("mapped", "in order")])
 def test_a_training_on_every_kind_is_resumed_exactly(tmp_path, kind):
-    def trained(directory, stop):
+    def train(directory, stop):
         on = MAKERS[kind]()
         kit = sk.SaveKit(
             policy(plan("every 1 steps", when_busy="wait")), directory=directory, data=on
@@ -88,16 +88,16 @@ def test_a_training_on_every_kind_is_resumed_exactly(tmp_path, kind):
         fit(made, kit, Interrupt(stop), on=on, epochs=3)
         return digest(made), kit.resumed
 
-    whole, _ = trained(tmp_path / "whole", 10**6)
+    whole, _ = train(tmp_path / "whole", 10**6)
     for stop in (3, STEPS + 2):
         with pytest.raises(KeyboardInterrupt):
-            trained(tmp_path / str(stop), stop)
-        found, resumed = trained(tmp_path / str(stop), 10**6)
+            train(tmp_path / str(stop), stop)
+        found, resumed = train(tmp_path / str(stop), 10**6)
         assert (resumed.level, resumed.moment.step) == ("exact", stop)
         assert found == whole
 
 
-def test_what_is_mapped_and_prefetched_goes_on_from_the_position():
+def test_map_and_prefetch_continue_from_the_position():
     mapped, plain = MAKERS["mapped"](), MAKERS["function"]()
     for _ in range(2):
         assert contents(mapped) == [
@@ -105,7 +105,7 @@ def test_what_is_mapped_and_prefetched_goes_on_from_the_position():
         ]
 
 
-def test_what_would_lose_the_position_is_refused_by_name():
+def test_a_method_that_would_lose_the_position_is_refused_by_name():
     with pytest.raises(DataError, match=r"\.repeat\(\) behind resumable.*\n.*into the function"):
         sk.resumable(shuffled).repeat()
 
@@ -118,31 +118,31 @@ def test_every_way_to_derive_a_dataset_keeps_the_position_or_is_refused():
 
 
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
-def test_an_epoch_of_unknown_length_starts_again_and_says_what_would_help(tmp_path):
+def test_an_epoch_of_unknown_length_starts_over_and_says_what_would_help(tmp_path):
     def unknown():
         return sk.resumable(lambda epoch: shuffled(epoch).filter(lambda x, y: True))
 
-    def trained(directory, stop):
+    def train(directory, stop):
         on = unknown()
-        asked = policy(plan("every 1 steps", when_busy="wait"))
-        kit, made = sk.SaveKit(asked, directory=directory, data=on), model()
+        requested = policy(plan("every 1 steps", when_busy="wait"))
+        kit, made = sk.SaveKit(requested, directory=directory, data=on), model()
         fit(made, kit, Interrupt(stop), on=on, epochs=3)
         return digest(made), kit.resumed
 
     with pytest.raises(KeyboardInterrupt):
-        trained(tmp_path / "a", 4)
-    _, resumed = trained(tmp_path / "a", 10**6)
+        train(tmp_path / "a", 4)
+    _, resumed = train(tmp_path / "a", 10**6)
     assert resumed.level == "exact from the epoch's start"
     assert any("steps_per_epoch=" in reason for reason in resumed.reasons)
-    whole, _ = trained(tmp_path / "whole", 10**6)
+    whole, _ = train(tmp_path / "whole", 10**6)
     with pytest.raises(KeyboardInterrupt):
-        trained(tmp_path / "b", STEPS + 3)  # an epoch has been seen: its length is known
-    found, resumed = trained(tmp_path / "b", 10**6)
+        train(tmp_path / "b", STEPS + 3)  # an epoch has been seen: its length is known
+    found, resumed = train(tmp_path / "b", 10**6)
     assert resumed.level == "exact"
     assert found == whole
 
 
-def test_a_dataset_told_of_its_epochs_end_is_told_of_every_epoch_before_the_one_resumed():
+def test_on_epoch_end_is_called_for_every_epoch_before_the_resumed_one():
     inner = Batches()
     dataset = sk.resumable(inner, seed=3)
     source_of(dataset).start(2, 1)
@@ -150,7 +150,7 @@ def test_a_dataset_told_of_its_epochs_end_is_told_of_every_epoch_before_the_one_
     assert inner.ended == 2
 
 
-def test_a_dataset_cannot_go_back_and_says_so():
+def test_a_py_dataset_cannot_go_back_and_says_so():
     dataset = sk.resumable(Batches(), seed=3)
     source_of(dataset).start(2, 0)
     contents(dataset)
@@ -160,15 +160,18 @@ def test_a_dataset_cannot_go_back_and_says_so():
 
 
 @pytest.mark.slow
-def test_batches_are_made_in_processes_where_the_dataset_asks_for_them():
-    apart = sk.resumable(Batches(workers=2, use_multiprocessing=True), seed=3)
-    assert contents(apart) == contents(MAKERS["py_dataset"]())
+def test_batches_are_made_in_processes_if_the_dataset_requests_them():
+    in_processes = sk.resumable(Batches(workers=2, use_multiprocessing=True), seed=3)
+    assert contents(in_processes) == contents(MAKERS["py_dataset"]())
 
 
 @pytest.mark.parametrize(
     ("give", "message"),
     [
-        (lambda: sk.resumable(shuffled(0)), r"(?s)does not tell.*lambda epoch"),
+        (
+            lambda: sk.resumable(shuffled(0)),
+            r"(?s)next epoch of a dataset is unknown.*lambda epoch",
+        ),
         (lambda: sk.resumable(shuffled, batch_size=4), "batch_size is for arrays"),
         (lambda: sk.resumable(Batches(), Y), "y is for arrays"),
         (lambda: sk.resumable(X, steps_per_epoch=3), "arrays know their length"),
@@ -177,12 +180,12 @@ def test_batches_are_made_in_processes_where_the_dataset_asks_for_them():
         (lambda: sk.resumable(shuffled, steps_per_epoch=9), "6 batches, steps_per_epoch says 9"),
     ],
 )
-def test_senseless_data_is_refused_with_the_reason(give, message):
+def test_invalid_data_is_refused_with_the_reason(give, message):
     with pytest.raises(DataError, match=message):
         give()
 
 
-def test_steps_per_epoch_of_fit_is_refused_where_epochs_are_made_one_by_one(tmp_path):
+def test_steps_per_epoch_of_fit_is_refused_for_data_made_epoch_by_epoch(tmp_path):
     on = sk.resumable(shuffled)
     kit = sk.SaveKit(policy(), directory=tmp_path, data=on)
     with pytest.raises(DataError, match=r"give steps_per_epoch to keras_savekit\.resumable"):

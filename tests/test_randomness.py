@@ -1,4 +1,4 @@
-"""The process's own generators go on from where they were."""
+"""The random generators of the process are restored to their saved state."""
 
 import json
 import random
@@ -25,7 +25,7 @@ def draws():
 
 
 @pytest.mark.parametrize("drawn", [0, 1, 3])
-def test_every_generator_goes_on_after_a_way_through_json(drawn):
+def test_every_generator_continues_after_json_encoding(drawn):
     keras.utils.set_random_seed(4)
     for _ in range(drawn):
         draws()
@@ -34,11 +34,11 @@ def test_every_generator_goes_on_after_a_way_through_json(drawn):
     keras.utils.set_random_seed(99)
     draws()
     random_state.restore(saved)
-    assert draws() == {**expected, **_not_made_yet(saved, expected)}
+    assert draws() == {**expected, **_not_yet_made(saved, expected)}
 
 
-def _not_made_yet(saved, expected):
-    """TensorFlow's global generator, if it was made only later: nothing seeds it."""
+def _not_yet_made(saved, expected):
+    """Allow any draw of TensorFlow's global generator made after the save: nothing seeds it."""
     return {} if saved["generator"] else {"generator": pytest.approx(expected["generator"], abs=1)}
 
 
@@ -47,16 +47,16 @@ def test_a_process_that_never_seeded_tensorflow_is_left_unseeded(monkeypatch):
     assert random_state.state()["tensorflow"] is None
 
 
-def test_a_state_that_was_taken_does_not_go_on_with_its_generators():
+def test_later_draws_do_not_change_a_returned_state():
     keras.utils.set_random_seed(4)
     draws()
-    taken = random_state.state()
-    at_once = bytes(state_h5.encode(taken))
+    state = random_state.state()
+    encoded = bytes(state_h5.encode(state))
     draws()
-    assert bytes(state_h5.encode(taken)) == at_once
+    assert bytes(state_h5.encode(state)) == encoded
 
 
-def test_taking_the_state_changes_nothing():
+def test_reading_the_state_changes_no_generator():
     keras.utils.set_random_seed(4)
     draws()
     first, second = (bytes(state_h5.encode(random_state.state())) for _ in range(2))

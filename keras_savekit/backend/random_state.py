@@ -1,9 +1,12 @@
-"""The process's own random generators: those that `keras.utils.set_random_seed` sets.
+"""The random generators of the process: those that `keras.utils.set_random_seed` sets.
 
-Python's, NumPy's, TensorFlow's and Keras's. Layers have seed generators of their
-own, which are variables of the model and saved with it. TensorFlow keeps the
-state of its generators private: this is the one room that reaches for it, and
+They are Python's, NumPy's, TensorFlow's and Keras's. Layers have their own seed
+generators, which are variables of the model and are saved with it. TensorFlow keeps
+the state of its generators private. Only this module uses it, and
 `tests/test_randomness.py` fails when a version changes it.
+
+Another backend replaces the entries "tensorflow" and "generator" of the state by its
+own. The names of the entries are on disk, so they do not change.
 """
 
 from __future__ import annotations
@@ -23,10 +26,13 @@ _KERAS = "global_seed_generator"
 
 
 def state() -> dict[str, Any]:
-    """All generators as they stand, as JSON values, arrays and tensors; None if never used.
+    """Return the state of all generators as JSON values, arrays and tensors.
 
-    Of a generator whose state is a variable, a reference: reading it out would wait for
-    everything that a GPU still has to do.
+    A generator that was never used has None. A backend must guarantee:
+
+    - The call changes no generator, and later draws do not change the returned state.
+    - The state of a generator that is a variable is a reference. Copying it to the
+      host would wait for all work that a GPU has queued.
     """
     name, key, position, has_gauss, gauss = np.random.get_state(legacy=True)
     eager = _eager_generator()
@@ -42,7 +48,10 @@ def state() -> dict[str, Any]:
 
 
 def restore(saved: Mapping[str, Any]) -> None:
-    """Put every generator back to what `state` returned, also after a way through JSON."""
+    """Restore every generator to what `state` returned, also after JSON encoding.
+
+    A backend must guarantee that all later draws equal those after `state`.
+    """
     random.setstate(_tuples(saved["python"]))
     np.random.set_state(tuple(saved["numpy"]))
     if saved["tensorflow"] is not None:
@@ -52,26 +61,30 @@ def restore(saved: Mapping[str, Any]) -> None:
     if saved["generator"] is not None:
         tf.random.get_global_generator().reset(saved["generator"])
     if saved["keras"] is None:
-        # Keras makes it when it is first used, with a seed drawn from Python's generator.
+        # Keras makes it at its first use, with a seed from Python's generator.
         global_state.set_global_attribute(_KERAS, None)
     else:
         seed_generator.global_seed_generator().state.assign(saved["keras"])
 
 
-def of_kernels(model: Any) -> tuple[str, ...]:
-    """What is said of layers whose graphs draw numbers inside TensorFlow's kernels."""
+def drawing_in_kernels(model: Any) -> tuple[str, ...]:
+    """Return a sentence for each layer that draws numbers inside TensorFlow's kernels.
+
+    No state restores those numbers, so a resume with such a layer is not exact.
+    """
     return tuple(
-        f"layer {layer.name} draws random numbers inside TensorFlow ({', '.join(drawing)}), which"
-        " nobody can set; use tf.random.Generator or tf.random.stateless_* in the source"
+        f"layer {layer.name} draws random numbers inside TensorFlow ({', '.join(operations)}),"
+        " whose state cannot be restored; use tf.random.Generator or tf.random.stateless_* in the"
+        " source"
         for layer in model._flatten_layers()
-        if (drawing := getattr(layer, "random_operations", ()))
+        if (operations := getattr(layer, "random_operations", ()))
     )
 
 
 def _eager_generator() -> Any:
-    """What TensorFlow draws the seeds of operations from, once a global seed is set."""
+    """Return the generator of operation seeds; None if no global seed is set."""
     return getattr(context.context(), "_rng", None) if context.global_seed() is not None else None
 
 
 def _tuples(value: Any) -> Any:
-    return tuple(_tuples(each) for each in value) if isinstance(value, list | tuple) else value
+    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value

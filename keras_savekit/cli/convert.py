@@ -70,12 +70,12 @@ def command(source: Path, target: Path, **options: Any) -> int:
 def _convert(source: Path, target: Path, options: _Options) -> int:
     """Convert `source`, print its weights, write `target`, and return the exit status."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from keras_savekit.convert import conversion, probe
+    from keras_savekit.convert import compare_outputs, conversion
     from keras_savekit.convert.ops import allow_ops
-    from keras_savekit.convert.tracing import Wanted
+    from keras_savekit.convert.tracing import SourceOptions
     from keras_savekit.files import load_model
 
-    wanted = Wanted(
+    source_options = SourceOptions(
         options.inputs or None,
         _one_or_all(options.outputs),
         options.call,
@@ -83,11 +83,11 @@ def _convert(source: Path, target: Path, options: _Options) -> int:
     )
     with allow_ops(*options.allowed), _scratch(target) as scratch:
         converted = conversion.convert(
-            str(source), wanted, None, options.checkpoint, trainable=not options.frozen
+            str(source), source_options, None, options.checkpoint, trainable=not options.frozen
         )
         _echo_weights(converted.model)
         _save(converted.model, scratch)
-        difference = probe.compare(converted, load_model(scratch), options.size)
+        difference = compare_outputs.compare(converted, load_model(scratch), options.size)
         if difference is not None:
             click.echo(f"savekit: {difference}; {target} was not written", err=True)
             return _OUTPUTS_DIFFER

@@ -1,1 +1,1 @@
-"""Low-level TensorFlow models become Keras models. See `conversion.to_keras`."""
+"""Convert low-level TensorFlow models to Keras models. See `conversion.to_keras`."""

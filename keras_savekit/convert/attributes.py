@@ -1,6 +1,6 @@
-"""What an object reaches through its attributes, by path, as TensorFlow's checkpoints name it.
+"""Walk an object's attributes, and name what they lead to as TensorFlow's checkpoints do.
 
-Knows nothing of models: it walks, and tells what it met.
+This module knows no models: it only walks and returns what it found.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_savekit.convert.structure import signature_of
+from keras_savekit.convert.nesting import signature_of
 
 _LEAVES = (str, bytes, int, float, complex, type, tf.Tensor, tf.TensorShape, tf.DType, ModuleType)
-# Objects of their classes hold no variables of a user's, but much else.
+# Objects of their classes contain no variables of the user, and the walk would be long.
 _FOREIGN = {*sys.stdlib_module_names, "numpy", "tensorflow", "keras", "tf_keras"}
 
 
 def reach(source: Any, function: Any = None) -> dict[int, tuple[Any, list[str]]]:
-    """Every variable and every resource in `source`, by identity, with all paths that lead there.
+    """Return every variable and resource in `source`, by identity, with all paths to it.
 
-    Attributes of objects, items of lists and dictionaries, and of functions what
-    they are bound to, have for defaults, close over and find in their globals.
+    The walk follows attributes of objects, items of lists and dictionaries, and of
+    functions the bound object, the defaults, the closure and the globals they use.
     Paths are joined by "/", the shortest first.
 
-    function: of `source`, walked with it.
+    function: a function of `source`, walked with it.
     """
     found: dict[int, tuple[Any, list[str]]] = {}
     seen = {id(source)}
@@ -38,7 +38,7 @@ def reach(source: Any, function: Any = None) -> dict[int, tuple[Any, list[str]]]
     while level:
         deeper = []
         for path, holder in level:
-            for name, value in parts(holder).items():
+            for name, value in children(holder).items():
                 inner = f"{path}/{name}" if path else name
                 if isinstance(value, tf.Variable) or hasattr(value, "resource_handle"):
                     paths = found.setdefault(id(value), (value, []))[1]
@@ -50,45 +50,45 @@ def reach(source: Any, function: Any = None) -> dict[int, tuple[Any, list[str]]]
     return found
 
 
-def parts(holder: Any) -> dict[str, Any]:
-    """What `holder` leads to at once, by name; TensorFlow's variable in place of one of Keras."""
+def children(holder: Any) -> dict[str, Any]:
+    """Return the direct children of `holder` by name, Keras variables as TensorFlow's."""
     return {
         name: value.value if isinstance(value, keras.Variable) else value
-        for name, value in _parts(holder)
+        for name, value in _children(holder)
     }
 
 
-def _parts(holder: Any) -> Iterator[tuple[str, Any]]:
+def _children(holder: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(holder, Mapping):
         yield from ((str(key), value) for key, value in holder.items())
     elif isinstance(holder, (list, tuple)):
         yield from ((str(index), value) for index, value in enumerate(holder))
     elif isinstance(holder, functools.partial):
-        yield from _of_partial(holder)
+        yield from _partial_children(holder)
     elif isinstance(holder, tf.types.experimental.PolymorphicFunction) or inspect.isroutine(holder):
-        yield from _of_function(getattr(holder, "python_function", holder))
+        yield from _function_children(getattr(holder, "python_function", holder))
     elif _is_walked(holder):
         yield from sorted(_attributes(holder).items())
         if not isinstance(holder, tf.__internal__.tracking.Trackable) and callable(holder):
-            yield from _of_function(type(holder).__call__)
+            yield from _function_children(type(holder).__call__)
 
 
 def _attributes(holder: Any) -> dict[str, Any]:
-    slots = [name for each in type(holder).__mro__ for name in _slots(each)]
+    slots = [name for kind in type(holder).__mro__ for name in _slots(kind)]
     missing: Any = object()
-    read = {name: getattr(holder, name, missing) for name in slots}
-    held = {name: value for name, value in read.items() if value is not missing}
-    return {**held, **getattr(holder, "__dict__", {})}
+    values = {name: getattr(holder, name, missing) for name in slots}
+    present = {name: value for name, value in values.items() if value is not missing}
+    return {**present, **getattr(holder, "__dict__", {})}
 
 
 def _slots(kind: type) -> tuple[str, ...]:
-    said = vars(kind).get("__slots__", ())
-    names = (said,) if isinstance(said, str) else tuple(said)
+    declared = vars(kind).get("__slots__", ())
+    names = (declared,) if isinstance(declared, str) else tuple(declared)
     return tuple(name for name in names if not name.startswith("__"))
 
 
 def _is_walked(holder: Any) -> bool:
-    """Objects of users and of TensorFlow, which does not export all of its classes."""
+    """Whether the walk enters an object: users' objects, and TensorFlow's that track variables."""
     if isinstance(holder, (tf.Module, tf.__internal__.tracking.Trackable)):
         return hasattr(holder, "__dict__")
     if holder is None or isinstance(holder, _LEAVES):
@@ -97,20 +97,24 @@ def _is_walked(holder: Any) -> bool:
     return dataclasses.is_dataclass(holder) or home not in _FOREIGN
 
 
-def _of_partial(partial: functools.partial[Any]) -> Iterator[tuple[str, Any]]:
-    yield from _parts(partial.func)
+def _partial_children(partial: functools.partial[Any]) -> Iterator[tuple[str, Any]]:
+    yield from _children(partial.func)
     signature = signature_of(partial.func)
     yield from signature.bind_partial(*partial.args, **partial.keywords).arguments.items()
 
 
-def _of_function(function: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
+def _function_children(function: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
     bound = getattr(function, "__self__", None)
     if bound is not None and not inspect.ismodule(bound):
-        yield from _parts(bound)
+        yield from _children(bound)
     try:
         used = inspect.getclosurevars(function)
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # not written in Python
         return
-    defaults = {each.name: each.default for each in parameters if each.default is not each.empty}
+    defaults = {
+        parameter.name: parameter.default
+        for parameter in parameters
+        if parameter.default is not parameter.empty
+    }
     yield from sorted({**used.globals, **used.nonlocals, **defaults}.items())

@@ -1,4 +1,4 @@
-"""Which variables a traced source uses, under which names, and what else it holds on to."""
+"""Find the variables that a traced source uses, name them, and check its resources."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_savekit.convert.tracing import Traced
+from keras_savekit.convert.tracing import TracedSource
 from keras_savekit.errors import ConversionError
 
-# What a Keras weight can be.
+# The dtypes of Keras weights.
 _NUMBERS = ("float", "bfloat", "int", "uint", "bool")
 
 
 @dataclass(frozen=True, slots=True)
-class Captured:
-    """A variable of the source.
+class Capture:
+    """A variable that the source uses.
 
-    name: what it will be called: its own name, or where another has the same, its path.
-    paths: every way to it through attributes; empty if there is none.
+    name: the name of the weight: the variable's own name, or its path if another
+        variable has the same name.
+    paths: every path to it through attributes; empty if there is none.
     """
 
     name: str
@@ -29,29 +30,29 @@ class Captured:
     paths: tuple[str, ...]
 
 
-def captured(traced: Traced) -> list[Captured]:
-    """In the order in which the source's attributes are walked, then of their use.
+def find_captures(traced: TracedSource) -> list[Capture]:
+    """Return the variables in the order of the walk over attributes, then of their use.
 
-    Raises ConversionError for a resource that cannot be saved, by name, and for
-    variables that cannot be weights.
+    Raises ConversionError, which names the resource or variable, for a resource
+    that cannot be saved and for a variable that cannot be a weight.
     """
     used: dict[int, tf.Variable] = {}
     for function in filter(None, (traced.inference, traced.training)):
         used |= {id(variable): variable for variable in function.variables}
-    _require_known(traced, used)
+    _require_known_resources(traced, used)
     _require_one_device(traced)
-    ordered = [each for each in traced.reached if each in used]
-    ordered += [each for each in used if each not in traced.reached]
-    paths = {each: tuple(traced.reached[each][1]) for each in ordered if each in traced.reached}
-    names = _unique(
-        [_own_name(used[each]) for each in ordered], [paths.get(x, ()) for x in ordered]
+    ordered = [key for key in traced.reached if key in used]
+    ordered += [key for key in used if key not in traced.reached]
+    paths = {key: tuple(traced.reached[key][1]) for key in ordered if key in traced.reached}
+    names = _unique_names(
+        [_own_name(used[key]) for key in ordered], [paths.get(key, ()) for key in ordered]
     )
     found = [
-        Captured(name, used[each], paths.get(each, ()))
-        for name, each in zip(names, ordered, strict=True)
+        Capture(name, used[key], paths.get(key, ()))
+        for name, key in zip(names, ordered, strict=True)
     ]
-    for each in found:
-        _require_weight(each)
+    for capture in found:
+        _require_weight(capture)
     return found
 
 
@@ -60,12 +61,12 @@ def _own_name(variable: tf.Variable) -> str:
     return "" if name.rpartition("/")[2].startswith("Variable") else name
 
 
-def _unique(own: list[str], paths: list[tuple[str, ...]]) -> list[str]:
-    """Own names where they tell variables apart, else paths, else numbers behind them."""
+def _unique_names(own: list[str], paths: list[tuple[str, ...]]) -> list[str]:
+    """Return unique names: the own name if it is unique, else a path, with a number if needed."""
     counts = Counter(own)
     names = [
-        name if name and counts[name] == 1 else (ways[0] if ways else name or "variable")
-        for name, ways in zip(own, paths, strict=True)
+        name if name and counts[name] == 1 else (own_paths[0] if own_paths else name or "variable")
+        for name, own_paths in zip(own, paths, strict=True)
     ]
     taken: set[str] = set()
     unique = []
@@ -79,25 +80,29 @@ def _unique(own: list[str], paths: list[tuple[str, ...]]) -> list[str]:
     return unique
 
 
-def _require_weight(found: Captured) -> None:
-    variable = found.variable
+def _require_weight(capture: Capture) -> None:
+    variable = capture.variable
     if not variable.shape.is_fully_defined():
-        what = f"the variable {found.name!r} has no fixed shape: {variable.shape}"
-        raise ConversionError(what, "", "give it its shape; a Keras weight does not change it")
+        what = f"the variable {capture.name!r} has no fixed shape: {variable.shape}"
+        raise ConversionError(
+            what, "", "give it a fixed shape; the shape of a Keras weight does not change"
+        )
     if not variable.dtype.name.startswith(_NUMBERS):
-        what = f"the variable {found.name!r} is of {variable.dtype.name}"
-        raise ConversionError(what, "", "a Keras weight is a number; make it a constant")
+        what = f"the variable {capture.name!r} has the dtype {variable.dtype.name}"
+        raise ConversionError(
+            what, "", "a Keras weight contains numbers; make the variable a constant"
+        )
 
 
-def _require_one_device(traced: Traced) -> None:
+def _require_one_device(traced: TracedSource) -> None:
     for value, paths in traced.reached.values():
         if isinstance(value, tf.distribute.DistributedValues):
-            what = f"the variable {paths[0]!r} lies on several devices"
-            remedy = "make the source outside of the strategy's scope, and convert it within"
+            what = f"the variable {paths[0]!r} is on several devices"
+            remedy = "make the source outside the strategy's scope, and convert it inside"
             raise ConversionError(what, "", remedy)
 
 
-def _require_known(traced: Traced, used: dict[int, tf.Variable]) -> None:
+def _require_known_resources(traced: TracedSource, used: dict[int, tf.Variable]) -> None:
     handles = {id(variable.handle) for variable in used.values()}
     handles |= {
         id(value.resource_handle)
@@ -109,10 +114,10 @@ def _require_known(traced: Traced, used: dict[int, tf.Variable]) -> None:
             if outer.dtype in (tf.resource, tf.variant) and id(outer) not in handles:
                 users = ", ".join(operation.name for operation in inner.consumers())
                 raise ConversionError(
-                    "the source holds a resource that none of its attributes lead to",
+                    "the source uses a resource that none of its attributes lead to",
                     f"used by {users}",
-                    "make the table or dataset an attribute of the module, or of what it closes"
-                    " over; of other resources no file can hold the content",
+                    "make the table or dataset an attribute of the module, or of an object in its"
+                    " closure; the content of other resources cannot be saved",
                 )
 
 

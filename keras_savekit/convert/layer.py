@@ -1,7 +1,9 @@
-"""A Keras layer whose computation is a TensorFlow graph, and whose weights are Keras's own.
+"""A Keras layer whose computation is a TensorFlow graph, and whose weights are Keras variables.
 
-All it needs travels in its configuration, so that a file with such a layer
-stands alone.
+The configuration of the layer contains all that it needs, so a file with the layer
+needs nothing else.
+
+The name of this module and of the class are in users' files: they do not change.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import tensorflow as tf
 
 from keras_savekit.convert.ops import STATEFUL_RANDOM
 from keras_savekit.convert.program import Program, Weight
-from keras_savekit.convert.recipe import program_by
+from keras_savekit.convert.recipe import program_from
 from keras_savekit.convert.safe_mode import in_safe_mode
 from keras_savekit.convert.trust import is_trusted, trust
 from keras_savekit.errors import ConversionError
@@ -24,18 +26,17 @@ from keras_savekit.errors import ConversionError
 
 @keras.saving.register_keras_serializable("keras_savekit")
 class GraphLayer(keras.layers.Layer):  # type: ignore[misc]
-    """A graph with named weights. Made by `to_keras`, and by Keras from a file.
+    """A graph with named weights. `to_keras` makes it, and Keras makes it from a file.
 
-    random_operations: kinds of operations in it that draw numbers which no seed
-        restores; a resumed training tells them.
+    random_operations: kinds of operations in the graph that draw random numbers
+        whose state cannot be restored; a resume reports them.
 
-    Its weights begin as zeros; `to_keras` and the file give them their values.
-    Calls in training mode run the graph that the source had for training, if it
-    had one.
+    The weights start as zeros; `to_keras` or the file assigns their values. Calls in
+    training mode run the source's graph for training, if it has one.
 
-    program: the graph, as `convert.program.Program` holds it, in base64; or
-    recipe: how registered code makes it again, as `convert.recipe` has it.
-    frozen: names of weights that are not trained although the graph would have it.
+    program: the bytes of a `convert.program.Program`, in base64; or
+    recipe: how registered code makes the program, as `convert.recipe` describes it.
+    frozen: names of weights that are trainable in the graph, and not in this layer.
     """
 
     def __init__(
@@ -45,21 +46,23 @@ class GraphLayer(keras.layers.Layer):  # type: ignore[misc]
         frozen: Sequence[str] = (),
         **keywords: Any,
     ) -> None:
-        # The graph knows its own dtypes: nothing is cast on the way in.
+        # The graph has its own dtypes: Keras must not cast the inputs.
         super().__init__(**{"dtype": "float32", **keywords}, autocast=False)
         self._source = {"program": program, "recipe": recipe and dict(recipe)}
-        made = program_by(recipe) if recipe else decoded(program or "")
-        self.supports_jit = False  # the numbers are to be those of the source
-        self._described = tuple(made.weights)
+        graph = program_from(recipe) if recipe else decode_program(program or "")
+        self.supports_jit = False  # XLA rounds differently from the source
+        self._weight_specs = tuple(graph.weights)
         with keras.name_scope(self.name):
-            self.graph_weights = [_variable(weight) for weight in self._described]
-        self._functions = made.load({each.name: kept.value for each, kept in self._pairs()})
-        self.random_operations = tuple(
-            sorted({kind for kind, _ in made.operations if kind in STATEFUL_RANDOM})
+            self.graph_weights = [_make_variable(weight) for weight in self._weight_specs]
+        self._functions = graph.load(
+            {weight.name: variable.value for weight, variable in self._pairs()}
         )
-        trust(made.digest)
+        self.random_operations = tuple(
+            sorted({kind for kind, _ in graph.operations if kind in STATEFUL_RANDOM})
+        )
+        trust(graph.digest)
         self.built = True
-        # Only now, when Keras has them among those that `trainable` switches.
+        # Last: only then does `trainable` of the layer apply to the variables.
         for weight, variable in self._pairs():
             if not self.trainable or weight.name in frozen:
                 variable.trainable = False
@@ -72,14 +75,14 @@ class GraphLayer(keras.layers.Layer):  # type: ignore[misc]
         return function(*keras.tree.flatten(inputs))
 
     def compute_output_spec(self, inputs: Any, training: bool = False) -> Any:
-        """Shapes and dtypes as the graph says, whatever the batch."""
+        """Return the shapes and dtypes of the graph, for any batch."""
         return tf.nest.map_structure(
             lambda spec: keras.KerasTensor(spec.shape, spec.dtype.name),
             self._functions.inference.structured_outputs,
         )
 
     def get_config(self) -> dict[str, Any]:
-        """The graph, which weights were frozen one by one, and what every layer has."""
+        """Return the configuration: the graph, and the weights that were frozen one by one."""
         frozen = [
             weight.name
             for weight, variable in self._pairs()
@@ -89,19 +92,19 @@ class GraphLayer(keras.layers.Layer):  # type: ignore[misc]
         return {**super().get_config(), **self._source, **kept}
 
     def _pairs(self) -> Iterator[tuple[Weight, Any]]:
-        return zip(self._described, self.graph_weights, strict=True)
+        return zip(self._weight_specs, self.graph_weights, strict=True)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> GraphLayer:
-        """Make the layer, if its code may run.
+        """Make the layer, if its graph may run.
 
         Raises ConversionError in safe mode, unless this process made the graph
-        itself or has run it before.
+        or ran it before.
         """
         program = config.get("program")
-        if program and in_safe_mode() and not is_trusted(decoded(program).digest):
+        if program and in_safe_mode() and not is_trusted(decode_program(program).digest):
             raise ConversionError(
-                "holds a TensorFlow graph, which is code, and unsafe until you trust the file",
+                "contains a TensorFlow graph, which is code, and unsafe unless you trust the file",
                 f"layer {config.get('name')}",
                 "pass safe_mode=False to load_model, or call"
                 " keras.config.enable_unsafe_deserialization() first",
@@ -109,28 +112,28 @@ class GraphLayer(keras.layers.Layer):  # type: ignore[misc]
         return cls(**config)
 
 
-def encoded(program: Program) -> str:
-    """A program as the layer's configuration holds it."""
+def encode_program(program: Program) -> str:
+    """Encode a program for the layer's configuration."""
     return base64.b64encode(program.content).decode()
 
 
-def decoded(text: str) -> Program:
-    """The inverse of `encoded`."""
+def decode_program(text: str) -> Program:
+    """Decode what `encode_program` returned. Raises ConversionError for damaged text."""
     try:
         return Program(base64.b64decode(text, validate=True))
     except (binascii.Error, TypeError) as error:
         raise ConversionError(f"the graph of a layer is damaged: {error}") from error
 
 
-def _variable(weight: Weight) -> Any:
+def _make_variable(weight: Weight) -> Any:
     *scopes, name = weight.name.split("/")
-    return _within(scopes, name, weight)
+    return _make_in_scopes(scopes, name, weight)
 
 
-def _within(scopes: Sequence[str], name: str, weight: Weight) -> Any:
+def _make_in_scopes(scopes: Sequence[str], name: str, weight: Weight) -> Any:
     if scopes:
         with keras.name_scope(scopes[0]):
-            return _within(scopes[1:], name, weight)
+            return _make_in_scopes(scopes[1:], name, weight)
     return keras.Variable(
         "zeros", shape=weight.shape, dtype=weight.dtype, trainable=weight.trainable, name=name
     )

@@ -1,7 +1,7 @@
-"""Which operations of a graph reach beyond it: files, other processes, Python.
+"""Find operations of a graph with outside effects: files, other processes, Python.
 
-A graph is code. What computes is let run; what reads or writes files, calls
-other machines or runs Python only if it is allowed by name. Pure.
+A graph is code. Operations that only compute may run. Operations that read or write
+files, call other machines or run Python need permission by name. Pure.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextvars import ContextVar
 
 from keras_savekit.errors import ConversionError
 
-# Python functions are found by a number that only the process knows that made them.
+# A Python function is stored as a number that is valid only in the process that made it.
 PYTHON = ("PyFunc", "PyFuncStateless", "EagerPyFunc", "*NumbaFunc*")
 # fnmatch patterns over the names of TensorFlow's registered operations.
 OUTSIDE = (
@@ -30,7 +30,7 @@ OUTSIDE = (
     *("Collective*", "XlaCustomCall*", "XlaHost*", "XlaSend*", "XlaRecv*", "*BigQuery*"),
     *("*TPUEmbedding*", "*ConfigureDistributed*"),
 )
-# Their kernels count on by themselves, from seeds that are part of the graph.
+# Their kernels contain the state of the generator; the graph contains only the seed.
 STATEFUL_RANDOM = frozenset(
     [
         *("RandomUniform", "RandomUniformInt", "RandomStandardNormal", "TruncatedNormal"),
@@ -42,13 +42,13 @@ STATEFUL_RANDOM = frozenset(
         *("SampleDistortedBoundingBoxV2", "FractionalAvgPool", "FractionalMaxPool"),
     ]
 )
-# They hold what lives longer than a call, and begin empty in whatever runs the graph.
+# They have a state that outlives a call, and that is empty after loading.
 STATE = (
     *("Variable", "VariableV2", "VarHandleOp", "AutoReloadVariable", "HashTable", "HashTableV2"),
     *("MutableHashTable*", "MutableDenseHashTable*", "*Queue", "*QueueV2", "Barrier", "Iterator"),
     *("IteratorV2", "OneShotIterator", "*ConditionalAccumulator", "*Stage"),
 )
-# Loops as TF 1 had them, through which TensorFlow 2 finds no gradients.
+# Loops of TF 1, for which TensorFlow 2 computes no gradients.
 LOOPS = ("Enter", "RefEnter")
 CHECKPOINTS = ("Save*", "Restore*", "MergeV2Checkpoints", "ShardedFilename*")
 
@@ -57,13 +57,13 @@ _allowed: ContextVar[tuple[str, ...]] = ContextVar("allowed", default=())
 
 @contextmanager
 def allow_ops(*names: str) -> Iterator[None]:
-    """Let graphs hold the operations of these names while they are converted or loaded.
+    """Allow graphs with the operations of these names, during conversion and loading.
 
         with sk.allow_ops("ReadFile"):
             model = sk.to_keras("exported", checkpoint="ckpt-7")
 
-    Graphs are code: allow only what a source that you trust needs. Python
-    functions cannot be allowed, since no file can hold them.
+    Graphs are code: allow only operations that a source you trust needs. Python
+    functions cannot be allowed, because no file can contain them.
     """
     token = _allowed.set((*_allowed.get(), *names))
     try:
@@ -75,11 +75,11 @@ def allow_ops(*names: str) -> Iterator[None]:
 def require_allowed(
     operations: Iterable[tuple[str, str]], where: str, *, checkpoints: bool = True
 ) -> None:
-    """Raise ConversionError that lists every operation that may not run.
+    """Raise ConversionError, which lists every operation that may not run.
 
-    operations: kind and name of each.
-    checkpoints: whether those that save and restore variables are no matter, as
-        in a SavedModel, whose other functions do not call them.
+    operations: the kind and name of each.
+    checkpoints: whether operations that save and restore variables are allowed. A
+        SavedModel contains them, and its functions do not call them.
     """
     python: dict[str, str] = {}
     outside: dict[str, str] = {}
@@ -91,42 +91,42 @@ def require_allowed(
             outside.setdefault(kind, name)
     if python:
         raise ConversionError(
-            f"the graph runs Python functions, which no file can hold: {_listed(python)}",
+            f"the graph runs Python functions, which no file can contain: {_list(python)}",
             where,
             "write them with TensorFlow operations instead of tf.py_function or tf.numpy_function",
         )
     if outside:
         names = ", ".join(f'"{kind}"' for kind in outside)
         raise ConversionError(
-            f"the graph reaches outside of itself: {_listed(outside)}",
+            f"the graph has operations with outside effects: {_list(outside)}",
             where,
             f"if you trust it, convert or load it within sk.allow_ops({names})",
         )
 
 
 def require_stateless(operations: Iterable[tuple[str, str]]) -> None:
-    """Raise ConversionError that lists every operation with a state that no file would hold."""
-    held = {kind: name for kind, name in operations if _matches(kind, STATE)}
-    if held:
+    """Raise ConversionError, which lists every operation whose state no file contains."""
+    stateful = {kind: name for kind, name in operations if _matches(kind, STATE)}
+    if stateful:
         raise ConversionError(
-            f"the graph holds what begins empty whenever it is loaded: {_listed(held)}",
+            f"the graph has operations whose state is empty after loading: {_list(stateful)}",
             "",
-            "give what it was made from: the SavedModel of a frozen graph, or the module; or take"
-            " other outputs=",
+            "convert what it was made from: the SavedModel of a frozen graph, or the module; or"
+            " select other outputs=",
         )
 
 
 def require_gradients(operations: Iterable[tuple[str, str]]) -> None:
-    """Raise ConversionError if a training would find no gradients."""
+    """Raise ConversionError if a training would get no gradients."""
     loops = {kind: name for kind, name in operations if _matches(kind, LOOPS)}
     if loops:
         what = "the graph has a loop of TF 1, which TensorFlow 2 cannot train"
-        raise ConversionError(f"{what}: {_listed(loops)}", "", "convert it with trainable=False")
+        raise ConversionError(f"{what}: {_list(loops)}", "", "convert it with trainable=False")
 
 
 def _matches(kind: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch.fnmatchcase(kind, pattern) for pattern in patterns)
 
 
-def _listed(found: dict[str, str]) -> str:
+def _list(found: dict[str, str]) -> str:
     return ", ".join(f"{kind} ({name})" for kind, name in found.items())

@@ -1,9 +1,9 @@
-"""A traced source as bytes that stand alone, and back as functions.
+"""Convert a traced source to self-contained bytes, and the bytes to functions.
 
 The bytes are a zip of a SavedModel without its variables: `saved_model.pb` and
-the assets of lookup tables. Each variable's node bears the name of a weight, and
-whoever loads the program brings the variables by these names. Nothing here
-knows of layers.
+the assets of lookup tables. Each variable's node has the name of a weight, and
+the caller of `Program.load` passes the variables by these names. This module
+knows no layers.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
-from keras_savekit.convert.captures import Captured
-from keras_savekit.convert.frozen import operations, read_saved_model
+from keras_savekit.convert.captures import Capture
+from keras_savekit.convert.frozen import list_operations, read_saved_model
 from keras_savekit.convert.ops import require_allowed, require_stateless
-from keras_savekit.convert.tracing import Traced
+from keras_savekit.convert.tracing import TracedSource
 from keras_savekit.errors import ConversionError
 
 _GRAPH = "saved_model.pb"
 _MODES = ("inference", "training")
-_SAID = 300
-_LARGEST = 2**31  # bytes; no protocol buffer is larger
+_MAX_MESSAGE = 300
+_MAX_BYTES = 2**31  # no protocol buffer is larger
 
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """A variable of a program: its name is the path by which the source has it."""
+    """A variable of a program. Its name is that of the captured variable."""
 
     name: str
     shape: tuple[int, ...]
@@ -45,18 +45,18 @@ class Weight:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A function with named variables, as bytes. Equal programs have equal digests."""
+    """The bytes of functions with named variables. Equal programs have equal digests."""
 
     content: bytes
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the bytes."""
+        """The SHA-256 of the bytes."""
         return hashlib.sha256(self.content).hexdigest()
 
     @property
     def weights(self) -> list[Weight]:
-        """In the order of the source."""
+        """The variables in the order of the source."""
         nodes = self._objects.nodes
         listed = nodes[_child(nodes[0], "weights")] if _has(nodes[0], "weights") else None
         ordered = sorted(listed.children, key=lambda child: int(child.local_name)) if listed else []
@@ -64,12 +64,12 @@ class Program:
 
     @property
     def operations(self) -> Iterator[tuple[str, str]]:
-        """Kind and name of each."""
-        return operations(self._graph.graph_def)
+        """The kind and name of each operation."""
+        return list_operations(self._graph.graph_def)
 
     @property
     def _graph(self) -> Any:
-        with self._opened() as archive:
+        with self._archive() as archive:
             return read_saved_model(archive.read(_GRAPH), "the graph of the layer").meta_graphs[0]
 
     @property
@@ -77,7 +77,7 @@ class Program:
         return self._graph.object_graph_def
 
     @contextmanager
-    def _opened(self) -> Iterator[zipfile.ZipFile]:
+    def _archive(self) -> Iterator[zipfile.ZipFile]:
         try:
             with zipfile.ZipFile(io.BytesIO(self.content)) as archive:
                 yield archive
@@ -85,9 +85,9 @@ class Program:
             raise ConversionError(f"the graph of a layer is damaged: {error}") from error
 
     def load(self, variables: Mapping[str, Any]) -> Any:
-        """Its functions, as attributes `inference` and `training`, on variables by name.
+        """Return an object with the functions `inference` and `training` on these variables.
 
-        Raises ConversionError if an operation may not run, before any does.
+        Raises ConversionError if an operation may not run, before any runs.
         """
         require_allowed(self.operations, "the graph of a layer", checkpoints=False)
 
@@ -96,21 +96,25 @@ class Program:
             return variables[name] if name in variables else next_creator(**keywords)
 
         options = tf.saved_model.LoadOptions(experimental_skip_checkpoint=True)
-        with tempfile.TemporaryDirectory() as folder, self._opened() as archive:
+        with tempfile.TemporaryDirectory() as folder, self._archive() as archive:
             _extract(archive, Path(folder))
             with tf.init_scope(), tf.variable_creator_scope(creator):
                 return tf.saved_model.load(folder, options=options)
 
 
-def program_of(traced: Traced, weights: Sequence[Captured]) -> Program:
-    """The functions of `traced`, with its variables under the names of `weights`.
+def build_program(traced: TracedSource, weights: Sequence[Capture]) -> Program:
+    """Return the functions of `traced` as bytes, with the names of `weights`.
 
-    Raises ConversionError if it holds what no file can.
+    Raises ConversionError if the source has a state that no file can contain.
     """
     root = tf.Module()
     root.weights = [weight.variable for weight in weights]
-    held = [each for each in traced.reached.values() if not isinstance(each[0], tf.Variable)]
-    root.resources = [value for value, _ in held]
+    resources = [
+        (value, paths)
+        for value, paths in traced.reached.values()
+        if not isinstance(value, tf.Variable)
+    ]
+    root.resources = [value for value, _ in resources]
     root.inference = traced.inference
     if traced.training is not None:
         root.training = traced.training
@@ -119,22 +123,22 @@ def program_of(traced: Traced, weights: Sequence[Captured]) -> Program:
         try:
             tf.saved_model.save(root, folder, signatures={}, options=options)
         except (AssertionError, ValueError, TypeError, NotImplementedError) as error:
-            said = " ".join(str(error).split())[:_SAID]
-            what = f"TensorFlow cannot save its functions: {said}"
+            message = " ".join(str(error).split())[:_MAX_MESSAGE]
+            what = f"TensorFlow cannot save its functions: {message}"
             raise ConversionError(what, "", "see the cause below") from error
         graphs = SavedModel.FromString((Path(folder) / _GRAPH).read_bytes())
-        _refuse_contents(graphs.meta_graphs[0], [paths[0] for _, paths in held])
+        _require_no_contents(graphs.meta_graphs[0], [paths[0] for _, paths in resources])
         _strip(graphs.meta_graphs[0], [weight.name for weight in weights])
         files = {_GRAPH: graphs.SerializeToString(deterministic=True)}
         for asset in sorted((Path(folder) / "assets").iterdir()):
             files[f"assets/{asset.name}"] = asset.read_bytes()
-    program = Program(_zipped(files))
+    program = Program(_zip(files))
     require_allowed(program.operations, "", checkpoints=False)
     return program
 
 
 def _strip(graph: Any, names: Sequence[str]) -> None:
-    """Leave the functions and constants; give the variables their names."""
+    """Remove all but the functions and constants, and name the variables."""
     objects = graph.object_graph_def
     constants = {node.constant.operation for node in objects.nodes if node.HasField("constant")}
     kept = [node for node in graph.graph_def.node if node.name in constants]
@@ -148,15 +152,15 @@ def _strip(graph: Any, names: Sequence[str]) -> None:
             objects.nodes[child.node_id].variable.name = names[int(child.local_name)]
             objects.nodes[child.node_id].variable.device = ""
     called = _reachable(graph.graph_def.library, objects.concrete_functions)
-    left = [each for each in graph.graph_def.library.function if each.signature.name in called]
+    left = [item for item in graph.graph_def.library.function if item.signature.name in called]
     del graph.graph_def.library.function[:]
     graph.graph_def.library.function.extend(left)
 
 
-def _refuse_contents(graph: Any, paths: Sequence[str]) -> None:
-    """Of tables and other resources that hold more than their initializer gives.
+def _require_no_contents(graph: Any, paths: Sequence[str]) -> None:
+    """Raise ConversionError for a resource with more content than its initializer has.
 
-    paths: to the resources of the root.
+    paths: the paths to the resources of the root.
     """
     nodes = graph.object_graph_def.nodes
     listed = nodes[_child(nodes[0], "resources")].children if paths else []
@@ -164,14 +168,14 @@ def _refuse_contents(graph: Any, paths: Sequence[str]) -> None:
     for number, node in enumerate(nodes):
         if not node.HasField("variable") and len(node.saveable_objects):
             raise ConversionError(
-                "the source holds a resource whose content would be lost, such as a mutable table",
+                "the source has a resource whose content would be lost, such as a mutable table",
                 named.get(number) or ", ".join(sorted(node.saveable_objects)),
                 "use a tf.lookup.StaticHashTable, or keep it outside of the model",
             )
     library = graph.graph_def.library
     roots = [nodes[child.node_id] for child in nodes[0].children if child.local_name in _MODES]
     called = _reachable(
-        library, [each.bare_concrete_function.concrete_function_name for each in roots]
+        library, [root.bare_concrete_function.concrete_function_name for root in roots]
     )
     for function in library.function:
         if function.signature.name in called:
@@ -179,12 +183,12 @@ def _refuse_contents(graph: Any, paths: Sequence[str]) -> None:
 
 
 def _reachable(library: Any, roots: Collection[str]) -> set[str]:
-    """Names of functions that may be called, gradients included."""
-    functions = {each.signature.name: each for each in library.function}
-    gradients = {each.function_name: each.gradient_func for each in library.gradient}
+    """Return the names of functions that `roots` may call, with their gradients."""
+    functions = {item.signature.name: item for item in library.function}
+    gradients = {item.function_name: item.gradient_func for item in library.gradient}
     reached: set[str] = set()
     waiting = [name for name in functions if name in roots]
-    waiting += [each.gradient_func for each in library.registered_gradients]
+    waiting += [item.gradient_func for item in library.registered_gradients]
     while waiting:
         name = waiting.pop()
         if name in reached or name not in functions:
@@ -195,7 +199,7 @@ def _reachable(library: Any, roots: Collection[str]) -> set[str]:
             waiting.append(node.op)
             for attribute in node.attr.values():
                 waiting.append(attribute.func.name)
-                waiting += [each.name for each in attribute.list.func]
+                waiting += [item.name for item in attribute.list.func]
     return reached
 
 
@@ -212,7 +216,7 @@ def _child(node: Any, name: str) -> int:
     return next(int(child.node_id) for child in node.children if child.local_name == name)
 
 
-def _zipped(files: Mapping[str, bytes]) -> bytes:
+def _zip(files: Mapping[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
@@ -221,13 +225,18 @@ def _zipped(files: Mapping[str, bytes]) -> bytes:
 
 
 def _extract(archive: zipfile.ZipFile, folder: Path) -> None:
-    """Its graph and assets, and nothing that would lie elsewhere or be beyond measure."""
-    if sum(member.file_size for member in archive.infolist()) > _LARGEST:
+    """Write the graph and assets of the archive into the folder.
+
+    Raises ConversionError for a file with another name, and for more than `_MAX_BYTES`.
+    """
+    if sum(member.file_size for member in archive.infolist()) > _MAX_BYTES:
         raise ConversionError("the graph of a layer is larger than any graph can be")
     for member in archive.infolist():
         parts = Path(member.filename).parts
         if member.filename != _GRAPH and (parts[:-1] != ("assets",) or parts[-1] == ".."):
-            raise ConversionError(f"the graph of a layer holds a strange file {member.filename!r}")
+            raise ConversionError(
+                f"the graph of a layer contains an unknown file {member.filename!r}"
+            )
         target = folder.joinpath(*parts)
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(archive.read(member))

@@ -1,4 +1,4 @@
-"""Whether Keras loads what it does not trust. Private Keras API: only here."""
+"""Whether Keras loads in safe mode. Private Keras API: only here."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from keras.src.saving import serialization_lib
 
 
 def in_safe_mode() -> bool:
-    """True unless the user has said otherwise, also where nothing says anything."""
+    """Whether Keras loads in safe mode: True unless the user turned it off."""
     return serialization_lib.in_safe_mode() is not False

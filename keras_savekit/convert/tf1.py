@@ -1,7 +1,7 @@
-"""SavedModels of TF 1, made ready for TensorFlow 2 to load.
+"""Rewrite SavedModels of TF 1 so that TensorFlow 2 loads them.
 
-It would load training and all, whatever that reaches for; and variables that are
-references, as TF 1 had them, without their values.
+Without this, TensorFlow 2 loads the operations of the training too, and loads
+reference variables of TF 1 without their values.
 Sources: tensorflow/core/ops/state_ops.cc and resource_variable_ops.cc.
 """
 
@@ -15,10 +15,10 @@ from tensorflow.core.framework.variable_pb2 import VariableDef
 
 _REFERENCES = ("Variable", "VariableV2")
 _COLLECTIONS = ("variables", "trainable_variables", "local_variables", "model_variables")
-# What a loaded graph is begun with. All else of it belongs to its training.
-_BEGINNINGS = ("table_initializer", "saved_model_main_op", "legacy_init_op", "saved_model_assets")
+# The collections that initialize a loaded graph. Others belong to its training.
+_INITIALIZERS = ("table_initializer", "saved_model_main_op", "legacy_init_op", "saved_model_assets")
 _ASSIGNMENTS = ("Assign", "AssignVariableOp")
-# What takes a reference for its first input, and takes a resource by another name.
+# Operations on a reference as first input, and the same operation on a resource.
 _ON_RESOURCES = {
     "Assign": "AssignVariableOp",
     "AssignAdd": "AssignAddVariableOp",
@@ -30,8 +30,8 @@ _READ = "/savekit_read"
 _SPARSE = ("values", "indices", "dense_shape")
 
 
-def serving(saved: Any) -> Any | None:
-    """The one meta graph of TF 1 in a SavedModel that is to be loaded; None if it is of TF 2."""
+def serving_graph(saved: Any) -> Any | None:
+    """Return the meta graph of TF 1 to load; None for a SavedModel of TF 2."""
     graphs = list(saved.meta_graphs)
     if any(graph.HasField("object_graph_def") for graph in graphs):
         return None
@@ -39,80 +39,87 @@ def serving(saved: Any) -> Any | None:
 
 
 def modernize(graph: Any) -> None:
-    """Leave of a meta graph what its signatures need, with resources in place of references."""
+    """Keep only what the signatures need, and replace references by resources."""
     nodes = {node.name: node for node in graph.graph_def.node}
     references = {name for name, node in nodes.items() if node.op in _REFERENCES}
-    for name in set(graph.collection_def) - {*_COLLECTIONS, *_BEGINNINGS}:
+    for name in set(graph.collection_def) - {*_COLLECTIONS, *_INITIALIZERS}:
         del graph.collection_def[name]
-    used = _needed(nodes, _asked(graph))
+    used = _with_dependencies(nodes, _signature_tensors(graph))
     filled = _keep_variables(graph, used, references)
-    _leave_idle(nodes, used)
-    needed = _needed(nodes, [*_asked(graph), *filled, *_restoring(graph)])
+    _drop_waits_for_unused(nodes, used)
+    needed = _with_dependencies(
+        nodes, [*_signature_tensors(graph), *filled, *_restore_nodes(graph)]
+    )
     kept = [node for name, node in nodes.items() if name in needed]
-    kept += _replaced(kept, references)
+    kept += _replace_references(kept, references)
     del graph.graph_def.node[:]
     graph.graph_def.node.extend(kept)
 
 
-def _asked(graph: Any) -> Iterator[str]:
-    """What is asked of a loaded graph, and what it needs before that, by name."""
+def _signature_tensors(graph: Any) -> Iterator[str]:
+    """Yield the tensors of the signatures, and what must run before them, by name."""
     for signature in graph.signature_def.values():
         for tensor in (*signature.inputs.values(), *signature.outputs.values()):
             yield tensor.name
             yield from (getattr(tensor.coo_sparse, f"{part}_tensor_name") for part in _SPARSE)
-    for name in set(graph.collection_def) & set(_BEGINNINGS):
+    for name in set(graph.collection_def) & set(_INITIALIZERS):
         yield from graph.collection_def[name].node_list.value
     for asset in graph.asset_file_def:
         yield asset.tensor_info.name
 
 
-def _restoring(graph: Any) -> Iterator[str]:
+def _restore_nodes(graph: Any) -> Iterator[str]:
     yield from (graph.saver_def.filename_tensor_name, graph.saver_def.restore_op_name)
 
 
 def _keep_variables(graph: Any, used: set[str], references: set[str]) -> list[str]:
-    """Of the variables those that are in `used`; and the nodes that belong to them."""
-    belonging = []
+    """Keep the variables in `used`, and return the nodes that belong to them."""
+    nodes = []
     for name in set(graph.collection_def) & set(_COLLECTIONS):
-        held = graph.collection_def[name].bytes_list
-        variables = [VariableDef.FromString(value) for value in held.value]
-        kept = [each for each in variables if _node(each.variable_name) in used]
-        for each in kept:
-            each.is_resource |= _node(each.variable_name) in references
-            belonging += [each.initializer_name, each.snapshot_name, each.initial_value_name]
-        held.value[:] = [each.SerializeToString() for each in kept]
-    return belonging
+        stored = graph.collection_def[name].bytes_list
+        variables = [VariableDef.FromString(value) for value in stored.value]
+        kept = [variable for variable in variables if _node_name(variable.variable_name) in used]
+        for variable in kept:
+            variable.is_resource |= _node_name(variable.variable_name) in references
+            nodes += [
+                variable.initializer_name,
+                variable.snapshot_name,
+                variable.initial_value_name,
+            ]
+        stored.value[:] = [variable.SerializeToString() for variable in kept]
+    return nodes
 
 
-def _leave_idle(nodes: Mapping[str, Any], used: set[str]) -> None:
-    """Let nothing wait until variables have values that are not in `used`."""
+def _drop_waits_for_unused(nodes: Mapping[str, Any], used: set[str]) -> None:
+    """Remove control inputs that wait for assignments to variables not in `used`."""
     idle = {
         f"^{name}"
         for name, node in nodes.items()
-        if node.op in _ASSIGNMENTS and _node(node.input[0]) not in used
+        if node.op in _ASSIGNMENTS and _node_name(node.input[0]) not in used
     }
     for node in nodes.values():
         node.input[:] = [name for name in node.input if name not in idle]
 
 
-def _needed(nodes: Mapping[str, Any], roots: Iterable[str]) -> set[str]:
+def _with_dependencies(nodes: Mapping[str, Any], roots: Iterable[str]) -> set[str]:
+    """Return the names of `roots` and of all nodes that they need."""
     needed: set[str] = set()
     waiting = list(roots)
     while waiting:
-        name = _node(waiting.pop())
+        name = _node_name(waiting.pop())
         if name in nodes and name not in needed:
             needed.add(name)
             waiting.extend(nodes[name].input)
     return needed
 
 
-def _replaced(nodes: Iterable[Any], references: set[str]) -> list[Any]:
-    """Make `nodes` take resources; return the nodes that read these for the others."""
+def _replace_references(nodes: Iterable[Any], references: set[str]) -> list[Any]:
+    """Make `nodes` use resources, and return the new nodes that read the resources."""
     named = {node.name: node for node in nodes}
     assigned = {
-        name: _node(node.input[0])
+        name: _node_name(node.input[0])
         for name, node in named.items()
-        if node.op.startswith("Assign") and _node(node.input[0]) in references
+        if node.op.startswith("Assign") and _node_name(node.input[0]) in references
     }
     reads: dict[str, Any] = {}
     for name, node in named.items():
@@ -120,13 +127,13 @@ def _replaced(nodes: Iterable[Any], references: set[str]) -> list[Any]:
             _become_resource(node)
             continue
         for at, given in enumerate(node.input):
-            source = _node(given)
+            source = _node_name(given)
             if source in references and at == 0 and node.op in _ON_RESOURCES:
                 _take_resource(node)
             elif source in references and not given.startswith("^"):
-                node.input[at] = _read(named[source], source, reads)
-            elif source in assigned and not given.startswith("^"):  # which gives no value now
-                node.input[at] = _read(named[assigned[source]], source, reads)
+                node.input[at] = _read_node(named[source], source, reads)
+            elif source in assigned and not given.startswith("^"):  # it returns no value now
+                node.input[at] = _read_node(named[assigned[source]], source, reads)
         node.op = node.op.removeprefix("Ref")
     return list(reads.values())
 
@@ -145,8 +152,8 @@ def _take_resource(node: Any) -> None:
         node.attr["dtype"].type = dtype
 
 
-def _read(variable: Any, after: str, reads: dict[str, Any]) -> str:
-    """The name of a node that reads `variable`, once the node `after` is done."""
+def _read_node(variable: Any, after: str, reads: dict[str, Any]) -> str:
+    """Return the name of a node that reads `variable` after the node `after` ran."""
     read = tf.compat.v1.NodeDef(name=after + _READ, op="ReadVariableOp", input=[variable.name])
     read.attr["dtype"].CopyFrom(variable.attr["dtype"])
     if after != variable.name:
@@ -154,6 +161,6 @@ def _read(variable: Any, after: str, reads: dict[str, Any]) -> str:
     return str(reads.setdefault(read.name, read).name)
 
 
-def _node(name: str) -> str:
-    """The node of a tensor, or of what is only waited for."""
+def _node_name(name: str) -> str:
+    """Return the node of a tensor or of a control input."""
     return name.lstrip("^").partition(":")[0]

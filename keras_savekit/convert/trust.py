@@ -1,7 +1,7 @@
-"""Which graphs this process may run although Keras loads in safe mode.
+"""The graphs that this process may run although Keras loads in safe mode.
 
-A graph that was made here is the user's own code, and its digest names it. A
-file from elsewhere cannot bear the digest of another graph.
+A graph that this process made is the user's own code. Its SHA-256 identifies it: a
+graph from another file cannot have the same digest.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ _digests: set[str] = set()
 
 
 def trust(digest: str) -> None:
-    """Run the graph of this digest from now on."""
+    """Allow the graph with this digest from now on."""
     _digests.add(digest)
 
 
-def trusted() -> tuple[str, ...]:
-    """The digests of all graphs that may run."""
+def trusted_digests() -> tuple[str, ...]:
+    """Return the digests of all graphs that may run."""
     return tuple(sorted(_digests))
 
 
 def is_trusted(digest: str) -> bool:
-    """Whether the graph of this digest may run."""
+    """Whether the graph with this digest may run."""
     return digest in _digests

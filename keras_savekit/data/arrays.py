@@ -1,9 +1,9 @@
 """Arrays as resumable data: the order is computed index by index.
 
-All of it happens in TensorFlow's graph, with the position in a variable, so what
-is put behind the dataset (`map`, `prefetch`, `repeat`) does not matter. The order
-of an epoch comes from `tf.random.experimental.index_shuffle`, a pseudo-random
-permutation that needs no list of all indices.
+The position is a variable, and TensorFlow's graph reads it. So `map`, `prefetch`
+and `repeat` may follow the dataset. The order of an epoch comes from
+`tf.random.experimental.index_shuffle`, a pseudo-random permutation that needs no
+list of all indices.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from keras_savekit.errors import DataError
 def from_arrays(
     x: Any, y: Any, sample_weight: Any, batch_size: int, seed: int | None
 ) -> tf.data.Dataset:
-    """See `keras_savekit.resumable`. seed: None for the order in which samples lie."""
+    """Return arrays as resumable data; see `resumable`. seed: None for the order of the arrays."""
     if sample_weight is not None and y is None:
         raise DataError("sample_weight= needs y=", "", "give the targets too")
     parts = (x,) if y is None else (x, y) if sample_weight is None else (x, y, sample_weight)
@@ -53,7 +53,7 @@ def from_arrays(
     def epoch_from_position(_: tf.Tensor) -> tf.data.Dataset:
         epoch, first = tf.unstack(position.read_value())
         numbers = tf.data.Dataset.range(first, steps).map(lambda number: advance(number, epoch))
-        # Two at a time is what it takes to keep up with stock Keras, which does the same.
+        # Two at a time, as stock Keras does: one at a time is slower than stock Keras.
         batches = numbers.map(
             lambda number: batch_of(number, epoch), num_parallel_calls=2, deterministic=True
         )
@@ -61,7 +61,7 @@ def from_arrays(
 
     dataset = tf.data.Dataset.from_tensors(0).flat_map(epoch_from_position)
     dataset = without_autotuning(dataset)
-    # An epoch may start in its middle, so TensorFlow cannot know its length; Keras asks here.
+    # A first epoch may be shorter, so TensorFlow does not know the length. Keras reads it here.
     dataset.cardinality = lambda: tf.constant(steps, tf.int64)
     first_batch = tf.data.Dataset.range(1).map(lambda number: batch_of(number, number))
     identity = {
@@ -81,7 +81,7 @@ def from_arrays(
         identity,
         flows=True,
     )
-    return source.attached_to(dataset)
+    return source.attach(dataset)
 
 
 def _count_samples(parts: Any) -> int:
@@ -99,8 +99,8 @@ def _count_samples(parts: Any) -> int:
 
 def _digest(batch: Any) -> str:
     digest = xxhash.xxh3_64()
-    for each in tf.nest.flatten(batch):
-        value = each.numpy()
+    for tensor in tf.nest.flatten(batch):
+        value = tensor.numpy()
         strings = value.dtype.hasobject
         digest.update(repr(value.tolist()).encode() if strings else value.tobytes())
     return digest.hexdigest()

@@ -1,7 +1,7 @@
-"""Data that is made anew for each epoch, by a function or a `PyDataset`.
+"""Data with a new dataset for each epoch, from a function or a `PyDataset`.
 
-Python decides what an epoch is when `iter` is called on the dataset, which Keras
-does once for each epoch.
+Keras calls `iter` on the dataset once for each epoch. That call makes the dataset
+of the epoch at the position.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from keras_savekit.errors import DataError
 
 Make = Callable[[int, int], tf.data.Dataset]
 
-# What would read the first epoch again and again, in place of one after the other.
+# They would read the first epoch again instead of the next one.
 _REFUSED = """
     apply batch cache concatenate enumerate filter flat_map interleave padded_batch rebatch
     repeat shard shuffle skip snapshot take take_while unbatch window zip
@@ -35,9 +35,9 @@ class _Position:
 
 
 class EpochDataset(tf.data.Dataset):  # type: ignore[misc]
-    """A dataset that is another one in each epoch.
+    """A dataset that gives the batches of the next epoch at each `iter`.
 
-    make: `make(epoch, batch)` gives the dataset of an epoch from a batch on.
+    make: `make(epoch, batch)` returns the dataset of an epoch from a batch on.
     """
 
     def __init__(self, make: Make, position: _Position, steps: int | None) -> None:
@@ -48,37 +48,37 @@ class EpochDataset(tf.data.Dataset):  # type: ignore[misc]
         super().__init__(self._first._variant_tensor)
 
     def __iter__(self) -> Any:
-        now = self._position
-        epoch, batch = now.epoch, now.batch
-        now.epoch, now.batch = epoch + 1, 0
+        position = self._position
+        epoch, batch = position.epoch, position.batch
+        position.epoch, position.batch = epoch + 1, 0
         return iter(self._make(epoch, batch))
 
     def map(self, *arguments: Any, **options: Any) -> EpochDataset:
-        """As for any dataset; the position stays."""
-        return self._followed_by(lambda dataset: dataset.map(*arguments, **options))
+        """Map each epoch's dataset; the position is kept."""
+        return self._transform(lambda dataset: dataset.map(*arguments, **options))
 
     def prefetch(self, *arguments: Any, **options: Any) -> EpochDataset:
-        """As for any dataset; the position stays."""
-        return self._followed_by(lambda dataset: dataset.prefetch(*arguments, **options))
+        """Prefetch each epoch's dataset; the position is kept."""
+        return self._transform(lambda dataset: dataset.prefetch(*arguments, **options))
 
     def with_options(self, *arguments: Any, **options: Any) -> EpochDataset:
-        """As for any dataset; the position stays."""
-        return self._followed_by(lambda dataset: dataset.with_options(*arguments, **options))
+        """Set options of each epoch's dataset; the position is kept."""
+        return self._transform(lambda dataset: dataset.with_options(*arguments, **options))
 
-    def _followed_by(self, change: Callable[[tf.data.Dataset], tf.data.Dataset]) -> EpochDataset:
+    def _transform(self, change: Callable[[tf.data.Dataset], tf.data.Dataset]) -> EpochDataset:
         make = self._make
         return EpochDataset(
             lambda epoch, batch: change(make(epoch, batch)), self._position, self._steps
         )
 
     def cardinality(self) -> tf.Tensor:
-        """Batches in a whole epoch."""
+        """Return the number of batches in a whole epoch."""
         known = tf.data.UNKNOWN_CARDINALITY if self._steps is None else self._steps
         return tf.constant(known, tf.int64)
 
     @property
     def element_spec(self) -> Any:
-        """That of the first epoch."""
+        """The element specification of the first epoch."""
         return self._first.element_spec
 
     def _inputs(self) -> list[tf.data.Dataset]:
@@ -86,16 +86,16 @@ class EpochDataset(tf.data.Dataset):  # type: ignore[misc]
 
 
 def _refuse(name: str) -> Callable[..., Any]:
-    def refused(self: EpochDataset, *arguments: Any, **options: Any) -> Any:
+    def refuse(self: EpochDataset, *arguments: Any, **options: Any) -> Any:
         raise DataError(
             f".{name}() behind resumable() would lose the position in the data",
             "",
-            "under a distribution strategy, which asks for it, give resumable() arrays"
+            "a distribution strategy calls it; give resumable() arrays under one"
             if name == "rebatch"
             else "put it into the function that makes the epoch; .map() and .prefetch() may follow",
         )
 
-    return refused
+    return refuse
 
 
 for _name in _REFUSED.split():
@@ -103,18 +103,18 @@ for _name in _REFUSED.split():
 
 
 def from_function(function: Callable[[int], Any], steps: int | None) -> tf.data.Dataset:
-    """See `keras_savekit.resumable`."""
+    """Return the datasets of a function as resumable data; see `resumable`."""
     first = function(0)
     if not isinstance(first, tf.data.Dataset):
         raise DataError(
             f"the function must return a tf.data.Dataset, got {type(first).__name__}",
             "",
-            "arrays and PyDatasets are given as they are, without a function",
+            "pass arrays and PyDatasets directly, without a function",
         )
     known = int(first.cardinality())
     if steps is None and known == tf.data.INFINITE_CARDINALITY:
         raise DataError(
-            "the epoch does not end", "", "say how many batches it has: steps_per_epoch="
+            "the epoch does not end", "", "give the number of its batches: steps_per_epoch="
         )
     length = steps if steps is not None else known if known >= 0 else None
     if length is not None and (length < 1 or 0 <= known < length):
@@ -131,11 +131,11 @@ def from_function(function: Callable[[int], Any], steps: int | None) -> tf.data.
         "steps_per_epoch": length,
         "batches": str(dataset.element_spec),
     }
-    return _attached(dataset, position, length, identity)
+    return _attach_source(dataset, position, length, identity)
 
 
 def from_py_dataset(inner: Any, *, shuffle: bool, seed: int) -> tf.data.Dataset:
-    """See `keras_savekit.resumable`."""
+    """Return a `PyDataset` as resumable data; see `resumable`."""
     steps = inner.num_batches
     if steps is None or steps < 1:
         raise DataError(f"a PyDataset needs a length of 1 or more, got {steps}")
@@ -156,48 +156,48 @@ def from_py_dataset(inner: Any, *, shuffle: bool, seed: int) -> tf.data.Dataset:
         "steps_per_epoch": steps,
         "batches": str(signature),
     }
-    return _attached(dataset, position, steps, identity)
+    return _attach_source(dataset, position, steps, identity)
 
 
-def _attached(
+def _attach_source(
     dataset: EpochDataset, position: _Position, steps: int | None, identity: dict[str, Any]
 ) -> tf.data.Dataset:
     def start(epoch: int, batch: int) -> None:
         position.epoch, position.batch = epoch, batch
 
     first_batch = tf.data.Dataset.take(dataset._first, 1)
-    return Source(start, first_batch, steps, identity, flows=False).attached_to(dataset)
+    return Source(start, first_batch, steps, identity, flows=False).attach(dataset)
 
 
 class _Reader:
-    """Reads the batches of one epoch after another, several at a time, in order."""
+    """Reads the batches of an epoch in order, several at a time."""
 
     def __init__(self, inner: Any, seed: int | None, steps: int) -> None:
         self._inner = inner
         self._seed = seed
         self._steps = steps
-        self._ended = 0  # epochs whose end the dataset has been told of
+        self._ended = 0  # epochs for which `on_epoch_end` was called
 
     def read(self, epoch: int, first: int) -> Iterator[Any]:
         self._advance_to(epoch)
         numbers = np.arange(self._steps)
         if self._seed is not None:
             numbers = np.random.default_rng([self._seed, epoch]).permutation(self._steps)
-        yield from _ordered(self._inner, [int(number) for number in numbers[first:]])
+        yield from _read_in_order(self._inner, [int(number) for number in numbers[first:]])
 
     def _advance_to(self, epoch: int) -> None:
         if epoch < self._ended:
             raise DataError(
                 f"the PyDataset is in epoch {self._ended + 1} and cannot go back to {epoch + 1}",
                 "",
-                "make it anew before it is trained on again",
+                "make a new one before you train on it again",
             )
         while self._ended < epoch:
             self._inner.on_epoch_end()
             self._ended += 1
 
 
-def _ordered(inner: Any, numbers: list[int]) -> Iterator[Any]:
+def _read_in_order(inner: Any, numbers: list[int]) -> Iterator[Any]:
     workers = max(1, inner.workers)
     with closing(_Pool(inner, workers)) as pool:
         ahead: deque[Future[Any]] = deque()
@@ -210,20 +210,20 @@ def _ordered(inner: Any, numbers: list[int]) -> Iterator[Any]:
 
 
 class _Pool:
-    """Threads, or processes where the dataset asks for them."""
+    """A pool of threads, or of processes if the dataset requests them."""
 
     def __init__(self, inner: Any, workers: int) -> None:
         self._inner = inner
-        self._apart = bool(inner.use_multiprocessing)
+        self._uses_processes = bool(inner.use_multiprocessing)
         self._executor: Executor = (
-            ProcessPoolExecutor(workers, initializer=_remember, initargs=(inner,))
-            if self._apart
+            ProcessPoolExecutor(workers, initializer=_remember_dataset, initargs=(inner,))
+            if self._uses_processes
             else ThreadPoolExecutor(workers, thread_name_prefix="savekit-data")
         )
 
     def submit(self, number: int) -> Future[Any]:
-        if self._apart:
-            return self._executor.submit(_batch_of_remembered, number)
+        if self._uses_processes:
+            return self._executor.submit(_batch_in_process, number)
         return self._executor.submit(_batch, self._inner, number)
 
     def close(self) -> None:
@@ -233,23 +233,23 @@ class _Pool:
 _remembered: list[Any] = []
 
 
-def _remember(inner: Any) -> None:
+def _remember_dataset(inner: Any) -> None:
     _remembered[:] = [inner]
 
 
-def _batch_of_remembered(number: int) -> Any:
+def _batch_in_process(number: int) -> Any:
     return _batch(_remembered[0], number)
 
 
 def _batch(inner: Any, number: int) -> Any:
-    """One batch in the form that `fit` wants: (x,), (x, y) or (x, y, sample_weight)."""
+    """Return one batch in the form that `fit` takes: (x,), (x, y) or (x, y, sample_weight)."""
     batch = inner[number]
     batch = tuple(batch) if isinstance(batch, list | tuple) else (batch,)
     return tf.nest.map_structure(np.asarray, batch)
 
 
 def _signature(one: Any, other: Any) -> Any:
-    """What both batches are instances of; the number of samples is left open."""
+    """Return the specification of both batches; their number of samples is open."""
 
     def common(a: Any, b: Any) -> tf.TensorSpec:
         if a.ndim != b.ndim:

@@ -121,7 +121,7 @@ def begin(
     )
     if found.state.get("ended") and moment.epoch < epochs:
         more += callback_state.changed_at_the_end(others)
-    more += () if only_weights else random_state.of_kernels(model)
+    more += () if only_weights else random_state.drawing_in_kernels(model)
     if moment.batch and not with_metrics:
         more += ("its metrics are others; the logs of this epoch begin anew",)
     restoration = Restoration(agreed, moment, model, others, with_metrics=with_metrics)

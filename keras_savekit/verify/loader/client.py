@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from keras_savekit.base.key import Key
-from keras_savekit.convert.trust import trusted
+from keras_savekit.convert.trust import trusted_digests
 from keras_savekit.store.manifest import Depth, Finding, Verification
 from keras_savekit.verify.depths import ShallowDepth, verify_shallow
 from keras_savekit.verify.loader.process import Budget, Child, ChildError
@@ -107,7 +107,7 @@ class LoadChecker:
         child = self._living()
         question = {
             "path": str(path.absolute()),
-            "trusted": trusted(),
+            "trusted": trusted_digests(),
             "depth": depth,
             "probe": None if self._probe is None else str(self._probe.absolute()),
         }

@@ -1,4 +1,4 @@
-"""Whether a converted model, read back, does what its source does: on one batch, bit for bit."""
+"""Compare a loaded model with its source: outputs on one batch, bit for bit."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ BATCH = 2
 
 
 def compare(conversion: Conversion, model: Any, size: int) -> str | None:
-    """What differs between the source and `model`; None if nothing does.
+    """Return the first difference between the source and `model`, or None.
 
-    size: of axes that have none, the batch aside.
+    size: the size of open axes except the batch.
 
     Raises ConversionError if the source does not take such a batch.
     """
     specs = keras.tree.flatten(conversion.traced.inputs)
     generator = np.random.default_rng(SEED)
-    batch = [_drawn(spec, size, generator) for spec in specs]
-    for captured, value in zip(conversion.weights, conversion.values, strict=True):
-        captured.variable.assign(value)  # those of a checkpoint, if one was given
+    batch = [_draw(spec, size, generator) for spec in specs]
+    for weight, value in zip(conversion.weights, conversion.values, strict=True):
+        weight.variable.assign(value)  # of the checkpoint, if the conversion used one
     try:
         expected = conversion.traced.inference(*batch)
     except (tf.errors.OpError, ValueError) as error:
-        said = str(error).strip().splitlines()[0]
-        shapes = ", ".join(str(tuple(each.shape)) for each in batch)
-        what = f"the source does not take a batch of {shapes}: {said}"
+        message = str(error).strip().splitlines()[0]
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in batch)
+        what = f"the source does not take a batch of {shapes}: {message}"
         raise ConversionError(what, "", "give the size of its open axes with --size") from error
     found = model(keras.tree.pack_sequence_as(conversion.traced.inputs, batch))
     pairs = zip(keras.tree.flatten(expected), keras.tree.flatten(found), strict=True)
@@ -42,11 +42,13 @@ def compare(conversion: Conversion, model: Any, size: int) -> str | None:
     return None
 
 
-def _drawn(spec: tf.TensorSpec, size: int, generator: np.random.Generator) -> tf.Tensor:
+def _draw(spec: tf.TensorSpec, size: int, generator: np.random.Generator) -> tf.Tensor:
     first, *others = spec.shape
-    shape = [BATCH if first is None else first, *(each or size for each in others)]
+    shape = [BATCH if first is None else first, *(axis or size for axis in others)]
     if spec.dtype == tf.string:
         return tf.fill(shape, "a")
     if spec.dtype.is_floating or spec.dtype.is_complex:
         return tf.cast(generator.normal(size=shape), spec.dtype)
-    return tf.cast(generator.integers(0, 2, shape), spec.dtype)  # any index is in range
+    return tf.cast(
+        generator.integers(0, 2, shape), spec.dtype
+    )  # 0 and 1 are valid indices of most tables
