@@ -9,7 +9,7 @@ import click
 
 from keras_savekit.cli.output import echo_json, key_of, open_run
 from keras_savekit.errors import shown
-from keras_savekit.resume.candidates import NONE_TRUSTED, Candidate, candidates
+from keras_savekit.resume.select import NONE_TRUSTED, Candidate, select
 from keras_savekit.store.run import Checkpoint
 
 
@@ -53,14 +53,10 @@ def _none(passed: list[Candidate]) -> str:
 
 
 def _choose(directory: Path, key_env: str | None) -> tuple[Checkpoint | None, list[Candidate]]:
-    passed: list[Candidate] = []
     run = open_run(directory)
     run.key = key_of(run, key_env)
-    for each in candidates(run, time.time()):
-        if each.usable:
-            return each.checkpoint, passed
-        passed.append(each)
-    return None, passed
+    selection = select([run], time.time(), read=lambda checkpoint: checkpoint)
+    return selection.content, list(selection.skipped)
 
 
 def _chosen_json(chosen: Checkpoint) -> dict[str, object]:
