@@ -40,10 +40,10 @@ if TYPE_CHECKING:
         UnverifiableError,
     )
     from keras_savekit.files import load_model, load_weights, save_model, save_weights
-    from keras_savekit.fit.restoration import restore
     from keras_savekit.policy.plan import Policy, SavePlan
     from keras_savekit.policy.yaml.load import load_policy, parse_policy
-    from keras_savekit.resume.select import Restored
+    from keras_savekit.resume.report import Restored
+    from keras_savekit.resume.restore import restore
 
 # Module -> the public names that it defines.
 _PUBLIC = {
@@ -68,8 +68,8 @@ _PUBLIC = {
         "UnverifiableError",
     ),
     "policy.plan": ("Policy", "SavePlan"),
-    "fit.restoration": ("restore",),
-    "resume.select": ("Restored",),
+    "resume.report": ("Restored",),
+    "resume.restore": ("restore",),
     "policy.yaml.load": ("load_policy", "parse_policy"),
     "files": ("load_model", "load_weights", "save_model", "save_weights"),
     "data.resumable": ("resumable",),

@@ -19,7 +19,7 @@ from keras_savekit.fit.session import Session
 from keras_savekit.fit.steering import callbacks_of_fit
 from keras_savekit.policy.plan import Policy
 from keras_savekit.policy.yaml.load import load_policy, policy_from
-from keras_savekit.resume.select import Restored
+from keras_savekit.resume.report import Restored
 from keras_savekit.store.atomic import write_bytes_durably
 from keras_savekit.store.prepare import missing_features, prepare
 from keras_savekit.store.run import RunDirectory

@@ -21,7 +21,7 @@ from keras_savekit.callbacks import SaveKit
 from keras_savekit.data.source import source_of
 from keras_savekit.errors import DataError
 from keras_savekit.formats.hdf5.fill import tensor_digest
-from keras_savekit.model.structure import variables_by_role
+from keras_savekit.model.live_variables import variables_by_role
 
 SEED = 20
 FIT = {"shuffle": False, "verbose": 0}

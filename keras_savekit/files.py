@@ -1,9 +1,9 @@
 """Save and load models and weights outside of `fit`.
 
-A file is written whole, verified, and only then given its name; until then, what was
-under that name stays. What this package wrote is checked against the digests taken from
-memory before a model is made of it. What others wrote is checked for harm and then left
-to stock Keras.
+Saving writes a file completely, verifies it and then gives it its name; until then, the
+previous file of that name stays. Loading compares a file of this package with the digests
+taken from memory before it builds a model. It checks other files for harmful content and
+leaves them to stock Keras.
 """
 
 from __future__ import annotations
@@ -36,13 +36,19 @@ from keras_savekit.formats.embedded_code import code_in, code_of_compile
 from keras_savekit.formats.model_format import ModelFormat, Save
 from keras_savekit.formats.registry import FORMATS, find_format, format_of
 from keras_savekit.formats.single_file import architecture_beside
-from keras_savekit.model.assign import computed_of, read_tensors, require_same, set_all
+from keras_savekit.model.assign import (
+    computed_values,
+    read_tensors,
+    require_same,
+    restore_variables,
+)
 from keras_savekit.model.capture import Capture
-from keras_savekit.model.layer_loading import Extras, all_or_none
-from keras_savekit.model.rebuild import Stored, building, rebuild, require_no_code
-from keras_savekit.model.saving_walk import put
+from keras_savekit.model.layer_loading import Extras, rollback_on_error
+from keras_savekit.model.live_variables import require_built
+from keras_savekit.model.rebuild import StoredModel, build_errors, rebuild, require_no_code
+from keras_savekit.model.saving_walk import load_by_walk
 from keras_savekit.model.stock_weights import read_stock_weights
-from keras_savekit.model.structure import LiveModel, require_built
+from keras_savekit.model.structure import LiveModel
 from keras_savekit.store import syscalls
 from keras_savekit.store.atomic import discard, disk_errors, make_scratch, publish_file
 from keras_savekit.store.manifest import MANIFEST, Depth, Finding
@@ -57,36 +63,36 @@ from keras_savekit.verify.tensors import check_structure, parts_of
 def save_model(model: Any, path: str | os.PathLike[str], *, verify: Depth = "load") -> None:
     """Save the whole model as one `.h5` or `.keras` file that stock Keras reads.
 
-    Architecture, weights, optimizer, compile settings and seed generators. The
-    model is not changed, and may be trained on at once.
+    The file contains architecture, weights, optimizer, compile settings and seed
+    generators. The model does not change, and its training may continue at once.
 
-    path: ends in `.h5` or `.keras`. What stood there is replaced by one rename,
-        once the new file has been verified.
-    verify: `structure` reads every tensor back; `bytes` the file. `load` also has a
-        process of its own load the file with stock Keras and compare every weight,
-        `predict` outputs too: a file that is whole and that stock Keras does not load so
-        is not portable, which is a SavekitWarning and no error.
+    path: ends in `.h5` or `.keras`. One rename replaces a previous file there, after the
+        new one is verified.
+    verify: `bytes` reads the file back; `structure` every tensor. `load` also loads the
+        file with stock Keras in a separate process and compares every weight; `predict`
+        compares outputs too. If a good file does not load so with stock Keras, it is not
+        portable: that is a SavekitWarning and no error.
 
-    Raises ModelError if the model cannot be saved, SaveError if the file is not
-    good, DirectoryError if the disk refuses; what stood at `path` then still does.
+    Raises ModelError if the model cannot be saved, SaveError if the file is not good,
+    DirectoryError if the disk refuses. A previous file at `path` then stays.
     """
     target = _target(path, "model")
-    with _written(model, target, verify) as scratch:
+    with _verified_files(model, target, verify) as scratch:
         publish_file(scratch / format_of(target).file, target)
 
 
 def save_weights(model: Any, path: str | os.PathLike[str], *, verify: Depth = "structure") -> None:
-    """Save the weights, and the optimizer's, as stock Keras does, with the architecture beside.
+    """Save the weights and the optimizer as stock Keras does, and the architecture beside them.
 
-    path: ends in `.weights.h5`; the architecture goes into `.json` beside it,
-        in the form `keras.models.model_from_json` reads.
+    path: ends in `.weights.h5`. The architecture goes into a `.json` file beside it, in the
+        form that `keras.models.model_from_json` reads.
     verify: as for `save_model`.
 
-    Raises as `save_model` does. The architecture takes its place first: each of
-    the two files is whole at any time.
+    Raises as `save_model` does. Each of the two files is complete at any time; the
+    architecture is published first.
     """
     target = _target(path, "weights")
-    with _written(model, target, verify) as scratch:
+    with _verified_files(model, target, verify) as scratch:
         publish_file(scratch / ARCHITECTURE_FILE, single_file.architecture_beside(target))
         publish_file(scratch / format_of(target).file, target)
 
@@ -98,31 +104,31 @@ def load_model(
     safe_mode: bool = True,
     key: bytes | None = None,
 ) -> Any:
-    """The model in a `.h5`, `.keras` or `.weights.h5` file or in a checkpoint's directory.
+    """Load the model in a `.h5`, `.keras` or `.weights.h5` file or in a checkpoint's directory.
 
-    Of what this package wrote, every weight, seed generator and, with `compile`,
-    every variable of the optimizer comes back bit for bit, with all settings
-    that `compile` was given. So do metrics that the model has before its first
-    batch: the loss, and its own; those of `compile` Keras makes with that batch,
-    when it resets all of them. Of what others wrote: what stock Keras restores.
+    From a file of this package, every weight, every seed generator and, with `compile`,
+    every variable of the optimizer is restored bit for bit, with all settings of
+    `compile`. So are the metrics that the model has before its first batch: the loss, and
+    its own. Keras creates the metrics of `compile` with that batch, and resets all metrics
+    then. From other files, stock Keras restores what it can.
 
-    custom_objects: classes and functions by the names they were saved under.
-        Registered ones are found without.
-    compile: whether to compile the model as it was, if it was.
-    safe_mode: False lets code run that lies in the file: lambdas, and graphs that
-        `to_keras` embedded. Graphs that this process made itself run without.
+    custom_objects: classes and functions, by the names under which they were saved.
+        Registered ones are found without it.
+    compile: whether to compile the model, if it was compiled when it was saved.
+    safe_mode: False runs code that the file contains: lambdas, and graphs that `to_keras`
+        embedded. Graphs that this process made itself run in either mode.
     key: that the checkpoint must be signed with (`signing` in the policy).
 
     Raises CheckpointError if the file is damaged, harmful, or no model;
     ModelError if the model needs code that is not given.
     """
     path = Path(path)
-    stored = _stored(path, None if key is None else Key(key))
+    stored = _read_stored(path, None if key is None else Key(key))
     with keras.saving.custom_object_scope(dict(custom_objects or {})):
         if stored is None:
             if safe_mode:
                 require_no_code(path, *_foreign_configurations(path))
-            with building(path):
+            with build_errors(path):
                 return keras.models.load_model(path, compile=compile, safe_mode=safe_mode)
         return rebuild(stored, compile=compile, safe_mode=safe_mode)
 
@@ -130,42 +136,42 @@ def load_model(
 def load_weights(model: Any, path: str | os.PathLike[str], *, key: bytes | None = None) -> None:
     """Set the model's weights from a file or a checkpoint's directory: all or none.
 
-    The optimizer is left alone, but by a `.keras` file of stock Keras, whose reader
+    The optimizer does not change, except from a `.keras` file of stock Keras, whose reader
     restores it too. Files may be of this package or of stock Keras.
 
     key: that the checkpoint must be signed with (`signing` in the policy).
 
     Raises MismatchError, naming every difference (missing, extra, other shape,
-    other dtype), or CheckpointError; the model is then unchanged. ModelError if
-    the model is not built.
+    other dtype), or CheckpointError; the model is then unchanged. Raises ModelError
+    if the model is not built.
     """
     path = Path(path)
     require_built(model)
-    stored = _stored(path, None if key is None else Key(key))
+    stored = _read_stored(path, None if key is None else Key(key))
     if stored is not None:
         tensors = read_tensors(stored.directory, stored.manifest)
         require_same(model, stored.manifest, ("weight",), str(path))
-        extras = Extras(computed_of(stored.manifest, tensors), {})
-        with all_or_none(model):
-            set_all(model, tensors, ("weight",), extras, str(path))
+        extras = Extras(computed_values(stored.manifest, tensors), {})
+        with rollback_on_error(model):
+            restore_variables(model, tensors, ("weight",), extras, str(path))
     elif getattr(find_format(path.name), "save", None) == "weights":
         values, weights = read_stock_weights(model, path)
-        with all_or_none(model):
-            failures = put(model, values)
+        with rollback_on_error(model):
+            failures = load_by_walk(model, values)
             if failures:
                 what = "layers refuse their weights:\n  " + "\n  ".join(failures)
                 raise MismatchError(what, str(path), "nothing was changed")
-            for name, weight in weights.items():  # a layer may have rounded its own
+            for name, weight in weights.items():  # its layer may have rounded it
                 weight.assign(values[name])
     else:
-        with all_or_none(model), building(path):
+        with rollback_on_error(model), build_errors(path):
             model.load_weights(path)
 
 
 def _target(path: str | os.PathLike[str], save: Save) -> Path:
     if "://" in os.fspath(path):
         remedy = "save it here and copy it there"
-        raise ModelError("is not a path of this machine's file system", os.fspath(path), remedy)
+        raise ModelError("is not a path in this machine's file system", os.fspath(path), remedy)
     target = Path(path).absolute()
     if format_of(target).save != save:
         suffixes = [known.suffix for known in FORMATS.values() if known.save == save]
@@ -175,24 +181,24 @@ def _target(path: str | os.PathLike[str], save: Save) -> Path:
 
 
 def portability_warnings(blueprint: Blueprint, formats: Iterable[ModelFormat]) -> tuple[str, ...]:
-    """What the user should know before files of this model are written in these formats."""
-    losing = [known for known in formats if "asset" in known.stock_loses]
-    lost = lost_by_stock(blueprint, losing) if losing and blueprint.assets else ""
-    return tuple(filter(None, (lost, code_inside(blueprint))))
+    """Return the warnings for a model that is saved in these formats."""
+    losing = [format_ for format_ in formats if "asset" in format_.stock_loses]
+    lost = _lost_assets(blueprint, losing) if losing and blueprint.assets else ""
+    return tuple(filter(None, (lost, _contained_code(blueprint))))
 
 
-def lost_by_stock(blueprint: Blueprint, formats: Iterable[ModelFormat]) -> str:
-    """Which assets of this model stock Keras does not restore from files in these formats."""
+def _lost_assets(blueprint: Blueprint, formats: Iterable[ModelFormat]) -> str:
+    """Name the assets of this model that stock Keras does not restore from these formats."""
     layers = ", ".join(sorted({str(Path(name).parent) for name in blueprint.assets}))
     suffixes = " and ".join(sorted({known.suffix for known in formats}))
     return (
         f"stock Keras does not read the vocabularies of {layers} from {suffixes} files; "
-        "keras_savekit.load_model does, and .keras files give them to both"
+        "keras_savekit.load_model does, and .keras files work with both"
     )
 
 
-def code_inside(blueprint: Blueprint) -> str:
-    """Which parts of this model hold Python code, which nothing loads unless it is trusted."""
+def _contained_code(blueprint: Blueprint) -> str:
+    """Name the parts of this model that contain Python code, which loads only if trusted."""
     if "__lambda__" not in blueprint.model_config + json.dumps(blueprint.compile_config):
         return ""
     config, compiled = json.loads(blueprint.model_config), blueprint.compile_config
@@ -206,11 +212,11 @@ def code_inside(blueprint: Blueprint) -> str:
 
 
 @contextmanager
-def _written(model: Any, target: Path, verify: Depth) -> Iterator[Path]:
-    """A scratch directory beside `target` with verified files."""
+def _verified_files(model: Any, target: Path, verify: Depth) -> Iterator[Path]:
+    """Yield a scratch directory beside `target` with verified files."""
     live = LiveModel(model)
-    for told in portability_warnings(live.blueprint, [format_of(target)]):
-        warnings.warn(told, SavekitWarning, stacklevel=4)
+    for text in portability_warnings(live.blueprint, [format_of(target)]):
+        warnings.warn(text, SavekitWarning, stacklevel=4)
     snapshot = Capture(live)(Moment(), {}, {})
     scratch = make_scratch(target)
     try:
@@ -218,8 +224,8 @@ def _written(model: Any, target: Path, verify: Depth) -> Iterator[Path]:
             name = format_of(target).file
             manifest = single_file.write(scratch / name, snapshot, time.time())
             if manifest.save == "weights":
-                text = live.blueprint.model_config.encode()
-                beside = write_text(scratch / ARCHITECTURE_FILE, text)
+                architecture = live.blueprint.model_config.encode()
+                beside = write_text(scratch / ARCHITECTURE_FILE, architecture)
                 manifest = replace(manifest, files=(*manifest.files, beside))
             syscalls.write_new(scratch / MANIFEST, to_json(manifest))
         _require_good(scratch, target, verify)
@@ -233,9 +239,9 @@ def _require_good(scratch: Path, target: Path, verify: Depth) -> None:
         found = checker.verify(scratch, time.time(), verify)
     if not found.good:
         raise SaveError(
-            f"what was written is not good: {found.findings[0]}",
+            f"the written file is not good: {found.findings[0]}",
             str(target),
-            "nothing there was changed; save again, and if it stays so, tell us",
+            "nothing there was changed; save again, and report the problem if it persists",
         )
     if found.not_portable:
         what = f"{target} is {found.not_portable_shown()}"
@@ -245,20 +251,20 @@ def _require_good(scratch: Path, target: Path, verify: Depth) -> None:
         warnings.warn(what, SavekitWarning, stacklevel=4)
 
 
-def _stored(path: Path, key: Key | None) -> Stored | None:
-    """What this package wrote at `path`, checked; None for what others wrote."""
+def _read_stored(path: Path, key: Key | None) -> StoredModel | None:
+    """Check what this package wrote at `path`; None if others wrote it."""
     if key is not None and not path.is_dir():
         remedy = "give the directory of a checkpoint, or no key"
         raise CheckpointError("only checkpoints of a run are signed", str(path), remedy)
     if path.is_dir():
         path = resolve_link(path)
         manifest = read_manifest(path, key)
-        stored = Stored.checkpoint(path, manifest)
+        stored = StoredModel.checkpoint(path, manifest)
         promised = {entry.name for entry in manifest.files}
-        # A damaged HDF5 file must not even be opened: the library may never return.
+        # A damaged HDF5 file must not be opened: the library may never return.
         parts = parts_of(manifest)
         findings = check_bytes(path, manifest, sha256=key is not None, parts=parts)
-        _require_none(path, [each for each in findings if each.where in promised])
+        _require_none(path, [finding for finding in findings if finding.where in promised])
     elif not path.is_file():
         raise CheckpointError("no such file or directory", str(path), "check the path")
     else:
@@ -267,7 +273,7 @@ def _stored(path: Path, key: Key | None) -> Stored | None:
         found = single_file.read_manifest(path)
         if found is None:
             return None
-        stored, parts = Stored(path.parent, found, architecture_beside(path)), {}
+        stored, parts = StoredModel(path.parent, found, architecture_beside(path)), {}
     _require_none(path, check_structure(stored.directory, stored.manifest, parts=parts))
     return stored
 
@@ -279,10 +285,10 @@ def _require_none(path: Path, findings: Sequence[Finding]) -> None:
 
 
 def _foreign_configurations(path: Path) -> tuple[Any, Any]:
-    """The same of a file by others; None for what is not there, which Keras reports."""
+    """Read model and compile settings of a foreign file; None if missing, which Keras reports."""
     try:
         known = format_of(path)
-        if known.save == "weights":  # by its name; stock Keras looks for a model in it all the same
+        if known.save == "weights":  # by its name; stock Keras looks for a model in it too
             known = FORMATS["h5"]
         texts = known.read_texts(path, path)
         config, compiled = json.loads(texts.model), json.loads(texts.training)

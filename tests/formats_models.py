@@ -12,7 +12,8 @@ from keras_savekit.formats import checkpoint
 from keras_savekit.formats.checkpoint import Purpose
 from keras_savekit.formats.registry import FORMATS
 from keras_savekit.model.capture import Capture
-from keras_savekit.model.structure import LiveModel, build_optimizer
+from keras_savekit.model.live_variables import build_optimizer
+from keras_savekit.model.structure import LiveModel
 from keras_savekit.store.manifest import MANIFEST, FileEntry
 from keras_savekit.store.manifest_json import to_json
 

@@ -3,7 +3,12 @@
 import pytest
 
 from keras_savekit.base.tensors import Variable
-from keras_savekit.model.differences import listed, of_optimizers, of_variables, ranked
+from keras_savekit.model.differences import (
+    compare_optimizers,
+    compare_variables,
+    format_list,
+    normalize_paths,
+)
 
 
 def weights(*names, shape=(2,)):
@@ -21,7 +26,7 @@ def weights(*names, shape=(2,)):
     ],
 )
 def test_names_that_keras_numbers_anew_are_the_same(saved, live):
-    assert of_variables(weights(*saved), weights(*live)) == []
+    assert compare_variables(weights(*saved), weights(*live)) == []
 
 
 @pytest.mark.parametrize(
@@ -35,16 +40,16 @@ def test_names_that_keras_numbers_anew_are_the_same(saved, live):
     ],
 )
 def test_a_layer_renamed_reordered_added_or_gone_is_named(saved, live, told):
-    assert told in "\n".join(of_variables(weights(*saved), weights(*live)))
+    assert told in "\n".join(compare_variables(weights(*saved), weights(*live)))
 
 
 def test_another_shape_or_dtype_is_told_with_both():
-    (told,) = of_variables(weights("s/a/kernel"), weights("s/a/kernel", shape=(3,)))
+    (told,) = compare_variables(weights("s/a/kernel"), weights("s/a/kernel", shape=(3,)))
     assert told == "s/a/kernel float32[2] in the checkpoint, s/a/kernel float32[3] in the model"
 
 
 def test_ranks_keep_the_order_of_the_numbers():
-    assert ranked(["x_9/w", "x_10/w"]) == ["x#0/w#0", "x#1/w#0"]
+    assert normalize_paths(["x_9/w", "x_10/w"]) == ["x#0/w#0", "x#1/w#0"]
 
 
 def optimizer(name="Adam", **config):
@@ -52,20 +57,20 @@ def optimizer(name="Adam", **config):
 
 
 def test_every_setting_of_the_optimizer_that_differs_is_named():
-    assert of_optimizers(optimizer(), optimizer(), 0.1) == {}
-    assert of_optimizers(optimizer(), optimizer(beta_1=0.8, learning_rate=1.0), 0.1) == {
+    assert compare_optimizers(optimizer(), optimizer(), 0.1) == {}
+    assert compare_optimizers(optimizer(), optimizer(beta_1=0.8, learning_rate=1.0), 0.1) == {
         "beta_1": "the optimizer's beta_1 was 0.9, is 0.8",
         "learning_rate": "the optimizer's learning_rate was 0.1, is 1.0",
     }
-    other = of_optimizers(optimizer(), optimizer("SGD"), 0.1)
+    other = compare_optimizers(optimizer(), optimizer("SGD"), 0.1)
     assert other == {"class_name": "the optimizer was Adam, is SGD"}
-    none = of_optimizers(optimizer(), None, 0.1)
+    none = compare_optimizers(optimizer(), None, 0.1)
     assert none == {"class_name": "one of the two is not compiled"}
 
 
 def test_a_learning_rate_that_a_callback_changed_does_not_differ_from_itself():
-    assert of_optimizers(optimizer(), optimizer(learning_rate=0.05), 0.05) == {}
+    assert compare_optimizers(optimizer(), optimizer(learning_rate=0.05), 0.05) == {}
 
 
 def test_a_long_list_is_cut():
-    assert listed([str(n) for n in range(7)]).splitlines()[-1] == "  and 2 more"
+    assert format_list([str(n) for n in range(7)]).splitlines()[-1] == "  and 2 more"

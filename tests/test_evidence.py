@@ -32,11 +32,11 @@ from keras_savekit.errors import (
     SavekitError,
     UnverifiableError,
 )
-from keras_savekit.fit import restoration
 from keras_savekit.formats.hdf5 import access
 from keras_savekit.formats.hdf5.datasets import own_dataset
 from keras_savekit.policy.plan import Due, Policy, SavePlan
-from keras_savekit.resume import select
+from keras_savekit.resume import restore
+from keras_savekit.resume.record import select_and_record
 from keras_savekit.save.pipeline import Pipeline
 from keras_savekit.store import syscalls
 from keras_savekit.store.checkpoint_lock import hold_shared, is_read
@@ -81,10 +81,10 @@ def run(base, tmp_path):
 def found(path):
     """The step that a resume takes, or what it raises."""
     try:
-        taken, _ = select.find(unlocked(path), 0.0)
+        loaded = select_and_record([unlocked(path)], 0.0).content
     except SavekitError as error:
         return error
-    return None if taken is None else taken.checkpoint.manifest.moment.step
+    return None if loaded is None else loaded.checkpoint.manifest.moment.step
 
 
 def listed(path):
@@ -230,15 +230,15 @@ def test_restoring_outside_of_fit_skips_what_cannot_be_read_and_does_not_guess(r
     directory = RunDirectory(run)
     failing = Failing(errno.EIO, 0, always=True, only=lambda a: f"{NEWEST}/model" in str(a[0]))
     with syscalls.watched(failing):
-        taken, passed = restoration._chosen(directory, "latest")
-    assert taken.checkpoint.name == "000000003-archive"
-    assert passed == (
+        loaded, skipped = restore._load(directory, "latest")
+    assert loaded.checkpoint.name == "000000003-archive"
+    assert skipped == (
         f"{NEWEST}: could not be verified: cannot be read: Input/output error [model.h5]",
     )
     for number, said in ((errno.EIO, "some could not be verified"), (errno.EMFILE, "ulimit -n")):
         failing = Failing(number, 0, always=True, only=models)
         with syscalls.watched(failing), pytest.raises(ResumeError, match=said):
-            restoration._chosen(directory, "latest")
+            restore._load(directory, "latest")
 
 
 def test_whether_anyone_reads_a_checkpoint_is_unknown_without_descriptors(run):

@@ -182,7 +182,7 @@ def test_a_model_without_such_layers_is_neither_walked_nor_traced_anew(tmp_path,
     def never(_):
         raise AssertionError
 
-    monkeypatch.setattr(layer_loading, "members", never)
+    monkeypatch.setattr(layer_loading, "list_members", never)
     sk.restore(model, tmp_path)
     assert (model.train_function, model.predict_function) == before
 

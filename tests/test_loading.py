@@ -477,7 +477,7 @@ def test_python_code_in_a_file_is_not_run(tmp_path):
     with pytest.warns(sk.SavekitWarning, match="lambda"):
         sk.save_model(model, tmp_path / "m.h5")
     with pytest.raises(
-        sk.ModelError, match=r"holds Python code, which is not run: a lambda in layer"
+        sk.ModelError, match=r"contains Python code, which is not run: a lambda in layer"
     ):
         sk.load_model(tmp_path / "m.h5")
 
@@ -502,8 +502,8 @@ def test_a_lambda_that_stock_keras_saved_runs_only_with_safe_mode_false(tmp_path
     with pytest.raises(sk.ModelError) as caught:
         sk.load_model(tmp_path / name)
     assert str(caught.value) == (
-        f"holds Python code, which is not run: a lambda in layer twice [{tmp_path / name}]\n"
-        "  if you trust whoever made the file, load it with safe_mode=False"
+        f"contains Python code, which is not run: a lambda in layer twice [{tmp_path / name}]\n"
+        "  if you trust the origin of the file, load it with safe_mode=False"
     )
     assert not trace.exists()
     loaded = sk.load_model(tmp_path / name, safe_mode=False)
@@ -537,7 +537,7 @@ HOSTILE = {
         "module": "keras.layers",
         "config": {"name": "torch", "module": "gASVAA=="},
     },
-    "it needs os.system, which nobody registered": {
+    "it needs os.system, which is not registered": {
         "class_name": "Lambda",
         "module": "keras.layers",
         "config": {

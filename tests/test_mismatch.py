@@ -1,4 +1,4 @@
-"""Code that has changed since a checkpoint was saved: told, and taken as the policy says."""
+"""Code that has changed since a checkpoint was saved: the policy says what is restored."""
 
 import shutil
 
@@ -19,19 +19,19 @@ from training_builders import (
 
 import keras_savekit as sk
 from keras_savekit.base.tensors import Variable
-from keras_savekit.model.differences import partners
+from keras_savekit.model.differences import match_variables
 
 EPOCHS = 3
 EVERY_STEP = policy(plan("every 1 step", when_busy="wait"))
 
 
-def saying(on_mismatch):
+def with_mismatch(on_mismatch):
     return {**EVERY_STEP, "resume": {"on_mismatch": on_mismatch}}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A training stopped in its second epoch, and where it stood."""
+    """The directory and the model of a training that stopped in its second epoch."""
     directory = tmp_path_factory.mktemp("run")
     trained, on = model(), data()
     kit = sk.SaveKit(EVERY_STEP, directory=directory, data=on)
@@ -47,7 +47,7 @@ def directory(run, tmp_path):
 
 
 class AtFirst(keras.callbacks.Callback):
-    """What the model holds when the first batch begins."""
+    """Records the state of the model when the first batch begins."""
 
     seen = None
 
@@ -63,9 +63,9 @@ class AtFirst(keras.callbacks.Callback):
         pass
 
 
-def going_on(directory, on_mismatch, made, on=None):
+def resume(directory, on_mismatch, made, on=None):
     on = data() if on is None else on
-    kit = sk.SaveKit(saying(on_mismatch), directory=directory, data=on)
+    kit = sk.SaveKit(with_mismatch(on_mismatch), directory=directory, data=on)
     first, watched = AtFirst(), BatchLogs()
     stopping = keras.callbacks.EarlyStopping("loss", patience=50)
     fit(made, kit, stopping, first, watched, on=on, epochs=EPOCHS)
@@ -80,26 +80,26 @@ def faster(**changes):
     return model(seed=99, optimizer=keras.optimizers.Adam(0.5, **changes))
 
 
-def test_the_weights_alone_go_on_where_the_run_stood_with_a_new_optimizer(run, directory):
-    told, (weights, optimizer), stopping = going_on(directory, "weights", faster())
+def test_the_weights_alone_resume_at_the_position_of_the_run_with_a_new_optimizer(run, directory):
+    report, (weights, optimizer), stopping = resume(directory, "weights", faster())
     assert equal(weights, run[1].get_weights())
     slots = [value for value in optimizer if value.ndim]
     assert not any(value.any() for value in slots)
-    assert told.level == "weights only"
-    assert (told.moment.epoch, told.moment.batch, told.moment.step) == (1, 2, STEPS + 2)
-    assert any("learning_rate was 0.001" in reason for reason in told.reasons)
+    assert report.level == "weights only"
+    assert (report.moment.epoch, report.moment.batch, report.moment.step) == (1, 2, STEPS + 2)
+    assert any("learning_rate was 0.001" in reason for reason in report.reasons)
     assert stopping.best < np.inf
 
 
 def test_what_is_ignored_keeps_the_slots_and_the_learning_rate_of_the_code(run, directory):
-    told, (weights, optimizer), _ = going_on(directory, "ignore", faster())
+    report, (weights, optimizer), _ = resume(directory, "ignore", faster())
     assert equal(weights, run[1].get_weights())
     before = [value.numpy() for value in run[1].optimizer.variables]
     assert float(optimizer[1]) == 0.5
     assert equal(optimizer[2:], before[2:])
     assert optimizer[0] == before[0] == STEPS + 2
-    assert told.level == "position"
-    assert told.reasons[0].endswith(
+    assert report.level == "position"
+    assert report.reasons[0].endswith(
         "the optimizer's learning_rate was 0.0010000000474974513, is 0.5"
     )
 
@@ -110,16 +110,16 @@ def test_a_lowered_learning_rate_stays_when_another_setting_is_ignored(directory
     halved = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2)
     fit(made, kit, halved, on=on, epochs=1)
     other = model(seed=9, optimizer=keras.optimizers.Adam(beta_1=0.5))
-    told = sk.restore(other, tmp_path / "lowered", on_mismatch="ignore")
+    report = sk.restore(other, tmp_path / "lowered", on_mismatch="ignore")
     assert float(other.optimizer.learning_rate.numpy()) == pytest.approx(0.0005)
-    assert told.level == "position"
+    assert report.level == "position"
 
 
-def test_another_optimizer_begins_anew_though_the_rest_goes_on(run, directory):
-    told, (weights, optimizer), _ = going_on(directory, "ignore", model(optimizer="sgd", seed=99))
+def test_another_optimizer_starts_from_scratch_though_the_rest_resumes(run, directory):
+    report, (weights, optimizer), _ = resume(directory, "ignore", model(optimizer="sgd", seed=99))
     assert equal(weights, run[1].get_weights())
     assert optimizer[0] == 0
-    assert "the optimizer's variables begin anew" in told.reasons
+    assert "the optimizer's variables start from scratch" in report.reasons
 
 
 def grown(**names):
@@ -138,23 +138,23 @@ def grown(**names):
     return made
 
 
-def test_a_layer_added_begins_anew_beside_the_weights_that_fit(run, directory):
+def test_an_added_layer_starts_from_scratch_beside_the_weights_that_fit(run, directory):
     made = grown()
     initial = made.get_weights()
-    told, (weights, _), _ = going_on(directory, "ignore", made)
+    report, (weights, _), _ = resume(directory, "ignore", made)
     saved = run[1].get_weights()
     assert equal(weights[:6], saved[:6])  # the first Dense and the normalization
     assert equal(weights[6:9], initial[6:9])
     assert np.array_equal(weights[9], saved[7])  # the bias, whose shape is as it was
-    assert any("3 of 10 weights begin anew" in reason for reason in told.reasons)
-    assert "the optimizer's variables begin anew" in told.reasons
+    assert any("3 of 10 weights start from scratch" in reason for reason in report.reasons)
+    assert "the optimizer's variables start from scratch" in report.reasons
 
 
 def test_a_layer_renamed_is_named_and_by_default_nothing_is_changed(directory):
     made = grown(name="renamed")
     initial, before = made.get_weights(), names(directory)
     with pytest.raises(sk.MismatchError) as error:
-        going_on(directory, "error", made)
+        resume(directory, "error", made)
     assert "renamed/kernel float32[3, 4] in the model" in str(error.value)
     assert "resume: {on_mismatch: weights}" in str(error.value)
     assert equal(made.get_weights(), initial)
@@ -163,9 +163,9 @@ def test_a_layer_renamed_is_named_and_by_default_nothing_is_changed(directory):
 
 def test_other_data_are_refused_until_the_policy_says_otherwise(directory):
     with pytest.raises(sk.MismatchError, match="batch_size was 4, is 8"):
-        going_on(directory, "error", model(seed=99), on=data(batch_size=8))
-    told, _, _ = going_on(directory, "ignore", model(seed=99), on=data(batch_size=8))
-    assert (told.level, told.moment.epoch, told.moment.batch) == ("position", 1, 0)
+        resume(directory, "error", model(seed=99), on=data(batch_size=8))
+    report, _, _ = resume(directory, "ignore", model(seed=99), on=data(batch_size=8))
+    assert (report.level, report.moment.epoch, report.moment.batch) == ("position", 1, 0)
 
 
 def test_a_model_of_which_no_weight_fits_is_refused_in_any_case(directory):
@@ -174,19 +174,19 @@ def test_a_model_of_which_no_weight_fits_is_refused_in_any_case(directory):
     other.compile("adam", "mse")
     for choice in ("weights", "ignore"):
         with pytest.raises(sk.MismatchError, match="no weight fits the model"):
-            going_on(directory, choice, other)
+            resume(directory, choice, other)
 
 
-def test_restore_takes_what_fits_where_it_is_told_to(run):
+def test_restore_restores_what_fits_if_requested(run):
     made = grown()
-    told = sk.restore(made, run[0], on_mismatch="weights")
-    assert told.level == "weights only"
+    report = sk.restore(made, run[0], on_mismatch="weights")
+    assert report.level == "weights only"
     assert equal(made.get_weights()[:6], run[1].get_weights()[:6])
 
 
-def test_steps_are_counted_on_so_that_checkpoints_stay_in_order(directory):
+def test_steps_continue_so_that_checkpoints_stay_in_order(directory):
     before = set(names(directory))
-    going_on(directory, "weights", faster())
+    resume(directory, "weights", faster())
     new = sorted(set(names(directory)) - before)
     assert new[0] == f"{STEPS + 3:09d}-p"
     assert max(before) < new[0]
@@ -209,5 +209,5 @@ def variables(*names_and_sizes):
         ([("a/k", 1)], [("a/k", 2), ("b/k", 1)], [None, None]),
     ],
 )
-def test_weights_belong_together_by_name_shape_and_dtype(saved, live, expected):
-    assert partners(variables(*saved), variables(*live)) == expected
+def test_weights_match_by_name_shape_and_dtype(saved, live, expected):
+    assert match_variables(variables(*saved), variables(*live)) == expected

@@ -16,7 +16,7 @@ from training_builders import events
 
 from keras_savekit.formats import checkpoint as checkpoint_files
 from keras_savekit.policy.plan import Due, Policy
-from keras_savekit.resume import select
+from keras_savekit.resume.record import select_and_record
 from keras_savekit.save.pipeline import Pipeline
 from keras_savekit.verify.depths import verify_shallow
 
@@ -90,7 +90,7 @@ class Sessions(RuleBasedStateMachine):
         """A new process: what a session does when training begins."""
         self.directory = prepared(self.place / "run")
         self.directory.sweep()
-        found, _ = select.find(self.directory, 1.0)
+        found = select_and_record([self.directory], 1.0).content
         if self.newest is not None:
             assert found is not None
             newest = int(self.newest[:9])

@@ -6,13 +6,13 @@ import warnings
 import keras
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 from test_store_builders import add, fake_checkpoint, prepared
 from training_builders import damage_steps, events, names, plan, policy
 
 import keras_savekit as sk
 from keras_savekit.cli import main as cli
-from keras_savekit.resume import select
-from keras_savekit.resume.candidates import candidates
+from keras_savekit.resume.select import candidates
 from keras_savekit.store.manifest import Finding, Verification, supersedes
 from keras_savekit.store.run import RunDirectory
 
@@ -74,7 +74,7 @@ def test_no_recorded_finding_makes_a_resume_quarantine_what_is_whole(run, kind):
 
 def test_a_verification_that_version_0_1_wrote_is_read(run):
     text = {"depth": "load", "when": 1.0, "findings": [], "note": "", "done": True}
-    adapter = select.TypeAdapter(Verification)
+    adapter = TypeAdapter(Verification)
     assert adapter.validate_python(text) == Verification("load", 1.0)
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint goes back into a model outside of `fit`, and a plan says which one would."""
+"""A checkpoint is restored outside of `fit`, and `resume-plan` says which one `fit` would use."""
 
 import json
 
@@ -71,7 +71,7 @@ def test_restoring_reads_only(run):
     assert everything() == before
 
 
-def test_a_damaged_newest_one_is_passed_over_and_stays(run):
+def test_a_damaged_newest_one_is_skipped_and_stays(run):
     path = run / "checkpoints" / "000000012-latest" / "manifest.json"
     path.write_text("{}")
     restored = sk.restore(model(), run)
@@ -111,7 +111,7 @@ def test_a_fit_with_another_learning_rate_is_refused_before_the_first_step(run):
 
 
 def test_a_learning_rate_that_a_callback_lowered_is_no_other_one(tmp_path):
-    def go_on(made, epochs):
+    def resume(made, epochs):
         on = data()
         kit = sk.SaveKit(ASKED, directory=tmp_path, data=on)
         slower = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2)
@@ -119,9 +119,9 @@ def test_a_learning_rate_that_a_callback_lowered_is_no_other_one(tmp_path):
         return kit.resumed
 
     made = model()
-    go_on(made, 1)
-    assert go_on(made, 2).level == "exact"  # the same live model, whose rate is lower now
-    assert go_on(model(seed=9), 3).level == "exact"  # the code once more, as it was written
+    resume(made, 1)
+    assert resume(made, 2).level == "exact"  # the same live model, whose rate is lower now
+    assert resume(model(seed=9), 3).level == "exact"  # the code once more, as it was written
 
 
 def test_a_directory_without_a_run_or_a_checkpoint_says_so(tmp_path):

@@ -1,4 +1,4 @@
-"""A training that was stopped goes on as if it had not been."""
+"""A stopped training resumes as if it had not been stopped."""
 
 import shutil
 import threading
@@ -127,11 +127,11 @@ def test_a_kit_without_a_position_starts_the_epoch_again_and_says_why(tmp_path, 
     assert "give fit and SaveKit(data=) the same keras_savekit.resumable() data" in shown
 
 
-def test_data_of_another_order_are_told_and_the_epoch_starts_again(tmp_path):
+def test_data_of_another_order_are_reported_and_the_epoch_starts_again(tmp_path):
     saved_until(tmp_path, 4)
     asked = {**EVERY_STEP, "resume": {"on_mismatch": "ignore"}}
     _, kit, logs = resumed(tmp_path, asked, on=data(seed=6))
-    assert any("the data is not what it was: seed was 5, is 6" in r for r in kit.resumed.reasons)
+    assert any("the data have changed: seed was 5, is 6" in r for r in kit.resumed.reasons)
     assert len(logs) == EPOCHS * STEPS
 
 
@@ -155,7 +155,7 @@ def test_other_callbacks_that_start_anew_are_named(tmp_path):
 def test_without_metrics_and_with_other_metrics_training_goes_on(tmp_path):
     saved_until(tmp_path, 4)
     _, kit, logs = resumed(tmp_path, made=model(metrics=["mse", "mae"]))
-    assert any("its metrics are others" in reason for reason in kit.resumed.reasons)
+    assert any("its metrics differ" in reason for reason in kit.resumed.reasons)
     assert len(logs) == EPOCHS * STEPS - 4
 
 
@@ -173,7 +173,7 @@ def forget_verification(directory, name):
     (directory / "checkpoints" / name / "verification.json").unlink()
 
 
-def test_a_damaged_unverified_checkpoint_is_set_aside_and_the_one_before_it_serves(
+def test_a_damaged_unverified_checkpoint_is_quarantined_and_the_previous_one_is_used(
     tmp_path, whole, capsys
 ):
     saved_until(tmp_path, 5)
@@ -181,7 +181,7 @@ def test_a_damaged_unverified_checkpoint_is_set_aside_and_the_one_before_it_serv
     flip(tmp_path, "000000005-p")
     made, kit, _ = resumed(tmp_path)
     assert kit.resumed.name == "000000004-p"
-    assert "passed over 000000005-p" in capsys.readouterr().out
+    assert "skipped 000000005-p" in capsys.readouterr().out
     assert [name for name, _ in RunDirectory(tmp_path).quarantined()] == ["000000005-p"]
     assert digest(made) == whole[0]
 
@@ -218,7 +218,7 @@ def test_when_every_checkpoint_is_damaged_training_begins_anew_and_says_so(tmp_p
     _, kit, logs = resumed(tmp_path)
     assert kit.resumed is None
     assert len(logs) == EPOCHS * STEPS
-    assert capsys.readouterr().out.count("passed over") == 2
+    assert capsys.readouterr().out.count("skipped") == 2
 
 
 def test_what_a_killed_save_left_is_swept_and_never_listed(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 from test_store_builders import add, fake_checkpoint, prepared
 
-from keras_savekit.resume.candidates import candidates
+from keras_savekit.resume.select import candidates
 from keras_savekit.store.manifest import Finding, Verification
 
 WRONG = (Finding("weights", "dense/kernel", "differs when it is loaded"),)

@@ -175,7 +175,7 @@ def test_a_signed_manifest_without_sha256_of_its_files_vouches_for_nothing(run, 
 def test_where_no_checkpoint_has_sha256_nothing_is_changed_and_one_error_says_so(run):
     for name in names(run):
         without_sha256(run / "checkpoints" / name)
-    with pytest.raises(sk.ResumeError, match=r"vouches for no checkpoint.*without a SHA-256"):
+    with pytest.raises(sk.ResumeError, match=r"authenticates no checkpoint.*without a SHA-256"):
         train(run)
     assert RunDirectory(run).quarantined() == []
     assert {each.status for each in RunDirectory(run).checkpoints()} == {"verified"}
@@ -213,13 +213,13 @@ def test_without_a_key_a_manifest_is_what_it_always_was(tmp_path):
 def test_with_another_key_nothing_is_changed_and_one_error_says_so(run, monkeypatch, capsys):
     before = names(run)
     monkeypatch.setenv("RUN_KEY", "mistyped")
-    with pytest.raises(sk.ResumeError, match="the key vouches for no checkpoint"):
+    with pytest.raises(sk.ResumeError, match="the key authenticates no checkpoint"):
         train(run)
     assert names(run) == before
     assert RunDirectory(run).quarantined() == []
     assert cli.run(["resume-plan", str(run)]) == 1
     said = capsys.readouterr().out
-    assert "the key vouches for no checkpoint: a training would not start" in said
+    assert "the key authenticates no checkpoint: a training would not start" in said
 
 
 def test_a_verification_with_a_mistyped_key_accuses_nothing_for_good(run, monkeypatch, capsys):

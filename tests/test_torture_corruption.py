@@ -3,7 +3,7 @@
 import pytest
 from torture import corruption
 
-from keras_savekit.resume import candidates
+from keras_savekit.resume import select
 from keras_savekit.store.manifest import Verification
 
 pytestmark = pytest.mark.slow
@@ -25,7 +25,7 @@ def test_damage_is_found_and_a_resume_falls_back(scratch):
 def test_the_rung_sees_a_verification_that_looks_at_nothing(scratch, monkeypatch):
     blind = lambda *_: Verification("structure", 1.0)  # noqa: E731
     monkeypatch.setattr(corruption, "verify_shallow", blind)
-    monkeypatch.setattr(candidates, "examine", blind)
+    monkeypatch.setattr(select, "examine", blind)
     scores = corruption.run(seed=1, count=15, scratch=scratch)
     assert len(scores[0].failures) >= 10
     assert scores[1].failures

@@ -17,7 +17,7 @@ from keras_savekit.cli._runs import open_run, signing_key
 from keras_savekit.errors import printable_text
 
 if TYPE_CHECKING:
-    from keras_savekit.resume.candidates import Candidate
+    from keras_savekit.resume.select import Candidate
     from keras_savekit.store.checkpoint import Checkpoint
 
 
@@ -48,16 +48,12 @@ def command(directory: Path, key_env: str | None, as_json: bool) -> int:
 
 def _choose(directory: Path, key_env: str | None) -> tuple[Checkpoint | None, list[Candidate]]:
     """Return the checkpoint to resume from, and the newer ones that are skipped."""
-    from keras_savekit.resume.candidates import candidates
+    from keras_savekit.resume.select import select
 
     run = open_run(directory)
     run.key = signing_key(run, key_env)
-    skipped: list[Candidate] = []
-    for candidate in candidates(run, time.time()):
-        if candidate.usable:
-            return candidate.checkpoint, skipped
-        skipped.append(candidate)
-    return None, skipped
+    selection = select([run], time.time(), read=lambda checkpoint: checkpoint)
+    return selection.content, list(selection.skipped)
 
 
 def _print(chosen: Checkpoint | None, skipped: list[Candidate]) -> None:
@@ -77,7 +73,7 @@ def _print(chosen: Checkpoint | None, skipped: list[Candidate]) -> None:
 
 
 def _why_none(skipped: list[Candidate]) -> str:
-    from keras_savekit.resume.candidates import NONE_TRUSTED
+    from keras_savekit.resume.select import NONE_TRUSTED
 
     if any(candidate.failure is not None for candidate in skipped):
         return (

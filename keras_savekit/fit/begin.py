@@ -1,51 +1,54 @@
-"""How a training begins: anew, or where a checkpoint stands.
+"""How a training begins: from scratch, or from a checkpoint.
 
-Finds the checkpoint, compares it with the model, puts it back, and tells the
-user and `fit` where training goes on. Several savekit callbacks in one `fit`
-begin together: the first to begin chooses the newest checkpoint of all their
-directories, the others follow it.
+    select -> reconcile -> position -> restore -> report
+
+Several savekit callbacks in one `fit` begin together: the first one selects the newest
+checkpoint of all their directories, the others follow it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from keras_savekit.backend import random_state
-from keras_savekit.errors import CheckpointError, DirectoryError, ResumeError
+from keras_savekit.errors import DirectoryError, ResumeError
 from keras_savekit.fit import callback_state
 from keras_savekit.fit.context import Kit, SessionContext
-from keras_savekit.fit.restoration import RESTORED, Restoration, memory_of
+from keras_savekit.fit.restoration import Restoration, callback_states
 from keras_savekit.fit.steering import Fit
 from keras_savekit.model import metrics
-from keras_savekit.model.assign import differing
-from keras_savekit.resume import select
-from keras_savekit.resume.reconcile import taken
-from keras_savekit.resume.select import LEVELS, Found, Restored
+from keras_savekit.model.assign import find_differences
+from keras_savekit.resume.load import LoadedCheckpoint, load_checkpoint
+from keras_savekit.resume.position import Position, find_position
+from keras_savekit.resume.reconcile import RESTORED, Reconciled, reconcile
+from keras_savekit.resume.record import select_and_record
+from keras_savekit.resume.report import Restored, worst
+from keras_savekit.resume.select import select
+from keras_savekit.resume.state import TrainingState, stopped_for_good
+from keras_savekit.store.checkpoint import Checkpoint
 from keras_savekit.store.naming import CheckpointName
 from keras_savekit.store.run import RunDirectory
-from keras_savekit.verify.depths import require_signed
 
 
 @dataclass(frozen=True, slots=True)
 class ResumePlan:
-    """Where a training goes on.
+    """Where a training resumes.
 
     owner: the kit whose checkpoint it is.
-    state: the training's state in the checkpoint.
-    optimizer: its settings as the code that began the training had them.
+    state: the training state in the checkpoint.
+    optimizer: its settings in the code that started the training.
     """
 
     owner: Kit
     restored: Restored
     restoration: Restoration
-    state: Mapping[str, Any]
+    state: TrainingState
     optimizer: Mapping[str, Any] | None
 
     def record(self, kit: Kit) -> None:
-        """Write it into the event log of a kit."""
+        """Write the resume into the event log of a kit."""
         restored, moment = self.restored, self.restored.moment
         elsewhere = {} if kit is self.owner else {"of": str(self.owner.directory.path)}
         kit.directory.events.append(
@@ -60,151 +63,159 @@ class ResumePlan:
             **elsewhere,
         )
 
-    def go_on(self, fit: Fit, epochs: int, tell: Callable[[str], None]) -> None:
-        """Have `fit` go on here, or end at once if nothing is left to do, which is told.
+    def apply(self, fit: Fit, epochs: int, report: Callable[[str], None]) -> None:
+        """Make `fit` resume here, or end at once and report it if nothing is left to do.
 
-        epochs: as asked of `fit`.
+        epochs: as requested of `fit`.
         """
-        epoch, stopped_before = self.restored.moment.epoch, _stopped(self.state, epochs)
-        fit.start_at(max(epoch, epochs) if stopped_before else epoch)
+        epoch, stopped = self.restored.moment.epoch, stopped_for_good(self.state, epochs)
+        fit.start_at(max(epoch, epochs) if stopped else epoch)
         if epoch >= epochs:
-            tell(f"nothing left to do: {epoch} of {epochs} epochs are trained")
-        elif stopped_before:
-            tell(
+            report(f"nothing left to do: {epoch} of {epochs} epochs are trained")
+        elif stopped:
+            report(
                 f"nothing left to do: a callback stopped the training after {epoch} of "
-                f"{epochs} epochs; to go on all the same, ask fit for more epochs"
+                f"{epochs} epochs; to continue anyway, request more epochs of fit"
             )
 
 
 def begin(
-    around: SessionContext,
+    context: SessionContext,
     fit: Fit,
     model: Any,
     optimizer: Mapping[str, Any] | None,
     length: int | None,
     epochs: int,
 ) -> ResumePlan | None:
-    """Put the newest checkpoint into the model and its callbacks; None if there is none.
+    """Restore the newest checkpoint into the model and its callbacks; None if there is none.
 
-    optimizer: settings of the model's.
+    optimizer: settings of the model's optimizer.
     length: batches in an epoch, if that is known.
-    epochs: as asked of `fit`.
+    epochs: as requested of `fit`.
 
     Raises MismatchError, ResumeError or DirectoryError, and has then changed nothing.
     """
-    for kit in around.kits:
-        if kit.policy.resume.mode == "never":
-            _require_empty(kit.directory)
-    owner, found, passed = _newest(around)
-    _require_found(around.kits, found, passed)
-    if found is None or owner is None:
-        for each in passed:
-            around.tell(f"passed over {each}")
+    owner, loaded, skipped = _select(context)
+    if loaded is None or owner is None:
+        for reason in skipped:
+            context.tell(f"skipped {reason}")
         callback_state.start_anew(fit.others())
         return None
-    found = _not_ended(owner.directory, found, epochs)
-    agreed = taken(
-        found,
+    loaded = _before_the_end(owner.directory, loaded, epochs, context.wall())
+    reconciled = reconcile(
+        loaded,
         model,
         optimizer,
         RESTORED,
-        source=around.source,
+        source=context.source,
         on_mismatch=owner.policy.resume.on_mismatch,
     )
-    length = length or found.state["length"]
-    moment, level, reasons = select.position(found, around.source, length)
-    others = [each for each in fit.listed() if each is not owner]
-    only_weights = agreed.level == "weights only"
-    more = () if only_weights else callback_state.not_restored(others, memory_of(found))
-    with_metrics = (
-        bool(moment.batch) and not only_weights and _same_metrics(around, model, agreed.found)
+    position = find_position(loaded, context.source, length or loaded.state["length"])
+    callbacks = [callback for callback in fit.listed() if callback is not owner]
+    with_metrics = _with_metrics(context, model, reconciled, position)
+    lost = _not_restored(reconciled, position, model, callbacks, epochs)
+    if position.moment.batch and not with_metrics:
+        lost += ("its metrics differ; the logs of this epoch start over",)
+    restoration = Restoration(
+        reconciled, position.moment, model, callbacks, with_metrics=with_metrics
     )
-    if found.state.get("ended") and moment.epoch < epochs:
-        more += callback_state.changed_at_the_end(others)
-    more += () if only_weights else random_state.drawing_in_kernels(model)
-    if moment.batch and not with_metrics:
-        more += ("its metrics are others; the logs of this epoch begin anew",)
-    restoration = Restoration(agreed, moment, model, others, with_metrics=with_metrics)
     restoration.training_begins()
-    level = max(level, agreed.level, "position" if more else "exact", key=LEVELS.index)
     restored = Restored(
-        found.checkpoint.name, moment, level, agreed.reasons + reasons + more, passed
+        loaded.checkpoint.name,
+        position.moment,
+        worst(position.level, reconciled.level, "position" if lost else "exact"),
+        reconciled.reasons + position.reasons + lost,
+        skipped,
     )
-    around.tell(str(restored))
-    settings = found.state["optimizer"] if not agreed.reasons else optimizer
-    return ResumePlan(owner, restored, restoration, found.state, settings)
+    context.tell(str(restored))
+    settings = optimizer if reconciled.reasons else loaded.state["optimizer"]
+    return ResumePlan(owner, restored, restoration, loaded.state, settings)
 
 
-def _newest(around: SessionContext) -> tuple[Kit | None, Found | None, tuple[str, ...]]:
-    """The newest checkpoint of all kits that may resume, and what was passed over."""
-    resuming = [kit for kit in around.kits if kit.policy.resume.mode != "never"]
-    # Of one step the last kit's: it was saved when the others had done their part.
-    steps = [(_last_step(kit.directory), place, kit) for place, kit in enumerate(resuming)]
-    owner: Kit | None = None
-    found: Found | None = None
-    passed: tuple[str, ...] = ()
-    for last, _, kit in sorted(steps, key=lambda each: each[:2], reverse=True):
-        if found is not None and _step(found) >= last:
-            break
-        candidate, over = select.find(kit.writer, around.wall())
-        passed += over
-        if candidate is not None and (found is None or _step(candidate) > _step(found)):
-            owner, found = kit, candidate
-    return owner, found, passed
+def _select(
+    context: SessionContext,
+) -> tuple[Kit | None, LoadedCheckpoint | None, tuple[str, ...]]:
+    """The newest checkpoint of all kits that may resume, its kit, and why others were skipped."""
+    for kit in context.kits:
+        if kit.policy.resume.mode == "never":
+            _require_empty(kit.directory)
+    resuming = [kit for kit in context.kits if kit.policy.resume.mode != "never"]
+    # Of equal steps the last kit's is selected: it was saved when the others were done.
+    selection = select_and_record([kit.writer for kit in resuming], context.wall())
+    skipped = tuple(map(str, selection.skipped))
+    chosen = selection.chosen
+    if chosen is None:
+        _require_not_required(context.kits, skipped)
+        return None, None, skipped
+    owner = next(kit for kit in resuming if kit.writer is chosen.directory)
+    return owner, selection.content, skipped
 
 
-def _stopped(state: Mapping[str, Any], epochs: int) -> bool:
-    """Whether a callback had stopped the training, and no more was asked for since."""
-    return bool(state["stopped"]) and epochs <= state["epochs"]
+def _before_the_end(
+    directory: RunDirectory, loaded: LoadedCheckpoint, epochs: int, now: float
+) -> LoadedCheckpoint:
+    """Of the same step, the checkpoint from before callbacks changed the weights at the end.
 
-
-def _not_ended(directory: RunDirectory, found: Found, epochs: int) -> Found:
-    """Of the same step, what was saved before callbacks changed the weights at the end.
-
-    For a training that is to go on; one that has ended keeps its last weights.
+    For a training that continues; a training that has ended keeps its last weights.
     """
-    going_on = found.checkpoint.manifest.moment.epoch < epochs and not _stopped(found.state, epochs)
-    if not (going_on and found.state.get("ended")):
-        return found
-    for each in reversed(directory.checkpoints()):
-        if each.manifest.moment.step == _step(found) and each.status == "verified":
-            with suppress(CheckpointError):  # it was whole; what was found stands in for it
-                require_signed(each.path, directory.key)
-                other = select.read(each)
-                if not other.state.get("ended"):
-                    return other
-    return found
+    moment = loaded.checkpoint.manifest.moment
+    continues = moment.epoch < epochs and not stopped_for_good(loaded.state, epochs)
+    if not (continues and loaded.state.get("ended")):
+        return loaded
+
+    def same_step(checkpoint: Checkpoint) -> bool:
+        return checkpoint.manifest.moment.step == moment.step and checkpoint.status == "verified"
+
+    def read(checkpoint: Checkpoint) -> LoadedCheckpoint | None:
+        other = load_checkpoint(checkpoint)
+        return None if other.state.get("ended") else other
+
+    # If none can be read, the selected one is good too.
+    return select([directory], now, read, among=same_step).content or loaded
 
 
-def _step(found: Found) -> int:
-    return found.checkpoint.manifest.moment.step
+def _not_restored(
+    reconciled: Reconciled, position: Position, model: Any, callbacks: Sequence[Any], epochs: int
+) -> tuple[str, ...]:
+    """What else keeps the resume from being exact."""
+    loaded, complete = reconciled.loaded, reconciled.level != "weights only"
+    lost: tuple[str, ...] = ()
+    if complete:
+        lost += callback_state.not_restored(callbacks, callback_states(loaded))
+    if loaded.state.get("ended") and position.moment.epoch < epochs:
+        lost += callback_state.changed_at_the_end(callbacks)
+    if complete:
+        lost += random_state.drawing_in_kernels(model)
+    return lost
 
 
-def _last_step(directory: RunDirectory) -> int:
-    return max((each.manifest.moment.step for each in directory.checkpoints()), default=-1)
+def _with_metrics(
+    context: SessionContext, model: Any, reconciled: Reconciled, position: Position
+) -> bool:
+    """Whether to restore metric values: in the middle of an epoch, if the metrics are the same."""
+    if not position.moment.batch or reconciled.level == "weights only" or context.source is None:
+        return False
+    metrics.build(model, context.source.first_batch)
+    manifest = reconciled.loaded.checkpoint.manifest
+    return not find_differences(model, manifest, ("metric",))
 
 
-def _require_found(kits: Sequence[Kit], found: Found | None, passed: Sequence[str]) -> None:
+def _require_not_required(kits: Sequence[Kit], skipped: Sequence[str]) -> None:
+    """Raise ResumeError if a kit's policy says `resume: required`."""
     for kit in kits:
-        if found is None and kit.policy.resume.mode == "required":
+        if kit.policy.resume.mode == "required":
+            listed = "".join(f"\n  {reason}" for reason in skipped)
             raise ResumeError(
-                "there is no checkpoint to resume from" + "".join(f"\n  {each}" for each in passed),
+                f"there is no checkpoint to resume from{listed}",
                 str(kit.directory.path),
                 "write `resume: auto` to start from the beginning instead",
             )
 
 
-def _same_metrics(around: SessionContext, model: Any, found: Found) -> bool:
-    if around.source is None:
-        return False
-    metrics.build(model, around.source.first_batch)
-    return not differing(model, found.checkpoint.manifest, ("metric",))
-
-
 def _require_empty(directory: RunDirectory) -> None:
     if any(CheckpointName.parse(name) for name in directory.names()):
         raise DirectoryError(
-            "holds the checkpoints of an earlier run, and the policy says `resume: never`",
+            "contains the checkpoints of an earlier run, and the policy says `resume: never`",
             str(directory.path),
             "choose another directory, or write `resume: auto`; nothing was changed",
         )

@@ -37,7 +37,9 @@ from keras_savekit.fit.steering import (
 from keras_savekit.formats.logs import exact, readable
 from keras_savekit.formats.registry import FORMATS
 from keras_savekit.model.capture import Capture
-from keras_savekit.model.structure import Configuration, LiveModel, build_optimizer, described
+from keras_savekit.model.compile_settings import CompileSettings
+from keras_savekit.model.live_variables import build_optimizer, describe_variables
+from keras_savekit.model.structure import LiveModel
 from keras_savekit.policy.plan import Decision, decide, horizon, saves_periodically
 from keras_savekit.save.pipeline import Pipeline
 from keras_savekit.store.run import RunDirectory
@@ -63,7 +65,7 @@ class Session:
             self._length = self._length or around.source.steps_per_epoch
         self._length_known_to_keras = params.get("steps") is not None
         self._per_call: int = model.steps_per_execution
-        self._configuration = Configuration.of(model)
+        self._configuration = CompileSettings.of(model)
         self._optimizer = self._configuration.optimizer  # as the user's code set it up
         self._capture: Capture | None = None
         self._memory: Mapping[str, float] = {}
@@ -97,7 +99,7 @@ class Session:
         now = steady(around.wall, around.clock)
         self._pipeline = Pipeline(self._writer, around.policy, around.run, now)
         if saves_periodically(around.policy):
-            self._pipeline.expect(described(model))
+            self._pipeline.expect(describe_variables(model))
         self._costs = OverheadMeter(around.policy.limits.overhead, around.clock)
         self._watch = RequestMonitor(
             around.policy, around.directory.path, around.wall, around.clock
@@ -127,7 +129,7 @@ class Session:
         self._optimizer = found.optimizer
         self._restoration = found.restoration
         if self._leads:
-            found.go_on(fit, self._epochs, around.tell)
+            found.apply(fit, self._epochs, around.tell)
         found.record(kit)
         return found
 

@@ -1,6 +1,6 @@
 """Separate weights: `model.weights.h5`, laid out by the walk Keras itself uses.
 
-`model.structure` records the walk; here it becomes a file. bfloat16 is stored
+`model.saving_walk` records the walk; here it becomes a file. bfloat16 is stored
 as Keras stores it: two opaque bytes and an attribute that says what they are.
 """
 

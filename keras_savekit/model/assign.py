@@ -1,8 +1,7 @@
-"""A checkpoint's tensors go back into a live model: all of them or none.
+"""Restore a checkpoint's tensors into a live model: all of them or none.
 
-Everything is read, digested and compared before the first variable is
-assigned, so that a damaged file or another architecture leaves the model as
-it was.
+All tensors are read and compared with their digests before the first variable is assigned:
+a damaged file or another architecture leaves the model unchanged.
 """
 
 from __future__ import annotations
@@ -17,8 +16,13 @@ from keras_savekit.errors import CheckpointError, MismatchError
 from keras_savekit.formats.hdf5 import fill
 from keras_savekit.formats.registry import format_of
 from keras_savekit.model import differences
-from keras_savekit.model.layer_loading import Extras, all_or_none, any_loads_itself, load
-from keras_savekit.model.structure import describe, variables_by_role
+from keras_savekit.model.layer_loading import (
+    Extras,
+    any_loads_itself,
+    load_layers,
+    rollback_on_error,
+)
+from keras_savekit.model.live_variables import describe_variable, variables_by_role
 from keras_savekit.store.manifest import Manifest, split_place
 from keras_savekit.store.read_errors import unreadable
 from keras_savekit.store.regular_file import NotRegularFileError, resolve_inside
@@ -27,7 +31,7 @@ Tensors = Mapping[tuple[Role, int], Array]
 
 
 def read_tensors(directory: Path, manifest: Manifest) -> Tensors:
-    """Every variable of a checkpoint, each equal to the digest taken when it was in memory.
+    """Read every variable of a checkpoint, and compare it with the digest taken from memory.
 
     Raises CheckpointError if a file is damaged or a digest differs, UnverifiableError if
     the system fails.
@@ -39,12 +43,12 @@ def read_tensors(directory: Path, manifest: Manifest) -> Tensors:
             raise CheckpointError(f"{tensor.name} is stored nowhere", str(directory))
         name, dataset = split_place(tensor.places[0])
         if name not in known:
-            what = f"{tensor.name} is said to be in a file the manifest does not know"
+            what = f"{tensor.name} is said to be in a file that the manifest does not list"
             raise CheckpointError(what, f"{directory}:{name}")
         wanted.setdefault(name, []).append((dataset, tensor))
     found: dict[tuple[Role, int], Array] = {}
     for name, entries in wanted.items():
-        file = _plain(directory, name)
+        file = _resolve(directory, name)
         base = format_of(file).hdf5_begins(file)
         paths = [(dataset, tensor.dtype) for dataset, tensor in entries]
         for (dataset, tensor), value in zip(entries, fill.read(file, paths, base), strict=True):
@@ -56,7 +60,7 @@ def read_tensors(directory: Path, manifest: Manifest) -> Tensors:
     return found
 
 
-def _plain(directory: Path, name: str) -> Path:
+def _resolve(directory: Path, name: str) -> Path:
     try:
         return resolve_inside(directory, name)
     except NotRegularFileError as error:
@@ -65,39 +69,41 @@ def _plain(directory: Path, name: str) -> Path:
         raise unreadable("cannot be read", f"{directory}:{name}", error) from error
 
 
-def differing(model: Any, manifest: Manifest, roles: Iterable[Role]) -> dict[Role, list[str]]:
-    """What of a checkpoint does not fit the model, in words, by role; empty if all of it fits."""
+def find_differences(
+    model: Any, manifest: Manifest, roles: Iterable[Role]
+) -> dict[Role, list[str]]:
+    """Describe, by role, what of a checkpoint does not fit the model; empty if all of it fits."""
     live = variables_by_role(model)
-    found = {
-        role: differences.of_variables(_saved(manifest, role), _described(role, live[role]))
+    by_role = {
+        role: differences.compare_variables(_saved(manifest, role), _describe(role, live[role]))
         for role in roles
     }
-    return {role: each for role, each in found.items() if each}
+    return {role: found for role, found in by_role.items() if found}
 
 
 def require_same(model: Any, manifest: Manifest, roles: Iterable[Role], where: str) -> None:
     """Raise MismatchError, naming what differs, unless the checkpoint fits the model."""
-    for role, found in differing(model, manifest, roles).items():
-        raise MismatchError(belongs(role, found), where, REMEDY)
+    for role, found in find_differences(model, manifest, roles).items():
+        raise MismatchError(describe_mismatch(role, found), where, _REMEDY)
 
 
-def belongs(role: Role, found: Sequence[str]) -> str:
-    """What is wrong, for a message."""
-    return f"the checkpoint belongs to another {_BELONGS[role]}:{differences.listed(found)}"
+def describe_mismatch(role: Role, found: Sequence[str]) -> str:
+    """Say which part differs, with the differences on lines of their own."""
+    return f"the checkpoint belongs to another {_PARTS[role]}:{differences.format_list(found)}"
 
 
-def weights_that_fit(model: Any, manifest: Manifest, tensors: Tensors) -> tuple[Tensors, int]:
-    """The weights, in the model's order, and how many of them are the checkpoint's.
+def match_weights(model: Any, manifest: Manifest, tensors: Tensors) -> tuple[Tensors, int]:
+    """Return the weights in the model's order, and how many of them are the checkpoint's.
 
-    A weight that the checkpoint has no partner for keeps the value it has.
+    A weight without a match in the checkpoint keeps its value.
     """
     live = variables_by_role(model)["weight"]
-    found = differences.partners(_saved(manifest, "weight"), _described("weight", live))
-    taken: dict[tuple[Role, int], Array] = {
-        ("weight", index): variable.numpy() if partner is None else tensors["weight", partner]
-        for index, (variable, partner) in enumerate(zip(live, found, strict=True))
+    found = differences.match_variables(_saved(manifest, "weight"), _describe("weight", live))
+    weights: dict[tuple[Role, int], Array] = {
+        ("weight", index): variable.numpy() if match is None else tensors["weight", match]
+        for index, (variable, match) in enumerate(zip(live, found, strict=True))
     }
-    return taken, sum(partner is not None for partner in found)
+    return weights, sum(match is not None for match in found)
 
 
 def _saved(manifest: Manifest, role: Role) -> list[Variable]:
@@ -108,12 +114,12 @@ def _saved(manifest: Manifest, role: Role) -> list[Variable]:
     ]
 
 
-def _described(role: Role, live: Sequence[Any]) -> list[Variable]:
-    return [describe(role, index, variable) for index, variable in enumerate(live)]
+def _describe(role: Role, live: Sequence[Any]) -> list[Variable]:
+    return [describe_variable(role, index, variable) for index, variable in enumerate(live)]
 
 
-REMEDY = "nothing was changed; use another directory, or the model that was trained here"
-_BELONGS = {
+_REMEDY = "nothing was changed; use another directory, or the model that was trained here"
+_PARTS = {
     "weight": "architecture",
     "optimizer": "optimizer",
     "metric": "set of metrics",
@@ -121,8 +127,8 @@ _BELONGS = {
 }
 
 
-def computed_of(manifest: Manifest, tensors: Tensors) -> dict[str, Array]:
-    """What layers computed when they were saved, by path in Keras's walk."""
+def computed_values(manifest: Manifest, tensors: Tensors) -> dict[str, Array]:
+    """The values that layers computed when they were saved, by path in Keras's walk."""
     return {
         entry.name: tensors[entry.role, entry.index]
         for entry in manifest.tensors
@@ -130,40 +136,42 @@ def computed_of(manifest: Manifest, tensors: Tensors) -> dict[str, Array]:
     }
 
 
-def set_all(
+def restore_variables(
     model: Any, tensors: Tensors, roles: Sequence[Role], extras: Extras, where: str
 ) -> None:
     """Set the model's variables of these roles, and let layers do their part of loading.
 
     For a checkpoint that `require_same` accepts. Every variable then has its bits from the
-    checkpoint, whatever its layer did. Models without layers that load themselves are
-    only assigned to.
+    checkpoint, whatever its layer did. Without layers that load themselves, variables are
+    only assigned.
 
-    Raises MismatchError, naming the layers, if one does not take what it saved; the model
-    is then unchanged.
+    Raises MismatchError, naming the layers, if one refuses what it saved. The model is
+    then unchanged.
     """
     if not extras.assets and not any_loads_itself(model):
-        assign(model, tensors, roles)
+        assign_variables(model, tensors, roles)
         return
-    with all_or_none(model):
-        assign(model, tensors, roles)
+    with rollback_on_error(model):
+        assign_variables(model, tensors, roles)
         live = variables_by_role(model)
         values = {
             id(variable): tensors[role, index]
             for role in roles
             for index, variable in enumerate(live[role])
         }
-        refused = load(model, values, extras)
-        if not refused and any(len(live[r]) != len(variables_by_role(model)[r]) for r in roles):
-            refused = ["loading made other variables than the model had"]
+        refused = load_layers(model, values, extras)
+        if not refused and any(
+            len(live[role]) != len(variables_by_role(model)[role]) for role in roles
+        ):
+            refused = ["loading created other variables than the model had"]
         if refused:
-            what = "layers did not take what they saved:\n  " + "\n  ".join(refused)
+            what = "layers refuse what they saved:\n  " + "\n  ".join(refused)
             raise MismatchError(what, where, "the model is unchanged")
-        assign(model, tensors, roles)
+        assign_variables(model, tensors, roles)
 
 
-def assign(model: Any, tensors: Tensors, roles: Iterable[Role]) -> None:
-    """Set the model's variables of these roles. Check with `require_same` before."""
+def assign_variables(model: Any, tensors: Tensors, roles: Iterable[Role]) -> None:
+    """Set the model's variables of these roles. Call `require_same` first."""
     live = variables_by_role(model)
     for role in roles:
         for index, variable in enumerate(live[role]):

@@ -1,7 +1,7 @@
-"""A live model becomes a snapshot: references, no copies.
+"""Take a snapshot of a live model: references, no copies.
 
 TensorFlow's variables are copy-on-write: a tensor read from one shares its
-memory, and a later update writes elsewhere. Reading costs a few microseconds a
+memory, and a later update writes elsewhere. Reading takes a few microseconds per
 variable, whatever its size.
 """
 
@@ -18,14 +18,14 @@ from keras_savekit.model.structure import LiveModel
 
 
 class Capture:
-    """Takes snapshots of one model. Call it on the thread that trains."""
+    """Takes snapshots of one model. Call it on the training thread."""
 
     def __init__(self, live: LiveModel) -> None:
         self._live = live
         self._read = reader(live.variables)
 
     def metrics(self) -> dict[int, Any]:
-        """The metric variables as they are, by position: for `metrics=`."""
+        """The current metric variables by position, for the argument `metrics`."""
         variables = self._live.variables
         positions = self._live.blueprint.positions("metric")
         return {position: variables[position].value.read_value() for position in positions}
@@ -37,15 +37,15 @@ class Capture:
         arrays: Mapping[str, Array],
         metrics: Mapping[int, Any] | None = None,
     ) -> Snapshot:
-        """The model's state now. Later training does not change it.
+        """Return the model's current state. Later training does not change it.
 
-        arrays: what callbacks remember besides the model, by name.
-        metrics: what to take in place of the metric variables.
+        arrays: what callbacks remember, by name.
+        metrics: values that replace those of the metric variables.
         """
-        read = self._read()
+        tensors = self._read()
         for position, value in (metrics or {}).items():
-            read[position] = value
-        tensors = [*read, *self._live.compute(), *arrays.values()]
+            tensors[position] = value
+        tensors = [*tensors, *self._live.compute(), *arrays.values()]
         blueprint = self._live.blueprint
         if arrays:
             remembered = [

@@ -1,4 +1,4 @@
-"""What differs between a checkpoint and a model, in words. Pure."""
+"""Describe what differs between a checkpoint and a model. Pure."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from keras_savekit.base.tensors import Variable
 _NUMBERED = re.compile(r"(.*?)(?:_(\d+))?")
 
 
-def of_variables(saved: Sequence[Variable], live: Sequence[Variable]) -> list[str]:
-    """Variables that do not fit, by position: another name, shape or dtype, too many, too few.
+def compare_variables(saved: Sequence[Variable], live: Sequence[Variable]) -> list[str]:
+    """Describe the variables that do not fit: another name, shape or dtype, extra or missing.
 
-    Names are compared for weights only, and without the numbers that Keras gives
-    anew in each process (`dense`, `dense_1`); their order still counts, so that
-    layers in another order are told. A model that was loaded from a file has
-    shorter paths than one built in code: then the last part of each is compared.
+    Variables are compared by position. Names are compared for weights only, and without the
+    numbers that Keras assigns in each process (`dense`, `dense_1`). The order of the numbers
+    still counts: layers in another order differ. A model loaded from a file has shorter
+    paths than one built in code; then only the last part of each path is compared.
     """
     named = zip(*_comparable(saved, live), saved, live, strict=False)
     found = [
@@ -31,12 +31,12 @@ def of_variables(saved: Sequence[Variable], live: Sequence[Variable]) -> list[st
     return found
 
 
-def partners(saved: Sequence[Variable], live: Sequence[Variable]) -> list[int | None]:
-    """For each live variable the position of the saved one that is its own, None if none is.
+def match_variables(saved: Sequence[Variable], live: Sequence[Variable]) -> list[int | None]:
+    """Return for each live variable the position of the saved one that matches, or None.
 
-    Alike are variables of one name, shape and dtype, the numbers in names left
-    aside. Where the two sides have equally many of a kind they belong together in
-    order; where not, nobody knows which is which, and none is taken.
+    Variables of the same name, shape and dtype are alike; the numbers in names are ignored.
+    If both sides have equally many alike variables, they match in order. If not, it is
+    unknown which match, and none does.
     """
     alike: dict[Any, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
     for side, variables in enumerate((saved, live)):
@@ -47,19 +47,19 @@ def partners(saved: Sequence[Variable], live: Sequence[Variable]) -> list[int | 
     found: list[int | None] = [None] * len(live)
     for theirs, ours in alike.values():
         if len(theirs) == len(ours):
-            for position, partner in zip(ours, theirs, strict=True):
-                found[position] = partner
+            for position, match in zip(ours, theirs, strict=True):
+                found[position] = match
     return found
 
 
-def of_optimizers(
+def compare_optimizers(
     saved: Mapping[str, Any] | None, live: Mapping[str, Any] | None, rate: float | None
 ) -> dict[str, str]:
-    """Settings of two serialized optimizers that differ: the name of each, and words.
+    """Describe the settings in which two serialized optimizers differ, by the name of each.
 
-    Of optimizers of different classes only `class_name` is compared.
-    rate: the learning rate as saved, which a callback may have changed since the
-        settings were read; a model that still has it does not differ.
+    If their classes differ, only `class_name` is compared.
+    rate: the learning rate as saved. A callback may have changed it since the settings
+        were read; a model that still has it does not differ.
     """
     if saved is None or live is None:
         return {} if saved is live else {"class_name": "one of the two is not compiled"}
@@ -76,14 +76,14 @@ def of_optimizers(
 
 
 def _without_names(config: Any) -> Any:
-    """Keras numbers the names of optimizers anew."""
+    """Leave out the names of optimizers, which Keras numbers in each process."""
     if isinstance(config, Mapping):
         return {key: _without_names(value) for key, value in config.items() if key != "name"}
     return config
 
 
-def listed(differences: Sequence[str], shown: int = 5) -> str:
-    """The first few, one on each line."""
+def format_list(differences: Sequence[str], shown: int = 5) -> str:
+    """Format the first few, one on each line."""
     more = len(differences) - shown
     lines = [*differences[:shown], *([f"and {more} more"] if more > 0 else [])]
     return "".join(f"\n  {line}" for line in lines)
@@ -92,19 +92,21 @@ def listed(differences: Sequence[str], shown: int = 5) -> str:
 def _comparable(saved: Sequence[Variable], live: Sequence[Variable]) -> tuple[list[str], list[str]]:
     if any(variable.role != "weight" for variable in (*saved, *live)):
         return [""] * len(saved), [""] * len(live)
-    was, now = (ranked([variable.name for variable in each]) for each in (saved, live))
+    was, now = (
+        normalize_paths([variable.name for variable in variables]) for variables in (saved, live)
+    )
     if any(one.count("/") != other.count("/") for one, other in zip(was, now, strict=False)):
         was, now = (
-            [_split(variable.name.rpartition("/")[2])[0] for variable in each]
-            for each in (saved, live)
+            [_split(variable.name.rpartition("/")[2])[0] for variable in variables]
+            for variables in (saved, live)
         )
     return was, now
 
 
-def ranked(names: Iterable[str]) -> list[str]:
-    """Paths whose numbers count from 0 in each place, whatever they were; without a common root.
+def normalize_paths(names: Iterable[str]) -> list[str]:
+    """Return paths without their common root, whose numbers count from 0 in each place.
 
-    >>> ranked(["m_2/dense_4/kernel", "m_2/dense_3/kernel", "m_2/out/bias"])
+    >>> normalize_paths(["m_2/dense_4/kernel", "m_2/dense_3/kernel", "m_2/out/bias"])
     ['dense#1/kernel#0', 'dense#0/kernel#0', 'out#0/bias#0']
     """
     paths = _rootless(names)
@@ -113,7 +115,7 @@ def ranked(names: Iterable[str]) -> list[str]:
         for depth, part in enumerate(path):
             base, number = _split(part)
             numbers[path[:depth], base].add(number)
-    return ["/".join(_ranked_parts(path, numbers)) for path in paths]
+    return ["/".join(_normalized_parts(path, numbers)) for path in paths]
 
 
 def _rootless(names: Iterable[str]) -> list[tuple[str, ...]]:
@@ -123,7 +125,7 @@ def _rootless(names: Iterable[str]) -> list[tuple[str, ...]]:
     return paths
 
 
-def _ranked_parts(
+def _normalized_parts(
     path: tuple[str, ...], numbers: Mapping[tuple[tuple[str, ...], str], set[int]]
 ) -> Iterable[str]:
     for depth, part in enumerate(path):

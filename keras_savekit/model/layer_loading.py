@@ -1,11 +1,11 @@
-"""Layers do their own part of loading, as Keras lets them.
+"""Let layers do their own part of loading, as Keras does.
 
 Assigning the variables of a layer is not all of loading it. `Normalization` computes its
 mean and variance from them, lookup layers make tables of their vocabulary, and a user's
-layer may do anything in `load_own_variables` or `load_assets`. Here these are called with
-the values that were restored, in Keras's order: an object's variables, its assets, then
-the objects inside it. Which variables belong to which tensors is the business of
-`training.restore`, and so is the last word on their values.
+layer may do anything in `load_own_variables` or `load_assets`. This module calls these
+methods with the restored values, in Keras's order: an object's variables, its assets, then
+the objects inside it. `assign` decides which tensor belongs to which variable, and assigns
+again after the layers have loaded.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ import keras
 import numpy as np
 
 from keras_savekit.base.tensors import Array
+from keras_savekit.model.live_variables import variables_by_role
 from keras_savekit.model.saving_walk import (
     asset_directories,
-    assets_if_any,
-    group_of,
-    members,
-    stored,
+    collect_available_assets,
+    group_path,
+    list_members,
+    read_own_values,
 )
-from keras_savekit.model.structure import variables_by_role
-from keras_savekit.model.traced import forget_traces
+from keras_savekit.model.traced import discard_traces
 
 _LOAD = "load_own_variables"
-# Keras's own that assign variables and do no more, unless the layer is quantized.
+# Keras's own methods that only assign variables, unless the layer is quantized.
 _ONLY_ASSIGN = {
     getattr(layer, _LOAD)
     for layer in (
@@ -48,7 +48,7 @@ class Extras:
     """What layers saved besides their variables.
 
     computed: arrays by their paths in Keras's walk.
-    assets: files by their paths; without any, no layer is asked to load its own.
+    assets: files by their paths. If there are none, no layer loads its own.
     """
 
     computed: Mapping[str, Array]
@@ -56,7 +56,7 @@ class Extras:
 
 
 def loads_itself(member: Any) -> bool:
-    """Whether an object's loading is more than the assignment of its variables."""
+    """Whether loading an object is more than assigning its variables."""
     load = getattr(type(member), _LOAD, None)
     if load is None:
         return False
@@ -64,38 +64,42 @@ def loads_itself(member: Any) -> bool:
 
 
 def any_loads_itself(model: Any) -> bool:
-    """Whether the model has such a layer, in whatever depth. Quick: Keras's walk is not done."""
+    """Whether any layer of the model does, nested ones included. Fast: without Keras's walk."""
     return any(loads_itself(layer) for layer in model._flatten_layers())
 
 
-def load(model: Any, values: Mapping[int, Array], extras: Extras) -> list[str]:
-    """Let layers load themselves; return what those say that refuse, with their names.
+def load_layers(model: Any, values: Mapping[int, Array], extras: Extras) -> list[str]:
+    """Let layers load themselves; return the names and the errors of those that refuse.
 
-    values: of variables, by the `id` of each; others have the value that is theirs by now.
+    values: of variables, by the `id` of each. Other variables have their value already.
     """
     with asset_directories(extras.assets) as directory:
 
-        def refusal(path: str, member: Any) -> str | None:
+        def load(path: str, member: Any) -> str | None:
             try:
                 if loads_itself(member):
-                    getattr(member, _LOAD)(_store(path, member, values, extras.computed))
+                    getattr(member, _LOAD)(_make_store(path, member, values, extras.computed))
                 if extras.assets and hasattr(member, "load_assets"):
                     member.load_assets(directory(path))
-            except Exception as error:  # noqa: BLE001 - whatever a layer raises is its refusal
+            except Exception as error:  # noqa: BLE001 - a user's layer may raise anything
                 return f"{getattr(member, 'name', member)}: {error}"
             return None
 
-        return [words for each in members(model) if (words := refusal(*each)) is not None]
+        return [
+            refusal
+            for path, member in list_members(model)
+            if (refusal := load(path, member)) is not None
+        ]
 
 
-def _store(
+def _make_store(
     path: str, member: Any, values: Mapping[int, Array], computed: Mapping[str, Array]
 ) -> dict[str, Array]:
-    """What the object's own `save_own_variables` would have given; copies, as from a file."""
-    own, _ = stored(member)
-    # By identity: of a variable in values nothing is read.
+    """Make the store that the object's `save_own_variables` filled; copies, as from a file."""
+    own, _ = read_own_values(member)
+    # By identity: a variable with a value in `values` is not read.
     found = {key: np.array(values.get(id(value), value)) for key, value in own.items()}
-    prefix = f"{group_of(path)}/"
+    prefix = f"{group_path(path)}/"
     return found | {
         name.removeprefix(prefix): np.array(value)
         for name, value in computed.items()
@@ -104,14 +108,14 @@ def _store(
 
 
 @contextmanager
-def all_or_none(model: Any) -> Iterator[None]:
-    """Restore variables, and what layers made of them, if what is done within fails.
+def rollback_on_error(model: Any) -> Iterator[None]:
+    """Undo changes of variables and of layers' attributes if the block raises.
 
-    If it succeeds, functions that were traced with what layers had made before are traced anew.
+    If it succeeds, and layers may have new tables or tensors, functions are traced again.
     """
     live = [variable for found in variables_by_role(model).values() for variable in found]
     values = [(variable, variable.value.read_value()) for variable in live]
-    layers = _Layers(model) if any_loads_itself(model) else None
+    layers = _LayerStates(model) if any_loads_itself(model) else None
     try:
         yield
     except BaseException:
@@ -121,7 +125,7 @@ def all_or_none(model: Any) -> Iterator[None]:
             _assign(values)
         raise
     if layers is not None:
-        forget_traces(model)
+        discard_traces(model)
 
 
 def _assign(values: list[tuple[Any, Any]]) -> None:
@@ -129,29 +133,30 @@ def _assign(values: list[tuple[Any, Any]]) -> None:
         variable.assign(value)
 
 
-class _Layers:
-    """What layers with a part in their own loading have made so far.
+class _LayerStates:
+    """The states of layers that load themselves.
 
-    Twice: attributes as they are, and what Keras would save. A layer may replace the
-    former, or change in place what they lead to.
+    Kept in two forms, as attributes and as what Keras would save: a layer may replace an
+    attribute, or change its value in place.
     """
 
     def __init__(self, model: Any) -> None:
-        self._assets = assets_if_any(model)
+        self._assets = collect_available_assets(model)
         self._before = [
-            (path, member, dict(vars(member)), _copied(*stored(member)))
-            for path, member in members(model)
+            (path, member, dict(vars(member)), _copy(*read_own_values(member)))
+            for path, member in list_members(model)
             if loads_itself(member) or hasattr(member, "load_assets")
         ]
 
     def undo(self) -> None:
-        """For a model whose variables have been assigned what they were."""
+        """Restore the layers, after the variables have their previous values."""
         with asset_directories(self._assets) as directory:
             for path, member, attributes, store in self._before:
-                # A layer that refuses even this has its attributes.
+                # If a layer refuses even this, its attributes are restored all the same.
                 with suppress(Exception):
                     if store is not None and loads_itself(member):
-                        getattr(member, _LOAD)({key: np.array(each) for key, each in store.items()})
+                        copies = {key: np.array(value) for key, value in store.items()}
+                        getattr(member, _LOAD)(copies)
                 with suppress(Exception):
                     if self._assets and hasattr(member, "load_assets"):
                         member.load_assets(directory(path))
@@ -159,8 +164,8 @@ class _Layers:
                 vars(member).update(attributes)
 
 
-def _copied(own: Mapping[str, Any], complete: bool) -> dict[str, Any] | None:
-    """Copies of all but Keras's variables, which have their own way back."""
+def _copy(own: Mapping[str, Any], complete: bool) -> dict[str, Any] | None:
+    """Copy all values but Keras's variables, which are restored by assignment."""
     if not complete:
         return None
     return {

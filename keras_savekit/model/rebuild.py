@@ -1,7 +1,6 @@
-"""Build a model again from what this package wrote: everything that was saved, or nothing.
+"""Rebuild a model from what this package wrote: everything that was saved, or nothing.
 
-Whoever calls this has checked the files. No code from a file is run but with
-`safe_mode=False`.
+The caller has checked the files. Code in a file runs only with `safe_mode=False`.
 """
 
 from __future__ import annotations
@@ -24,31 +23,31 @@ from keras_savekit.formats.embedded_code import code_in, code_of_compile, names_
 from keras_savekit.formats.registry import format_of
 from keras_savekit.model.assign import (
     Tensors,
-    computed_of,
+    computed_values,
     read_tensors,
     require_same,
-    set_all,
+    restore_variables,
 )
 from keras_savekit.model.layer_loading import Extras
-from keras_savekit.model.saving_walk import deserialized
-from keras_savekit.model.structure import variables_by_role
+from keras_savekit.model.live_variables import variables_by_role
+from keras_savekit.model.saving_walk import deserialize_model
 from keras_savekit.store.manifest import Manifest
 from keras_savekit.store.read_errors import unreadable
 
-_SHOWN = 5  # of what is wrong with one file
+_SHOWN = 5  # problems of one file that a message names
 _GIVE = "give the classes and functions it needs as custom_objects=, or register them"
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """What this package wrote: its manifest, and where its files are."""
+class StoredModel:
+    """A model that this package wrote: its manifest, and where its files are."""
 
     directory: Path
     manifest: Manifest
     architecture: Path
 
     @classmethod
-    def checkpoint(cls, directory: Path, manifest: Manifest) -> Stored:
+    def checkpoint(cls, directory: Path, manifest: Manifest) -> StoredModel:
         """The checkpoint in a directory."""
         return cls(directory, manifest, directory / ARCHITECTURE_FILE)
 
@@ -58,7 +57,7 @@ class Stored:
         return self.directory / self.manifest.model_file
 
 
-def rebuild(stored: Stored, *, compile: bool, safe_mode: bool) -> Any:  # noqa: A002
+def rebuild(stored: StoredModel, *, compile: bool, safe_mode: bool) -> Any:  # noqa: A002
     """Build the model and set everything that was saved; see `files.load_model`.
 
     Raises CheckpointError, ModelError or MismatchError.
@@ -67,8 +66,8 @@ def rebuild(stored: Stored, *, compile: bool, safe_mode: bool) -> Any:  # noqa: 
     if safe_mode:
         require_no_code(stored.file, config, compiled)
     tensors = read_tensors(stored.directory, stored.manifest)
-    with building(stored.file):
-        model = deserialized(config, safe_mode=safe_mode)
+    with build_errors(stored.file):
+        model = deserialize_model(config, safe_mode=safe_mode)
         if compile and compiled:
             model.compile_from_config(compiled)
     roles: list[Role] = ["weight"]
@@ -77,14 +76,14 @@ def rebuild(stored: Stored, *, compile: bool, safe_mode: bool) -> Any:  # noqa: 
     if model.compiled and _has_slots(model, stored.manifest):
         roles.append("optimizer")
     require_same(model, stored.manifest, roles, str(stored.file))
-    extras = Extras(computed_of(stored.manifest, tensors), _assets(stored))
-    set_all(model, tensors, roles, extras, str(stored.file))
+    extras = Extras(computed_values(stored.manifest, tensors), _read_assets(stored))
+    restore_variables(model, tensors, roles, extras, str(stored.file))
     _assign_metrics(model, stored.manifest, tensors)
     return model
 
 
 def _assign_metrics(model: Any, manifest: Manifest, tensors: Tensors) -> None:
-    """Those that there are; others Keras makes with their first batch, when it resets them all."""
+    """Set the metrics that exist. Keras creates the others with their first batch."""
     saved = {entry.name: entry for entry in manifest.tensors if entry.role == "metric"}
     for variable in variables_by_role(model)["metric"]:
         entry = saved.get(variable.path)
@@ -92,8 +91,8 @@ def _assign_metrics(model: Any, manifest: Manifest, tensors: Tensors) -> None:
             variable.assign(tensors["metric", entry.index])
 
 
-def _configurations(stored: Stored) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """The architecture, and what `compile` was given."""
+def _configurations(stored: StoredModel) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Read the architecture, and the arguments of `compile`."""
     try:
         texts = format_of(stored.file).read_texts(stored.file, stored.architecture)
         config, compiled = unwrapped(json.loads(texts.model)), json.loads(texts.compile)
@@ -106,17 +105,17 @@ def _configurations(stored: Stored) -> tuple[dict[str, Any], dict[str, Any] | No
 def require_no_code(path: Path, config: Any, compiled: Any) -> None:
     """Raise ModelError, naming the layers, if loading would run code that is not Keras's.
 
-    Not left to Keras: older versions run the lambdas of a `.h5` file in safe mode too.
+    Keras does not ensure this: older versions run the lambdas of a `.h5` file in safe mode.
     """
     code = [*code_in(config, "the model"), *code_of_compile(compiled)]
     if code:
         held = ", ".join(dict.fromkeys(f"{what} in {place}" for place, what in code[:_SHOWN]))
-        remedy = "if you trust whoever made the file, load it with safe_mode=False"
-        raise ModelError(f"holds Python code, which is not run: {held}", str(path), remedy)
+        remedy = "if you trust the origin of the file, load it with safe_mode=False"
+        raise ModelError(f"contains Python code, which is not run: {held}", str(path), remedy)
     names = list(names_in([config, compiled], _is_registered))
     if names:
         needed = ", ".join(dict.fromkeys(names[:_SHOWN]))
-        what = f"Keras cannot build this model: it needs {needed}, which nobody registered"
+        what = f"Keras cannot build this model: it needs {needed}, which is not registered"
         raise ModelError(what, str(path), _GIVE)
 
 
@@ -124,7 +123,7 @@ def _is_registered(name: str) -> bool:
     return keras.saving.get_registered_object(name) is not None
 
 
-def _assets(stored: Stored) -> dict[str, bytes]:
+def _read_assets(stored: StoredModel) -> dict[str, bytes]:
     inside = format_of(stored.file).read_assets(stored.file)
     if inside is not None:
         return inside
@@ -144,18 +143,18 @@ def _has_slots(model: Any, manifest: Manifest) -> bool:
 
 
 @contextmanager
-def building(path: Path) -> Iterator[None]:
-    """The seam where Keras makes objects of a configuration, and says in many ways why not."""
+def build_errors(path: Path) -> Iterator[None]:
+    """Translate whatever Keras raises when it builds objects from a configuration."""
     try:
         yield
     except SavekitError:
         raise
     except MemoryError as error:
-        raise CheckpointError("asks for more memory than there is", str(path)) from error
+        raise CheckpointError("needs more memory than there is", str(path)) from error
     except Exception as error:
-        said = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        text = f"{type(error).__name__}: {error}".strip().splitlines()[0]
         if "unsafe" in str(error) or "lambda" in str(error).lower():
-            remedy = "if you trust whoever made the file, load it with safe_mode=False"
-            what = f"holds Python code, which is not run: {said}"
+            remedy = "if you trust the origin of the file, load it with safe_mode=False"
+            what = f"contains Python code, which is not run: {text}"
             raise ModelError(what, str(path), remedy) from error
-        raise ModelError(f"Keras cannot build this model: {said}", str(path), _GIVE) from error
+        raise ModelError(f"Keras cannot build this model: {text}", str(path), _GIVE) from error

@@ -1,8 +1,8 @@
-"""The order in which Keras itself walks a model's state.
+"""Run Keras's own walk over a model's state, with stores that record or give values.
 
-The one room that calls Keras's private saving walk (`saving_lib._save_state`),
-with a store that records instead of writing. `tests/test_keras_private.py`
-fails when a version of Keras changes what is relied upon here.
+The only module that calls Keras's private saving walk (`saving_lib._save_state` and
+`_load_state`). `tests/test_keras_private.py` fails when a version of Keras changes what this
+module relies on.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ import numpy as np
 from keras.src.saving import saving_lib
 from keras.src.saving.serialization_lib import ObjectSharingScope
 
-# Older versions of Keras make a group for everything they visit, and want it when they load.
+# Older versions of Keras create a group for every object, and need it when they load.
 _MAKES_EMPTY_GROUPS = hasattr(saving_lib, "H5Entry")
 _SAVE = "save_own_variables"
 
 
-def serialized(model: Any) -> dict[str, Any]:
-    """The model's configuration, in which an object that is used twice stays one object."""
+def serialize_model(model: Any) -> dict[str, Any]:
+    """Return the model's configuration, in which an object that is used twice stays one."""
     with ObjectSharingScope():
         config: dict[str, Any] = keras.saving.serialize_keras_object(model)
     return config
 
 
-def deserialized(config: Mapping[str, Any], *, safe_mode: bool = True) -> Any:
-    """The model that `serialized` read. Whatever Keras raises comes through."""
+def deserialize_model(config: Mapping[str, Any], *, safe_mode: bool = True) -> Any:
+    """Build the model that `serialize_model` described. Does not translate Keras's errors."""
     with ObjectSharingScope():
         return keras.saving.deserialize_keras_object(config, safe_mode=safe_mode)
 
 
 @dataclass(slots=True)
-class Walk:
-    """What a model would put into a `.weights.h5` file.
+class SavingWalk:
+    """What a model would write into a `.weights.h5` file.
 
-    groups: path to attributes, in the order Keras makes them.
-    values: dataset path to variable, or to an array where a layer computes what it saves.
+    groups: path to attributes, in the order in which Keras creates them.
+    values: dataset path to variable, or to an array if a layer computes what it saves.
     """
 
     groups: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -51,17 +51,17 @@ class Walk:
 
 
 class _RecordingStore(saving_lib.H5IOStore):  # type: ignore[misc]
-    """Keras asks for one of its own stores; this one opens no file."""
+    """Records the walk and opens no file. Keras requires a subclass of its own store."""
 
     def __init__(self) -> None:
-        self.walk = Walk()
+        self.walk = SavingWalk()
         self._group = ""
 
     def __bool__(self) -> bool:
         return True
 
     def make(self, path: str, metadata: Mapping[str, str] | None = None) -> _RecordingStore:
-        self._group = group_of(path)
+        self._group = group_path(path)
         if metadata or _MAKES_EMPTY_GROUPS:
             self.walk.groups[self._group] = dict(metadata or {})
         return self
@@ -74,10 +74,10 @@ class _RecordingStore(saving_lib.H5IOStore):  # type: ignore[misc]
         pass
 
 
-def walk(model: Any) -> Walk:
+def record_walk(model: Any) -> SavingWalk:
     """Record Keras's walk over the model and, if it is compiled, its optimizer.
 
-    No tensor is read, except where a layer's own `save_own_variables` reads some.
+    No tensor is read, unless a layer's own `save_own_variables` reads some.
     """
     store = _RecordingStore()
     with _optimizers_give_references():
@@ -85,10 +85,10 @@ def walk(model: Any) -> Walk:
     return store.walk
 
 
-def members(model: Any) -> list[tuple[str, Any]]:
-    """Every object of the model, by path, in Keras's order; its optimizer left out.
+def list_members(model: Any) -> list[tuple[str, Any]]:
+    """List every object of the model with its path, in Keras's order; without the optimizer.
 
-    Each object once, under the first path that leads to it, where its values are stored.
+    Each object occurs once, with the first path that leads to it: there its values are stored.
     """
     found: list[tuple[str, Any]] = []
     seen = {id(getattr(model, "optimizer", None))}
@@ -102,7 +102,7 @@ def members(model: Any) -> list[tuple[str, Any]]:
             found.append((inner_path, saveable))
         visit(saveable, weights_store, assets_store, inner_path, visited_saveables)
 
-    # Keras gives paths to its stores and objects to nobody. Its walk calls itself by this name.
+    # Keras gives stores the paths but not the objects. Its walk calls itself by this name.
     saving_lib._save_state = note
     try:
         saving_lib._save_state(model, None, None, "", seen)
@@ -111,11 +111,11 @@ def members(model: Any) -> list[tuple[str, Any]]:
     return found
 
 
-def stored(member: Any) -> tuple[dict[str, Any], bool]:
-    """What an object stores of its own, by key, and whether that is all of it.
+def read_own_values(member: Any) -> tuple[dict[str, Any], bool]:
+    """Return what an object itself stores, by key, and whether that is complete.
 
-    Not all: the object raises, as a layer may that computes what it saves and has not yet
-    computed it.
+    It is incomplete if the object raises. A layer that computes what it saves may do so
+    before it has computed it.
     """
     found: dict[str, Any] = {}
     if not hasattr(member, _SAVE):
@@ -127,14 +127,14 @@ def stored(member: Any) -> tuple[dict[str, Any], bool]:
     return found, False
 
 
-def group_of(path: str) -> str:
-    """The group in a `.weights.h5` file that holds what the object at `path` stores."""
+def group_path(path: str) -> str:
+    """The group in a `.weights.h5` file with the values of the object at `path`."""
     return f"{path}/vars" if path else "vars"
 
 
 @contextmanager
 def _optimizers_give_references() -> Iterator[None]:
-    """Optimizers left to themselves copy out every variable, which only names it here."""
+    """Make optimizers store their variables instead of copies: the walk only needs the names."""
     base = keras.optimizers.Optimizer
     own = vars(base).get(_SAVE)
 
@@ -153,7 +153,7 @@ def _optimizers_give_references() -> Iterator[None]:
 
 
 class _GivingStore(saving_lib.H5IOStore):  # type: ignore[misc]
-    """Gives what lies in memory, by the paths of a walk."""
+    """Gives arrays in memory, by the paths of a walk."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self._groups: dict[str, dict[str, Any]] = {}
@@ -165,8 +165,10 @@ class _GivingStore(saving_lib.H5IOStore):  # type: ignore[misc]
         return True
 
     def get(self, path: str) -> dict[str, Any]:
-        # Copies, as a file gives: a layer may change what it is given.
-        return {key: np.array(value) for key, value in self._groups.get(group_of(path), {}).items()}
+        # Copies, as from a file: a layer may change them.
+        return {
+            key: np.array(value) for key, value in self._groups.get(group_path(path), {}).items()
+        }
 
     def has_path(self, path: str) -> bool:
         return any(name.startswith(f"{path}/") for name in self._groups)
@@ -175,24 +177,24 @@ class _GivingStore(saving_lib.H5IOStore):  # type: ignore[misc]
         pass
 
 
-def put(model: Any, values: Mapping[str, Any]) -> list[str]:
-    """Let Keras load the model, not its optimizer, from arrays by the paths of its walk.
+def load_by_walk(model: Any, values: Mapping[str, Any]) -> list[str]:
+    """Let Keras load the model, without its optimizer, from arrays by the paths of its walk.
 
-    Returns what Keras says of objects that could not be loaded; the others
-    then hold the new values.
+    Returns the names and the errors of objects that could not be loaded. The others have the
+    new values.
     """
     visited = {id(getattr(model, "optimizer", None))}
     messages: dict[int, tuple[Any, Exception]] = {}
     store = _GivingStore(values)
     with warnings.catch_warnings():
-        # Keras comes back to an object that failed, and then warns of where it looked.
+        # Keras visits an object that failed again, and then warns about the places it visited.
         warnings.filterwarnings("ignore", message="Skipping nested container")
         saving_lib._load_state(model, store, None, "", False, visited, set(), messages)
     return [f"{getattr(item, 'name', item)}: {error}" for item, error in messages.values()]
 
 
 class _AssetStore(saving_lib.DiskIOStore):  # type: ignore[misc]
-    """Directories by the paths of a walk, in a directory that is given."""
+    """Gives a directory for each path of a walk, inside of `root`."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -202,8 +204,8 @@ class _AssetStore(saving_lib.DiskIOStore):  # type: ignore[misc]
         return str(self._root / path)
 
 
-def assets(model: Any) -> dict[str, bytes]:
-    """What layers write into files of their own when they are saved, by path."""
+def collect_assets(model: Any) -> dict[str, bytes]:
+    """Return the files that layers write when they are saved, by path."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         saving_lib._save_state(model, None, _AssetStore(root), "", set())
@@ -211,16 +213,16 @@ def assets(model: Any) -> dict[str, bytes]:
         return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
 
 
-def assets_if_any(model: Any) -> dict[str, bytes]:
-    """The same; none if a layer raises, as one may that was given nothing to save yet."""
+def collect_available_assets(model: Any) -> dict[str, bytes]:
+    """Return the same, or none if a layer raises: it may have nothing to save yet."""
     with suppress(Exception):
-        return assets(model)
+        return collect_assets(model)
     return {}
 
 
 @contextmanager
 def asset_directories(found: Mapping[str, bytes]) -> Iterator[Callable[[str], str]]:
-    """Give each object, by its path, a directory with its assets; an empty one if it has none.
+    """Yield a function from an object's path to a directory with its assets, which may be empty.
 
     Raises ValueError if the name of an asset leads out of its directory.
     """

@@ -1,4 +1,4 @@
-"""Read the weights of a `.weights.h5` file that others wrote, by the path of Keras's walk."""
+"""Read the weights of a `.weights.h5` file of stock Keras, by the paths of Keras's walk."""
 
 from __future__ import annotations
 
@@ -14,31 +14,32 @@ from keras_savekit.base.tensors import Array
 from keras_savekit.errors import MismatchError
 from keras_savekit.formats.dtypes import by_name, narrowed
 from keras_savekit.formats.hdf5 import access
-from keras_savekit.model.saving_walk import group_of, members, stored
-from keras_savekit.model.structure import describe, variables_by_role
+from keras_savekit.model.live_variables import describe_variable, variables_by_role
+from keras_savekit.model.saving_walk import group_path, list_members, read_own_values
 from keras_savekit.store.read_errors import unreadable
 
 
 def read_stock_weights(model: Any, path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
-    """The values in a `.weights.h5` file, after comparing with the model's, and the weights.
+    """Return the values in a `.weights.h5` file and the model's weights, both by path.
 
-    Both by path; for what layers compute there is no weight.
+    Values that layers compute have no weight. Raises MismatchError, naming every
+    difference, if the file does not fit the model.
     """
     live = {id(variable) for variable in variables_by_role(model)["weight"]}
     wanted: dict[str, Any] = {}
     weights: dict[str, Any] = {}
-    unknown = set()  # groups of layers that cannot say yet what they will store
-    for place, member in members(model):
-        own, complete = stored(member)
+    unknown = set()  # groups of layers whose values are not known yet
+    for place, member in list_members(model):
+        own, complete = read_own_values(member)
         for key, value in own.items():
-            name, is_weight = f"{group_of(place)}/{key}", id(value) in live
-            wanted[name] = describe("weight", 0, value) if is_weight else None
+            name, is_weight = f"{group_path(place)}/{key}", id(value) in live
+            wanted[name] = describe_variable("weight", 0, value) if is_weight else None
             weights |= {name: value} if is_weight else {}
         if not complete:
-            unknown.add(group_of(place))
+            unknown.add(group_path(place))
     found: dict[str, Array] = {}
     differences = []
-    with _reading(path), access.reading(path) as file:
+    with _read_errors(path), access.reading(path) as file:
         present = _datasets(file)
         differences += [f"{name} is missing in the file" for name in wanted if name not in present]
         new = (name for name in present if name.rpartition("/")[0] in unknown)
@@ -63,8 +64,8 @@ def read_stock_weights(model: Any, path: Path) -> tuple[dict[str, Array], dict[s
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """The seam to what h5py and NumPy raise over a file that others wrote."""
+def _read_errors(path: Path) -> Iterator[None]:
+    """Translate whatever h5py and NumPy raise over a file that this package did not write."""
     try:
         yield
     except (OSError, LookupError, ValueError, TypeError, RuntimeError, MemoryError) as error:

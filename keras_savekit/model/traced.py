@@ -1,6 +1,6 @@
-"""Functions that Keras traced, and what is put around them while a `fit` is watched.
+"""Functions that Keras traced, and the wrappers around them while a `fit` is watched.
 
-Private Keras API: the attributes under which a model keeps its traced functions.
+Private Keras API: the attributes in which a model keeps its traced functions.
 `tests/test_keras_private.py` and `tests/test_layer_loading.py` fail when a version of Keras
 changes them.
 """
@@ -13,7 +13,12 @@ from typing import Any
 
 @dataclass(slots=True)
 class Wrapper:
-    """What a watched function was put around; several sessions may watch one model."""
+    """What a wrapper contains; several sessions may watch one model.
+
+    inner: the wrapped function.
+    inner_was_own: whether the owner itself had that attribute, and not its class.
+    needed: whether a session still watches through this wrapper.
+    """
 
     inner: Any
     inner_was_own: bool
@@ -23,34 +28,35 @@ class Wrapper:
 WRAPPER = "savekit_layer"
 
 
-def unwrap(owner: Any, name: str, layer: Wrapper) -> None:
-    """Take off every layer that nobody needs any more, from the outside."""
-    layer.needed = False
+def unwrap(owner: Any, name: str, wrapper: Wrapper) -> None:
+    """Remove every wrapper that is no longer needed, the outermost first."""
+    wrapper.needed = False
     while True:
         outermost = getattr(vars(owner).get(name), WRAPPER, None)
         if outermost is None or outermost.needed:
-            return  # also when the model was compiled anew in the meantime
+            return  # also if the model was compiled again in the meantime
         if outermost.inner_was_own:
             object.__setattr__(owner, name, outermost.inner)
         else:
             object.__delattr__(owner, name)
 
 
-def forget_traces(model: Any) -> None:
-    """Make `fit`, `evaluate` and `predict` trace their functions anew.
+def discard_traces(model: Any) -> None:
+    """Make `fit`, `evaluate` and `predict` trace their functions again.
 
-    For when layers have other tensors or tables than before, which functions hold as
-    constants. Also within a `fit`, watched or not.
+    A traced function contains tensors and tables of layers as constants, which are out of
+    date once a layer has new ones. Works within a `fit` too, watched or not.
     """
     for layer in model._flatten_layers():
         for name in ("test_function", "predict_function"):
             if getattr(layer, name, None) is not None:
                 setattr(layer, name, None)
         if getattr(layer, "train_function", None) is not None:
-            _make_train_function_anew(layer)
+            _remake_train_function(layer)
 
 
-def _make_train_function_anew(model: Any) -> None:
+def _remake_train_function(model: Any) -> None:
+    """Replace the train function inside its wrappers."""
     watched, innermost = model.train_function, None
     wrapper = getattr(watched, WRAPPER, None)
     while wrapper is not None:

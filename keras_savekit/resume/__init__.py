@@ -1,1 +1,1 @@
-"""From a checkpoint back into a training."""
+"""From a checkpoint to a training: select, load, reconcile, position, report."""

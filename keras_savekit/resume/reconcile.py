@@ -1,9 +1,8 @@
-"""What of a checkpoint a training takes when its code has changed since.
+"""Decide what to restore of a checkpoint when the code has changed since it was saved.
 
-A checkpoint of the same model, optimizer and data is taken whole. Of another one
-the policy's `resume.on_mismatch` says: nothing, the weights that fit, or all that
-fits. What is taken is complete and in the model's order, so that whoever puts it
-back need not know that anything differed.
+If model, optimizer and data are the same, everything is restored. If not, the policy's
+`resume.on_mismatch` decides: nothing, the weights that fit, or everything that fits. The
+result is complete and in the model's order: restoring it needs no further comparison.
 """
 
 from __future__ import annotations
@@ -16,36 +15,41 @@ from keras_savekit.base.roles import Role
 from keras_savekit.data.source import Source
 from keras_savekit.errors import MismatchError
 from keras_savekit.model import differences
-from keras_savekit.model.assign import belongs, differing, weights_that_fit
-from keras_savekit.model.structure import variables_by_role
+from keras_savekit.model.assign import describe_mismatch, find_differences, match_weights
+from keras_savekit.model.live_variables import variables_by_role
 from keras_savekit.policy.resume import OnMismatch
-from keras_savekit.resume.select import Found, Level, changed_data
+from keras_savekit.resume.load import LoadedCheckpoint
+from keras_savekit.resume.position import data_difference
+from keras_savekit.resume.report import Level
+
+RESTORED: tuple[Role, ...] = ("weight", "optimizer", "seed")
 
 _REMEDY = (
     "nothing was changed; use another directory, or the model that was trained here, or say in the"
-    " policy what to take of it: `resume: {on_mismatch: weights}` takes the weights that fit and"
-    " begins with a new optimizer, `resume: {on_mismatch: ignore}` takes all that fits"
+    " policy what to restore: `resume: {on_mismatch: weights}` restores the weights that fit and"
+    " starts with a new optimizer, `resume: {on_mismatch: ignore}` restores everything that fits"
 )
+_SUBJECTS = {"optimizer": "the optimizer's variables", "seed": "seed generators and states"}
 
 
 @dataclass(frozen=True, slots=True)
 class Reconciled:
-    """What a training takes of a checkpoint.
+    """What of a checkpoint is restored.
 
-    found: the checkpoint; of the tensors of `roles` every one that the model has.
-    roles: what is put back.
-    level: not better than this.
-    reasons: what differs, and what came of it.
+    loaded: the checkpoint, with every tensor that the model has of the `roles`.
+    roles: what is restored.
+    level: the best level that the differences allow.
+    reasons: what differs, and what that changes.
     """
 
-    found: Found
+    loaded: LoadedCheckpoint
     roles: tuple[Role, ...]
     level: Level
     reasons: tuple[str, ...]
 
 
-def taken(
-    found: Found,
+def reconcile(
+    loaded: LoadedCheckpoint,
     model: Any,
     settings: Mapping[str, Any] | None,
     roles: tuple[Role, ...],
@@ -53,63 +57,63 @@ def taken(
     source: Source | None,
     on_mismatch: OnMismatch,
 ) -> Reconciled:
-    """What to take of `found`; see `Resume` for `on_mismatch`.
+    """Compare a checkpoint with the model, and decide what to restore of it.
 
     settings: of the optimizer, serialized.
-    roles: what would be put back if nothing differed.
-    source: of the data, where its order is known; other data differ too.
+    roles: what is restored if nothing differs.
+    source: of the data, if its order is known; a change of the data is a difference too.
+    on_mismatch: see the policy's `Resume`.
 
-    Raises MismatchError, naming what differs, under "error", and also if no weight fits.
+    Raises MismatchError, naming what differs, for "error", and if no weight fits.
     """
-    manifest, where = found.checkpoint.manifest, str(found.checkpoint.path)
-    variables = differing(model, manifest, roles)
-    changed = _changed_settings(found, settings) if "optimizer" in roles else {}
-    words = [belongs(role, each) for role, each in variables.items()]
+    manifest, where = loaded.checkpoint.manifest, str(loaded.checkpoint.path)
+    variables = find_differences(model, manifest, roles)
+    changed = _changed_settings(loaded, settings) if "optimizer" in roles else {}
+    words = [describe_mismatch(role, found) for role, found in variables.items()]
     if changed and "optimizer" not in variables:
-        listed = differences.listed(list(changed.values()))
+        listed = differences.format_list(list(changed.values()))
         words.append(f"the training has other settings now:{listed}")
-    words += filter(None, [changed_data(found, source)])
+    words += filter(None, [data_difference(loaded, source)])
     if not words:
-        return Reconciled(found, roles, "exact", ())
-    tensors, fitting = weights_that_fit(model, manifest, found.tensors)
-    if on_mismatch == "error" or not fitting:
-        words += [] if fitting else ["no weight fits the model"]
+        return Reconciled(loaded, roles, "exact", ())
+    tensors, matched = match_weights(model, manifest, loaded.tensors)
+    if on_mismatch == "error" or not matched:
+        words += [] if matched else ["no weight fits the model"]
         raise MismatchError("\nand ".join(words), where, _REMEDY)
-    if fitting < len(tensors):
-        words.append(f"{len(tensors) - fitting} of {len(tensors)} weights begin anew")
-    some = replace(found, tensors={**found.tensors, **tensors})
+    if matched < len(tensors):
+        words.append(f"{len(tensors) - matched} of {len(tensors)} weights start from scratch")
+    fitting = replace(loaded, tensors={**loaded.tensors, **tensors})
     if on_mismatch == "weights":
-        words.append("the policy says `on_mismatch: weights`: only weights were taken")
-        return Reconciled(some, ("weight",), "weights only", tuple(words))
+        words.append("the policy says `on_mismatch: weights`: only weights were restored")
+        return Reconciled(fitting, ("weight",), "weights only", tuple(words))
     kept = tuple(role for role in roles if role == "weight" or role not in variables)
     if "class_name" in changed:
         kept = tuple(role for role in kept if role != "optimizer")
     elif "learning_rate" in changed and "optimizer" in kept:
-        some = replace(some, tensors={**some.tensors, **_rate_of(model)})
-    words += [f"{_CALLED[role]} begin anew" for role in roles if role not in kept]
-    return Reconciled(some, kept, "position", tuple(words))
+        fitting = replace(fitting, tensors={**fitting.tensors, **_learning_rate_of(model)})
+    words += [f"{_SUBJECTS[role]} start from scratch" for role in roles if role not in kept]
+    return Reconciled(fitting, kept, "position", tuple(words))
 
 
-_CALLED = {"optimizer": "the optimizer's variables", "seed": "seed generators and states"}
-
-
-def _changed_settings(found: Found, settings: Mapping[str, Any] | None) -> dict[str, str]:
+def _changed_settings(
+    loaded: LoadedCheckpoint, settings: Mapping[str, Any] | None
+) -> dict[str, str]:
     rates = [
-        found.tensors[entry.role, entry.index]
-        for entry in found.checkpoint.manifest.tensors
-        if entry.role == "optimizer" and _is_rate(entry.name)
+        loaded.tensors[entry.role, entry.index]
+        for entry in loaded.checkpoint.manifest.tensors
+        if entry.role == "optimizer" and _is_learning_rate(entry.name)
     ]
     rate = float(rates[0]) if rates else None
-    return differences.of_optimizers(found.state["optimizer"], settings, rate)
+    return differences.compare_optimizers(loaded.state["optimizer"], settings, rate)
 
 
-def _rate_of(model: Any) -> dict[tuple[Role, int], Any]:
+def _learning_rate_of(model: Any) -> dict[tuple[Role, int], Any]:
     return {
         ("optimizer", index): variable.numpy()
         for index, variable in enumerate(variables_by_role(model)["optimizer"])
-        if _is_rate(variable.path)
+        if _is_learning_rate(variable.path)
     }
 
 
-def _is_rate(path: str) -> bool:
+def _is_learning_rate(path: str) -> bool:
     return path.rpartition("/")[2] == "learning_rate"

@@ -1,261 +1,259 @@
-"""From which checkpoint a training goes on, and how exactly.
+"""Select the checkpoint to resume from, and say why newer ones are skipped.
 
-Walks back from the newest checkpoint. What was verified is taken as it is, what
-was not is verified now, what is damaged is moved to quarantine with its findings;
-each one that is skipped says why. Only evidence of damage counts: what the system
-could not read stays where it is. Reading its tensors checks them once more against the
-digests taken when they were in memory.
+The one walk over candidates: a `fit` with one or several kits, `restore` and the command
+line all use `select`. It verifies each checkpoint to depth `structure` now and believes no
+recorded finding. It changes nothing and needs neither Keras nor TensorFlow: the caller
+passes the function that reads a checkpoint. `record` then writes down what a walk found.
+
+Only evidence of damage counts. A checkpoint that the system could not read is skipped, and
+is not treated as damaged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, get_args
+from typing import Generic, TypeVar
 
-from pydantic import AfterValidator, TypeAdapter, ValidationError
-from typing_extensions import TypedDict
-
-from keras_savekit.base.moment import Moment
-from keras_savekit.data.source import Source
+from keras_savekit.base.key import Key
 from keras_savekit.errors import CheckpointError, ResumeError, UnverifiableError
-from keras_savekit.formats import logs, state_h5
-from keras_savekit.formats.state_h5 import STATE_FILE
-from keras_savekit.model.assign import Tensors, read_tensors
-from keras_savekit.resume.candidates import (
-    NONE_TRUSTED,
-    Candidate,
-    candidates,
-    require_known,
-    require_process_can,
-)
 from keras_savekit.store.checkpoint import Checkpoint
-from keras_savekit.store.json_values import first_problem
 from keras_savekit.store.manifest import Finding, Verification
-from keras_savekit.store.read_errors import retry_unverifiable, unreadable
-from keras_savekit.store.regular_file import NotRegularFileError, resolve_inside
-from keras_savekit.store.run_writer import RunWriter
+from keras_savekit.store.run import RunDirectory
+from keras_savekit.verify.depths import examine, undone, why_unverified
 
-Level = Literal["exact", "exact from the epoch's start", "position", "weights only"]
-LEVELS: tuple[Level, ...] = get_args(Level)  # the best first
+NONE_TRUSTED = "the key authenticates no checkpoint"
 
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A checkpoint that can be resumed from, read whole and checked."""
-
-    checkpoint: Checkpoint
-    tensors: Tensors
-    state: Mapping[str, Any]
+Content = TypeVar("Content")
+Read = Callable[[Checkpoint], Content | None]
+Filter = Callable[[Checkpoint], bool]
 
 
 @dataclass(frozen=True, slots=True)
-class Restored:
-    """Where a training goes on, and how exactly.
+class Candidate:
+    """One entry among a run's checkpoints, with what is known about it.
 
-    moment: position of the first batch to come.
-    level: `exact`: as if it had never stopped. `exact from the epoch's start`:
-        batches of an epoch begun are trained again. `position`: the order of
-        the data, or what a callback remembered, is not known to be the same.
-        `weights only`: the optimizer is not that of the checkpoint, or there is none.
-    reasons: why the level is not `exact`, each with what to do about it.
+    checkpoint: None if the entry is no checkpoint or its manifest could not be read.
+    verification: recorded earlier, or made just now.
+    failure: why it could not be verified, if it could not.
     """
 
     name: str
-    moment: Moment
-    level: Level
-    reasons: tuple[str, ...]
-    passed_over: tuple[str, ...]
+    checkpoint: Checkpoint | None
+    verification: Verification
+    failure: UnverifiableError | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether a training may resume from it."""
+        known = self.failure is None and self.checkpoint is not None
+        return known and self.verification.good
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the verification is not on the disk yet."""
+        return self.checkpoint is None or self.checkpoint.verification is not self.verification
+
+    @property
+    def untrusted(self) -> bool:
+        """Whether the only thing wrong with it is that the key did not sign it."""
+        return self.verification.only_untrusted
+
+    def why_not(self) -> str:
+        """What is wrong with it, or why that is unknown, on one line."""
+        if self.failure is not None:
+            return why_unverified(self.failure)
+        first, *more = self.verification.findings
+        return f"{first}" + (f" and {len(more)} more" if more else "")
 
     def __str__(self) -> str:
-        now = self.moment
-        head = f"resumed from {self.name} ({self.level}): epoch {now.epoch + 1}, "
-        lines = [
-            head + f"{now.batch} batches done, step {now.step}",
-            *(f"  not exact: {reason}" for reason in self.reasons),
-            *(f"  passed over {reason}" for reason in self.passed_over),
-        ]
-        return "\n".join(lines)
+        return f"{self.name}: {self.why_not()}"
 
 
-def find(directory: RunWriter, now: float) -> tuple[Found | None, tuple[str, ...]]:
-    """The newest checkpoint that is whole, and what was skipped on the way to it.
+@dataclass(frozen=True, slots=True)
+class Search:
+    """The outcome of the walk over one directory.
 
-    Damaged ones are moved to quarantine, those
-    that the directory's key does not vouch for once one is found that it does, and those
-    that the system could not read never. Raises ResumeError if there are none but such:
-    the key may be a wrong one, the file system may answer later. Raises it too, before
-    anything is moved, if this process lacks descriptors or memory to read any.
+    chosen: the newest usable candidate; None if there is none.
+    skipped: the candidates before it, in the order of the walk.
     """
-    skipped = _Skipped(directory)
-    for each in candidates(directory, now):
-        found = None
-        if each.usable and each.checkpoint is not None:
-            each, found = _taken(each, each.checkpoint, now)  # noqa: PLW2901
-        if found is None:
-            skipped.add(each)
-            continue
-        if each.fresh:
-            _record(directory, each.name, each.verification)
-        return found, skipped.filed(untrusted_too=True)
-    passed = skipped.filed(untrusted_too=False)
-    require_known(skipped.unknown, str(directory.path))
-    if skipped.untrusted:
-        first = skipped.untrusted[0]
-        raise ResumeError(
-            f"{NONE_TRUSTED}; of the newest: {first.why_not()}",
-            str(first.checkpoint and first.checkpoint.path),
-            "give the key of this run, or choose another directory; none was changed",
-        )
-    return None, passed
+
+    directory: RunDirectory
+    chosen: Candidate | None
+    skipped: tuple[Candidate, ...]
+
+    @property
+    def unverified(self) -> tuple[Candidate, ...]:
+        """Those that could not be verified: they may be good."""
+        return tuple(candidate for candidate in self.skipped if candidate.failure is not None)
+
+    @property
+    def untrusted(self) -> tuple[Candidate, ...]:
+        """Those that the key did not sign."""
+        return tuple(candidate for candidate in self.skipped if candidate.untrusted)
+
+    def require_readable(self) -> None:
+        """Raise ResumeError if this process lacks what it needs to read any checkpoint."""
+        for candidate in self.unverified:
+            if candidate.failure is not None and candidate.failure.process_wide:
+                failure = candidate.failure
+                raise ResumeError(
+                    f"no checkpoint can be verified: {failure.what}",
+                    failure.where or str(self.directory.path),
+                    f"{failure.remedy}; nothing was changed, and no checkpoint counts as damaged",
+                ) from failure
+
+    def require_known(self) -> None:
+        """Raise ResumeError if none is usable and some could not be verified."""
+        if self.chosen is None and self.unverified:
+            listed = "".join(f"\n  {candidate}" for candidate in self.unverified)
+            raise ResumeError(
+                f"no checkpoint is known to be good, and some could not be verified:{listed}",
+                str(self.directory.path),
+                "make them readable and start again, or choose another directory to start from"
+                " scratch",
+            )
+
+    def require_trusted(self) -> None:
+        """Raise ResumeError if none is usable and the key did not sign some: it may be wrong."""
+        if self.chosen is None and self.untrusted:
+            first = self.untrusted[0]
+            raise ResumeError(
+                f"{NONE_TRUSTED}; the newest: {first.why_not()}",
+                str(first.checkpoint and first.checkpoint.path),
+                "give the key of this run, or choose another directory; none was changed",
+            )
 
 
-class _Skipped:
-    """The checkpoints that a resume skips; nothing is moved until all of them are known."""
+@dataclass(frozen=True, slots=True)
+class Selection(Generic[Content]):
+    """The outcome of `select`.
 
-    def __init__(self, directory: RunWriter) -> None:
-        self._directory = directory
-        self._all: list[Candidate] = []
-        self.untrusted: list[Candidate] = []
-        self.unknown: list[Candidate] = []
+    searches: one for each directory that was walked, in that order.
+    chosen: the search that found the newest checkpoint; None if none did.
+    content: what `read` returned for it.
+    """
 
-    def add(self, each: Candidate) -> None:
-        """Note one; raises ResumeError if every other would be skipped for the same reason."""
-        if each.failure is not None:
-            require_process_can(each.failure, str(self._directory.path))
-            self.unknown.append(each)
-        elif each.untrusted:
-            self.untrusted.append(each)
-        self._all.append(each)
+    searches: tuple[Search, ...]
+    chosen: Search | None
+    content: Content | None
 
-    def filed(self, *, untrusted_too: bool) -> tuple[str, ...]:
-        """Move those to quarantine that belong there; why each was skipped."""
-        return tuple(self._file(each) for each in self._all if untrusted_too or not each.untrusted)
-
-    def _file(self, each: Candidate) -> str:
-        why = each.why_not()
-        if each.failure is not None:
-            self._directory.events.append("unverified", name=each.name, why=why)
-        else:
-            findings = [str(finding) for finding in each.verification.findings]
-            self._directory.quarantine(each.name, each.verification)
-            self._directory.events.append("quarantined", name=each.name, findings=findings)
-        return f"{each.name}: {why}"
+    @property
+    def skipped(self) -> tuple[Candidate, ...]:
+        """The skipped candidates of all directories."""
+        return tuple(candidate for search in self.searches for candidate in search.skipped)
 
 
-def _taken(each: Candidate, checkpoint: Checkpoint, now: float) -> tuple[Candidate, Found | None]:
-    """A usable candidate read whole; or without, and with what is then known of it."""
+def select(
+    directories: Sequence[RunDirectory],
+    now: float,
+    read: Read[Content],
+    among: Filter | None = None,
+) -> Selection[Content]:
+    """Walk from the newest candidate back, and select the first that is good and that `read` reads.
+
+    directories: of several, the checkpoint with the highest step is selected; of equal
+        steps, the one of the directory listed last.
+    now: seconds since 1970.
+    read: returns the content of a checkpoint, or None to ignore it. If it raises
+        CheckpointError, the checkpoint is skipped for that reason.
+    among: only these checkpoints are considered.
+
+    Changes nothing. A walk ends where this process can read no checkpoint at all.
+    """
+    searches: list[Search] = []
+    chosen: Search | None = None
+    content: Content | None = None
+    step = -1
+    for newest, directory in _newest_first(directories):
+        if content is not None and step >= newest:
+            break
+        search, found = _search(directory, now, read, among)
+        searches.append(search)
+        if found is not None and _step(search.chosen) > step:
+            chosen, content, step = search, found, _step(search.chosen)
+    return Selection(tuple(searches), chosen, content)
+
+
+def _newest_first(directories: Sequence[RunDirectory]) -> list[tuple[int, RunDirectory]]:
+    """Directories with their highest step, the highest first; of equal steps the last first."""
+    if len(directories) == 1:
+        return [(0, directories[0])]
+    steps = [(_last_step(directory), place) for place, directory in enumerate(directories)]
+    return [(step, directories[place]) for step, place in sorted(steps, reverse=True)]
+
+
+def _last_step(directory: RunDirectory) -> int:
+    steps = (checkpoint.manifest.moment.step for checkpoint in directory.checkpoints())
+    return max(steps, default=-1)
+
+
+def _step(candidate: Candidate | None) -> int:
+    if candidate is None or candidate.checkpoint is None:
+        return -1
+    return candidate.checkpoint.manifest.moment.step
+
+
+def _search(
+    directory: RunDirectory, now: float, read: Read[Content], among: Filter | None
+) -> tuple[Search, Content | None]:
+    skipped: list[Candidate] = []
+    for candidate in candidates(directory, now, among):
+        outcome, content = candidate, None
+        if candidate.usable and candidate.checkpoint is not None:
+            outcome, content = _try(candidate, candidate.checkpoint, read, now)
+            if content is not None:
+                return Search(directory, outcome, tuple(skipped)), content
+        if outcome.usable:
+            continue  # `read` ignores it
+        skipped.append(outcome)
+        if outcome.failure is not None and outcome.failure.process_wide:
+            break
+    return Search(directory, None, tuple(skipped)), None
+
+
+def _try(
+    candidate: Candidate, checkpoint: Checkpoint, read: Read[Content], now: float
+) -> tuple[Candidate, Content | None]:
+    """Read a usable candidate. If that fails, the candidate says why."""
     try:
-        return each, _read(checkpoint)
+        with suppress(CheckpointError):  # its files are whole: the disk may have failed once
+            return candidate, read(checkpoint)
+        return candidate, read(checkpoint)
     except UnverifiableError as error:
-        return replace(each, failure=error), None
+        return replace(candidate, failure=error), None
     except CheckpointError as error:
         finding = Finding("tensor", error.where, error.what)
-        return replace(each, verification=Verification("structure", now, (finding,))), None
+        verification = Verification("structure", now, (finding,))
+        return replace(candidate, verification=verification), None
 
 
-def _read(checkpoint: Checkpoint) -> Found:
-    with suppress(CheckpointError):  # its files are whole: the disk may have failed once
-        return read(checkpoint)
-    return read(checkpoint)
+def candidates(
+    directory: RunDirectory, now: float, among: Filter | None = None
+) -> Iterator[Candidate]:
+    """Yield entries that are no checkpoint, then checkpoints from the newest back.
 
-
-def read(checkpoint: Checkpoint) -> Found:
-    """A checkpoint's tensors, each compared with its digest, and its state.
-
-    Raises CheckpointError if anything is damaged, UnverifiableError if the system failed.
+    Each is verified only when it is requested. now: seconds since 1970.
     """
-    tensors = read_tensors(checkpoint.path, checkpoint.manifest)
+    scan = directory.scan()
+    for name, error in scan.damaged:
+        if isinstance(error, UnverifiableError):
+            yield Candidate(name, None, undone(error, now), error)
+            continue
+        finding = Finding("manifest", name, error.what)
+        yield Candidate(name, None, Verification("bytes", now, (finding,)))
+    for checkpoint in reversed(scan.checkpoints):
+        if among is None or among(checkpoint):
+            yield _verify(checkpoint, now, directory.key)
+
+
+def _verify(checkpoint: Checkpoint, now: float, key: Key | None) -> Candidate:
     try:
-        path = resolve_inside(checkpoint.path, STATE_FILE)
-    except NotRegularFileError as error:
-        raise CheckpointError(error.what, str(checkpoint.path / STATE_FILE)) from error
-    except OSError as error:
-        raise unreadable("cannot be read", str(checkpoint.path / STATE_FILE), error) from error
-    state = state_h5.read(path)
-    try:
-        _STATE.validate_python(state)
-    except ValidationError as error:
-        place, message = first_problem(error)
-        what = f"the training state has a wrong {place}: {message}"
-        raise CheckpointError(what, str(path)) from error
-    return Found(checkpoint, tensors, state)
-
-
-def _history(epochs: list[tuple[int, dict[str, Any]]]) -> list[tuple[int, dict[str, Any]]]:
-    for _, saved in epochs:
-        logs.restored(saved)  # else ValueError: a file may hold anything
-    return epochs
-
-
-class _State(TypedDict):
-    """What a training that goes on asks of the state; the rest is others' business."""
-
-    epochs: int
-    length: int | None
-    stopped: bool
-    consistent: bool
-    data: dict[str, Any] | None
-    randomness: dict[str, Any]
-    callbacks: dict[str, Any]
-    memory: dict[str, float]
-    history: Annotated[list[tuple[int, dict[str, Any]]], AfterValidator(_history)]
-    optimizer: dict[str, Any] | None
-
-
-_STATE = TypeAdapter(_State)
-
-
-def _record(directory: RunWriter, name: str, verification: Verification) -> None:
-    with suppress(UnverifiableError):  # without a record it is verified again next time
-        retry_unverifiable(lambda: directory.record(name, verification))
-        directory.events.append("verified", name=name, depth=verification.depth, note="at resume")
-
-
-def position(
-    found: Found, source: Source | None, length: int | None
-) -> tuple[Moment, Level, tuple[str, ...]]:
-    """Where to go on, how exactly, and why not better.
-
-    source: of the data that training will go on with, if its order is known.
-    length: batches in an epoch, if that is known.
-    """
-    saved = found.checkpoint.manifest.moment
-    moment = saved
-    level: Level = "exact"
-    reasons = []
-    if source is None:
-        reasons.append(
-            "the order of the data is not known; give fit and SaveKit(data=) the same "
-            "keras_savekit.resumable() data"
-        )
-    elif found.state["data"] is None:
-        reasons.append("the order of the data was not known when this was saved")
-    elif changed_data(found, source):
-        reasons.append("the order of the data is another")
-    if reasons or not found.state["consistent"]:
-        level = "position"
-    if saved.batch and (reasons or length is None):
-        moment = replace(saved, batch=0)
-        if not reasons:
-            level = "exact from the epoch's start"
-            reasons.append(
-                "how many batches an epoch has is not known yet; give resumable(steps_per_epoch=)"
-            )
-        reasons.append(f"epoch {saved.epoch + 1} starts again; {saved.batch} batches are repeated")
-    if not found.state["consistent"]:
-        reasons.append("an exception in the middle of a step may have left a part of it")
-    return moment, level, tuple(reasons)
-
-
-def changed_data(found: Found, source: Source | None) -> str:
-    """How the data differs from that of the checkpoint, where both are known; else empty."""
-    before = found.state["data"]
-    if source is None or before is None or before == source.identity:
-        return ""
-    now = source.identity
-    words = [
-        f"{key} was {before.get(key)}, is {now[key]}" for key in now if before.get(key) != now[key]
-    ]
-    return f"the data is not what it was: {', '.join(words)}"
+        found = examine(checkpoint.path, "structure", now, key)
+    except UnverifiableError as error:
+        return Candidate(checkpoint.name, checkpoint, undone(error, now), error)
+    known = checkpoint.verification
+    if known is not None and known.good and known.done and found.good:
+        found = known  # it may have reached a greater depth
+    return Candidate(checkpoint.name, checkpoint, found)

@@ -43,8 +43,9 @@ from keras_savekit.formats import checkpoint
 from keras_savekit.formats.checkpoint import Purpose
 from keras_savekit.formats.registry import FORMATS
 from keras_savekit.model.capture import Capture
-from keras_savekit.model.structure import LiveModel, build_optimizer
-from keras_savekit.resume import select
+from keras_savekit.model.live_variables import build_optimizer
+from keras_savekit.model.structure import LiveModel
+from keras_savekit.resume.record import select_and_record
 from keras_savekit.store.manifest import Finding, Verification
 from keras_savekit.store.manifest_json import to_json
 from keras_savekit.store.naming import CheckpointName
@@ -398,7 +399,7 @@ def wrong(run: RunDirectory, whole: set[int]) -> str:
 
 def resumed_wrongly(run: RunWriter, whole: set[int]) -> str:
     """The same for what a resume goes on from, sets aside and leaves."""
-    found, _ = select.find(run, 3.0)
+    found = select_and_record([run], 3.0).content
     chosen = found.checkpoint.name if found else None
     if chosen != name(max(whole)):
         return f"resumed from {chosen}, not from {name(max(whole))}"

@@ -663,7 +663,7 @@ def asked_of_a_run(
     good: whether a resume takes the newest checkpoint.
     code: what `savekit verify` ends with.
     """
-    from keras_savekit.resume import select
+    from keras_savekit.resume.record import select_and_record
     from keras_savekit.store.run import RunDirectory
 
     run = str(world.run)
@@ -673,12 +673,12 @@ def asked_of_a_run(
     yield "the log", lambda: refused_or(RunDirectory(world.run).events.read)
 
     def resumed():
-        found, _ = select.find(unlocked(world.run), 3.0)
+        found = select_and_record([unlocked(world.run)], 3.0).content
         expected = NEWEST if good else BEFORE
         name = found.checkpoint.name if found else "nothing"
         return "" if name == expected else f"resumed from {name}, not from {expected}"
 
-    yield "resume.find", resumed
+    yield "resume.select", resumed
 
 
 def asked_of_a_checkpoint(world: World, kind: Callable) -> Iterator[tuple[str, Callable[[], str]]]:
@@ -869,7 +869,8 @@ def build_master(master: Path) -> None:
     from keras_savekit.formats.checkpoint import Purpose
     from keras_savekit.formats.registry import FORMATS
     from keras_savekit.model.capture import Capture
-    from keras_savekit.model.structure import LiveModel, build_optimizer
+    from keras_savekit.model.live_variables import build_optimizer
+    from keras_savekit.model.structure import LiveModel
     from keras_savekit.verify.depths import verify_shallow
     from torture.corruption import STATE
 

@@ -21,7 +21,8 @@ from keras_savekit.base.moment import Moment
 from keras_savekit.base.tensors import Blueprint, Group, LayerWeights, Slot, Snapshot, Variable
 from keras_savekit.errors import SavekitError
 from keras_savekit.policy.plan import Due, Policy, SavePlan
-from keras_savekit.resume import select
+from keras_savekit.resume.load import load_checkpoint
+from keras_savekit.resume.record import select_and_record
 from keras_savekit.save.pipeline import Pipeline
 from keras_savekit.store import syscalls
 from keras_savekit.store.naming import Leftover
@@ -118,7 +119,8 @@ def live(
             told.notices += missing_features(writer)
             run = writer.write_run_info({}).run
             writer.sweep()
-            found, told.passed = select.find(writer, wall())
+            selection = select_and_record([writer], wall())
+            found, told.passed = selection.content, tuple(map(str, selection.skipped))
             told.resumed = found.checkpoint.manifest.moment.step if found else None
             pipeline = Pipeline(writer, Policy(plans=list(plans)), run, wall)
             for step in steps:
@@ -166,7 +168,7 @@ def faults_of(directory: RunDirectory) -> Iterator[str]:
         verification = verify_shallow(each.path, "structure", 0.0)
         yield from (f"{each.name}: {finding}" for finding in verification.findings)
         if verification.good:
-            value = select.read(each).tensors.get("weight", {0: None})[0]
+            value = load_checkpoint(each).tensors.get("weight", {0: None})[0]
             if value is not None and not (np.asarray(value) == each.manifest.moment.step).all():
                 yield f"{each.name} holds other values than those of its step"
     for which in LINKS:

@@ -18,8 +18,8 @@ from keras_savekit.base.roles import Role
 from keras_savekit.base.tensors import Array
 from keras_savekit.errors import CheckpointError, SavekitError
 from keras_savekit.formats.registry import format_of
-from keras_savekit.model.rebuild import Stored, rebuild
-from keras_savekit.model.structure import variables_by_role
+from keras_savekit.model.live_variables import variables_by_role
+from keras_savekit.model.rebuild import StoredModel, rebuild
 from keras_savekit.store.manifest import Finding, Manifest
 from keras_savekit.verify.loader import probe
 from keras_savekit.verify.loader.error_text import error_text_of
@@ -76,7 +76,7 @@ def _seeded(model: Any, seeds: list[Any]) -> Any:
 def _snapshot(path: Path, manifest: Manifest) -> Any:
     """The model of the tensors that were captured."""
     try:
-        return rebuild(Stored.checkpoint(path, manifest), compile=False, safe_mode=True)
+        return rebuild(StoredModel.checkpoint(path, manifest), compile=False, safe_mode=True)
     except SavekitError as error:
         raise UnansweredError(error.what) from error
 

@@ -24,8 +24,11 @@ from keras_savekit.base.tensors import as_array
 from keras_savekit.errors import SavekitError
 from keras_savekit.formats.config_digest import digest
 from keras_savekit.formats.hdf5.fill import tensor_digest
-from keras_savekit.model.rebuild import Stored, rebuild
-from keras_savekit.model.saving_walk import deserialized, serialized
+from keras_savekit.model.rebuild import StoredModel, rebuild
+from keras_savekit.model.saving_walk import (
+    deserialize_model,
+    serialize_model,
+)
 from keras_savekit.store.manifest import Depth, Finding, Manifest
 from keras_savekit.store.manifest_json import read_manifest
 from keras_savekit.verify.loader.configuration import Configuration
@@ -151,7 +154,7 @@ def _needing_code(manifest: Manifest, why: str) -> Checked:
 
 def _what_ours_makes_of_it(path: Path, manifest: Manifest) -> str:
     try:
-        model = rebuild(Stored.checkpoint(path, manifest), compile=False, safe_mode=True)
+        model = rebuild(StoredModel.checkpoint(path, manifest), compile=False, safe_mode=True)
     except SavekitError:
         return NOT_OURS
     return OURS_DIFFERS if any(_compare(model, manifest)) else OURS
@@ -214,11 +217,11 @@ def _compare_architecture(
     model: Any, configuration: Configuration, manifest: Manifest
 ) -> Iterator[Finding]:
     """Described again, it is what was saved, or what Keras makes of that on any way."""
-    loaded = digest(json.loads(json.dumps(serialized(model))))
+    loaded = digest(json.loads(json.dumps(serialize_model(model))))
     if not manifest.architecture or loaded == manifest.architecture:
         return
     # Older versions give operations the names that come next, as they did when it was loaded.
     keras.backend.clear_session()
-    again = serialized(deserialized(configuration.architecture))
+    again = serialize_model(deserialize_model(configuration.architecture))
     if loaded != digest(json.loads(json.dumps(again))):
         yield Finding("load", manifest.model_file, "its architecture differs after loading")
