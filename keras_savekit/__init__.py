@@ -63,13 +63,13 @@ _HOMES = {
         "SavekitError",
         "SavekitWarning",
     ),
-    "loading": ("load_model", "load_weights"),
+    "model.rebuild": ("load_model", "load_weights"),
     "policy.plan": ("Policy", "SavePlan"),
-    "restoration": ("restore",),
-    "resume": ("Restored",),
-    "policy.yaml_file": ("load_policy", "parse_policy"),
-    "saving": ("save_model", "save_weights"),
-    "training.data": ("resumable",),
+    "fit.restoration": ("restore",),
+    "resume.select": ("Restored",),
+    "policy.yaml.load": ("load_policy", "parse_policy"),
+    "files": ("save_model", "save_weights"),
+    "data.source": ("resumable",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

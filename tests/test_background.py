@@ -93,11 +93,11 @@ def test_a_job_that_fails_is_told_and_does_not_stop_the_next(held):
 def test_closing_finishes_every_job_and_takes_no_more(held):
     held.busy_with(1)
     held.worker.submit(2, key="", capacity=9, wait=False)
-    assert held.worker.pending() == 2
+    assert held.worker.pending == 2
     held.go.set()
     held.worker.close()
     assert held.done == [1, 2]
-    assert held.worker.pending() == 0
+    assert held.worker.pending == 0
     with pytest.raises(RuntimeError, match="tested is closed"):
         held.worker.submit(3, key="", capacity=9, wait=False)
 

@@ -57,7 +57,7 @@ class Ready(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
         if self.seen is None:
             pipeline = self.kit.session._pipeline
-            self.seen = pipeline._memory._mapping is not None, bool(pipeline._checks.checker.pid)
+            self.seen = pipeline._buffer._mapping is not None, bool(pipeline._verifier.checker.pid)
 
     def get_state(self):
         return {}

@@ -1,14 +1,13 @@
-"""How a training begins: anew, or where a checkpoint stands.
+"""Begin a training: from scratch, or from a checkpoint.
 
-Finds the checkpoint, compares it with the model, puts it back, and tells the
-user and `fit` where training goes on. Several savekit callbacks in one `fit`
-begin together: the first to begin chooses the newest checkpoint of all their
-directories, the others follow it.
+Finds the checkpoint, compares it with the model, restores it, and reports where
+training resumes. Several savekit callbacks in one `fit` begin together: the first
+one chooses the newest checkpoint of all their directories, the others follow it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,14 +15,15 @@ from typing import Any
 from keras_savekit.backend import random_state
 from keras_savekit.errors import CheckpointError, DirectoryError, ResumeError
 from keras_savekit.fit import callback_state
-from keras_savekit.fit.context import Kit, SessionContext
-from keras_savekit.fit.restoration import RESTORED, Restoration, memory_of
+from keras_savekit.fit.context import Kit, RunningSession, SessionContext
+from keras_savekit.fit.reporting import Reporter
+from keras_savekit.fit.restoration import RESTORED, Restoration, callback_states_of
 from keras_savekit.fit.steering import Fit
 from keras_savekit.model import metrics
 from keras_savekit.model.assign import differing
 from keras_savekit.resume import select
-from keras_savekit.resume.reconcile import taken
-from keras_savekit.resume.select import LEVELS, Found, Restored
+from keras_savekit.resume.reconcile import Reconciled, taken
+from keras_savekit.resume.select import LEVELS, Found, Level, Restored
 from keras_savekit.store.naming import CheckpointName
 from keras_savekit.store.run import RunDirectory
 from keras_savekit.verify.depths import require_signed
@@ -31,7 +31,7 @@ from keras_savekit.verify.depths import require_signed
 
 @dataclass(frozen=True, slots=True)
 class ResumePlan:
-    """Where a training goes on.
+    """Where a training resumes.
 
     owner: the kit whose checkpoint it is.
     state: the training's state in the checkpoint.
@@ -45,7 +45,7 @@ class ResumePlan:
     optimizer: Mapping[str, Any] | None
 
     def record(self, kit: Kit) -> None:
-        """Write it into the event log of a kit."""
+        """Write the resume into the event log of a kit."""
         restored, moment = self.restored, self.restored.moment
         elsewhere = {} if kit is self.owner else {"of": str(self.owner.directory.path)}
         kit.directory.events.append(
@@ -60,117 +60,139 @@ class ResumePlan:
             **elsewhere,
         )
 
-    def go_on(self, fit: Fit, epochs: int, tell: Callable[[str], None]) -> None:
-        """Have `fit` go on here, or end at once if nothing is left to do, which is told.
+    def apply(self, fit: Fit, epochs: int, report: Reporter) -> None:
+        """Make `fit` start here, or end at once, with a report, if nothing is left to do.
 
-        epochs: as asked of `fit`.
+        epochs: as requested of `fit`.
         """
-        epoch, stopped_before = self.restored.moment.epoch, _stopped(self.state, epochs)
+        epoch, stopped_before = self.restored.moment.epoch, _is_stopped(self.state, epochs)
         fit.start_at(max(epoch, epochs) if stopped_before else epoch)
         if epoch >= epochs:
-            tell(f"nothing left to do: {epoch} of {epochs} epochs are trained")
+            report.info(f"nothing left to do: {epoch} of {epochs} epochs are trained")
         elif stopped_before:
-            tell(
+            report.info(
                 f"nothing left to do: a callback stopped the training after {epoch} of "
-                f"{epochs} epochs; to go on all the same, ask fit for more epochs"
+                f"{epochs} epochs; to continue all the same, ask fit for more epochs"
             )
 
 
+def leader_of(context: SessionContext, fit: Fit) -> RunningSession | None:
+    """Return the session that has begun this `fit` already, if another kit has one."""
+    sessions = (kit.session for kit in context.kits)
+    return next((other for other in sessions if other is not None and other.within(fit)), None)
+
+
 def begin(
-    around: SessionContext,
+    context: SessionContext,
     fit: Fit,
     model: Any,
     optimizer: Mapping[str, Any] | None,
     length: int | None,
     epochs: int,
 ) -> ResumePlan | None:
-    """Put the newest checkpoint into the model and its callbacks; None if there is none.
+    """Restore the newest checkpoint into the model and its callbacks; None if there is none.
 
-    optimizer: settings of the model's.
+    optimizer: settings of the model's optimizer.
     length: batches in an epoch, if that is known.
-    epochs: as asked of `fit`.
+    epochs: as requested of `fit`.
 
     Raises MismatchError, ResumeError or DirectoryError, and has then changed nothing.
     """
-    for kit in around.kits:
+    for kit in context.kits:
         if kit.policy.resume.mode == "never":
             _require_empty(kit.directory)
-    owner, found, passed = _newest(around)
-    _require_found(around.kits, found, passed)
+    owner, found, skipped = _newest(context)
+    _require_found(context.kits, found, skipped)
     if found is None or owner is None:
-        for each in passed:
-            around.tell(f"passed over {each}")
-        callback_state.start_anew(fit.others())
+        for line in skipped:
+            context.report.info(f"skipped {line}")
+        callback_state.start_over(fit.other_callbacks())
         return None
     found = _not_ended(owner.directory, found, epochs)
-    agreed = taken(
+    reconciled = taken(
         found,
         model,
         optimizer,
         RESTORED,
-        source=around.source,
+        source=context.source,
         on_mismatch=owner.policy.resume.on_mismatch,
     )
     length = length or found.state["length"]
-    moment, level, reasons = select.position(found, around.source, length)
-    others = [each for each in fit.listed() if each is not owner]
-    only_weights = agreed.level == "weights only"
-    more = () if only_weights else callback_state.not_restored(others, memory_of(found))
+    moment, level, reasons = select.position(found, context.source, length)
+    others = [callback for callback in fit.callbacks() if callback is not owner]
     with_metrics = (
-        bool(moment.batch) and not only_weights and _same_metrics(around, model, agreed.found)
+        bool(moment.batch)
+        and reconciled.level != "weights only"
+        and _has_same_metrics(context, model, reconciled.found)
     )
-    if found.state.get("ended") and moment.epoch < epochs:
-        more += callback_state.changed_at_the_end(others)
-    more += () if only_weights else random_state.of_kernels(model)
+    lacks = _inexact_parts(reconciled, others, model, ended=moment.epoch < epochs)
     if moment.batch and not with_metrics:
-        more += ("its metrics are others; the logs of this epoch begin anew",)
-    restoration = Restoration(agreed, moment, model, others, with_metrics=with_metrics)
-    restoration.training_begins()
-    level = max(level, agreed.level, "position" if more else "exact", key=LEVELS.index)
-    restored = Restored(
-        found.checkpoint.name, moment, level, agreed.reasons + reasons + more, passed
-    )
-    around.tell(str(restored))
-    settings = found.state["optimizer"] if not agreed.reasons else optimizer
+        lacks += ("its metrics are others; the logs of this epoch start over",)
+    restoration = Restoration(reconciled, moment, model, others, with_metrics=with_metrics)
+    restoration.restore_at_train_begin()
+    best: Level = "position" if lacks else "exact"
+    level = max(level, reconciled.level, best, key=LEVELS.index)
+    reasons = reconciled.reasons + reasons + lacks
+    restored = Restored(found.checkpoint.name, moment, level, reasons, skipped)
+    context.report.info(str(restored))
+    settings = found.state["optimizer"] if not reconciled.reasons else optimizer
     return ResumePlan(owner, restored, restoration, found.state, settings)
 
 
-def _newest(around: SessionContext) -> tuple[Kit | None, Found | None, tuple[str, ...]]:
-    """The newest checkpoint of all kits that may resume, and what was passed over."""
-    resuming = [kit for kit in around.kits if kit.policy.resume.mode != "never"]
-    # Of one step the last kit's: it was saved when the others had done their part.
+def _inexact_parts(
+    reconciled: Reconciled, callbacks: Sequence[Any], model: Any, *, ended: bool
+) -> tuple[str, ...]:
+    """Return what is not restored beside the model's variables, as sentences.
+
+    ended: whether it matters that the checkpoint was saved when training had ended.
+    """
+    found, weights_only = reconciled.found, reconciled.level == "weights only"
+    lacks: tuple[str, ...] = ()
+    if not weights_only:
+        lacks = callback_state.not_restored(callbacks, callback_states_of(found))
+    if found.state.get("ended") and ended:
+        lacks += callback_state.weights_changed_at_end(callbacks)
+    return lacks if weights_only else lacks + random_state.of_kernels(model)
+
+
+def _newest(context: SessionContext) -> tuple[Kit | None, Found | None, tuple[str, ...]]:
+    """Return the newest checkpoint of all kits that may resume, and what was skipped."""
+    resuming = [kit for kit in context.kits if kit.policy.resume.mode != "never"]
+    # Of one step the last kit's: the other callbacks had done their part when it was saved.
     steps = [(_last_step(kit.directory), place, kit) for place, kit in enumerate(resuming)]
     owner: Kit | None = None
     found: Found | None = None
-    passed: tuple[str, ...] = ()
-    for last, _, kit in sorted(steps, key=lambda each: each[:2], reverse=True):
+    skipped: tuple[str, ...] = ()
+    for last, _, kit in sorted(steps, key=lambda entry: entry[:2], reverse=True):
         if found is not None and _step(found) >= last:
             break
-        candidate, over = select.find(kit.directory, around.wall())
-        passed += over
+        candidate, more = select.find(kit.directory, context.wall())
+        skipped += more
         if candidate is not None and (found is None or _step(candidate) > _step(found)):
             owner, found = kit, candidate
-    return owner, found, passed
+    return owner, found, skipped
 
 
-def _stopped(state: Mapping[str, Any], epochs: int) -> bool:
-    """Whether a callback had stopped the training, and no more was asked for since."""
+def _is_stopped(state: Mapping[str, Any], epochs: int) -> bool:
+    """Return whether a callback had stopped the training, and no more epochs are requested."""
     return bool(state["stopped"]) and epochs <= state["epochs"]
 
 
 def _not_ended(directory: RunDirectory, found: Found, epochs: int) -> Found:
-    """Of the same step, what was saved before callbacks changed the weights at the end.
+    """Return the checkpoint of the same step from before the training's end, if one is needed.
 
-    For a training that is to go on; one that has ended keeps its last weights.
+    At the end, callbacks change weights. A training that continues needs those from before;
+    one that has ended keeps its last weights.
     """
-    going_on = found.checkpoint.manifest.moment.epoch < epochs and not _stopped(found.state, epochs)
-    if not (going_on and found.state.get("ended")):
+    moment = found.checkpoint.manifest.moment
+    continues = moment.epoch < epochs and not _is_stopped(found.state, epochs)
+    if not (continues and found.state.get("ended")):
         return found
-    for each in reversed(directory.checkpoints()):
-        if each.manifest.moment.step == _step(found) and each.status == "verified":
-            with suppress(CheckpointError):  # it was whole; what was found stands in for it
-                require_signed(each.path, directory.key)
-                other = select.read(each)
+    for checkpoint in reversed(directory.checkpoints()):
+        if checkpoint.manifest.moment.step == moment.step and checkpoint.status == "verified":
+            with suppress(CheckpointError):  # damaged since: the one that was found is used
+                require_signed(checkpoint.path, directory.key)
+                other = select.read(checkpoint)
                 if not other.state.get("ended"):
                     return other
     return found
@@ -181,30 +203,32 @@ def _step(found: Found) -> int:
 
 
 def _last_step(directory: RunDirectory) -> int:
-    return max((each.manifest.moment.step for each in directory.checkpoints()), default=-1)
+    steps = (checkpoint.manifest.moment.step for checkpoint in directory.checkpoints())
+    return max(steps, default=-1)
 
 
-def _require_found(kits: Sequence[Kit], found: Found | None, passed: Sequence[str]) -> None:
+def _require_found(kits: Sequence[Kit], found: Found | None, skipped: Sequence[str]) -> None:
     for kit in kits:
         if found is None and kit.policy.resume.mode == "required":
             raise ResumeError(
-                "there is no checkpoint to resume from" + "".join(f"\n  {each}" for each in passed),
+                "there is no checkpoint to resume from"
+                + "".join(f"\n  {line}" for line in skipped),
                 str(kit.directory.path),
-                "write `resume: auto` to start from the beginning instead",
+                "write `resume: auto` to start from scratch instead",
             )
 
 
-def _same_metrics(around: SessionContext, model: Any, found: Found) -> bool:
-    if around.source is None:
+def _has_same_metrics(context: SessionContext, model: Any, found: Found) -> bool:
+    if context.source is None:
         return False
-    metrics.build(model, around.source.first_batch)
+    metrics.build(model, context.source.first_batch)
     return not differing(model, found.checkpoint.manifest, ("metric",))
 
 
 def _require_empty(directory: RunDirectory) -> None:
     if any(CheckpointName.parse(name) for name in directory.names()):
         raise DirectoryError(
-            "holds the checkpoints of an earlier run, and the policy says `resume: never`",
+            "contains the checkpoints of an earlier run, and the policy says `resume: never`",
             str(directory.path),
             "choose another directory, or write `resume: auto`; nothing was changed",
         )

@@ -1,10 +1,9 @@
-"""A checkpoint on its way back into a `fit`.
+"""Restore a checkpoint into a model and its callbacks.
 
-When training goes on from an epoch's beginning, everything is put back once,
-after every callback's `on_train_begin`. In the middle of an epoch it is put back
-once more after every callback's `on_epoch_begin`, which in the training that was
-stopped had happened long before: a schedule has set the learning rate again,
-`fit` has reset the metrics.
+When training resumes at an epoch's beginning, everything is restored once, after
+every callback's `on_train_begin`. In the middle of an epoch it is restored once more,
+after every callback's `on_epoch_begin`: by then a schedule has set the learning rate
+again and `fit` has reset the metrics, which the stopped training did much earlier.
 """
 
 from __future__ import annotations
@@ -45,57 +44,57 @@ RESTORED: tuple[Role, ...] = ("weight", "optimizer", "seed")
 
 
 class Restoration:
-    """Puts what is taken of a checkpoint back into a model and its callbacks.
+    """Restore the reconciled part of a checkpoint.
 
-    moment: where training goes on, which is the checkpoint's own or an epoch's beginning.
+    moment: where training resumes: the checkpoint's moment or an epoch's beginning.
     with_metrics: whether the checkpoint's metrics are those of the model.
 
-    Everything was compared before; nothing here can fail half way.
+    Everything was compared before, so a restoration does not fail half way.
     """
 
     def __init__(
         self,
-        what: Reconciled,
+        reconciled: Reconciled,
         moment: Moment,
         model: Any,
         callbacks: Sequence[Any],
         *,
         with_metrics: bool,
     ) -> None:
-        self._what = what
+        self._reconciled = reconciled
         self._model = model
         self._callbacks = callbacks
         self._with_metrics = with_metrics
         self._in_mid_epoch = moment.batch > 0
 
-    def training_begins(self) -> None:
-        """Every other callback has begun."""
-        if self._what.level != "weights only":
-            self._put_assets_back()
-        self._put_back(self._what.roles)
+    def restore_at_train_begin(self) -> None:
+        """Restore after the `on_train_begin` of every other callback."""
+        if self._reconciled.level != "weights only":
+            self._restore_assets()
+        self._restore(self._reconciled.roles)
 
-    def _put_assets_back(self) -> None:
-        """Vocabularies and the like; layers that have the same ones are left alone."""
-        saved = state_h5.read_assets(self._what.found.checkpoint.path / STATE_FILE)
+    def _restore_assets(self) -> None:
+        """Restore vocabularies and similar assets, unless the layers have the same ones."""
+        saved = state_h5.read_assets(self._reconciled.found.checkpoint.path / STATE_FILE)
         if saved and saved != assets(self._model):
             put_assets(self._model, saved)
 
-    def epoch_begins(self) -> None:
-        """The first epoch of this session has begun in every other callback."""
+    def restore_at_epoch_begin(self) -> None:
+        """Restore after the `on_epoch_begin` of every other callback, in this session's first."""
         if self._in_mid_epoch:
-            roles = self._what.roles
-            self._put_back((*roles, "metric") if self._with_metrics else roles)
+            roles = self._reconciled.roles
+            self._restore((*roles, "metric") if self._with_metrics else roles)
 
-    def _put_back(self, roles: tuple[Role, ...]) -> None:
-        found = self._what.found
+    def _restore(self, roles: tuple[Role, ...]) -> None:
+        found = self._reconciled.found
         assign(self._model, found.tensors, roles)
-        if self._what.level != "weights only":
+        if self._reconciled.level != "weights only":
             random_state.restore(found.state["randomness"])
-            callback_state.put_back(self._callbacks, memory_of(found))
+            callback_state.restore(self._callbacks, callback_states_of(found))
 
 
-def memory_of(found: Found) -> CallbackStates:
-    """What callbacks remembered when the checkpoint was saved."""
+def callback_states_of(found: Found) -> CallbackStates:
+    """Return the states of callbacks that a checkpoint contains."""
     names = [entry for entry in found.checkpoint.manifest.tensors if entry.role == "callback"]
     arrays: Mapping[str, Any] = {
         entry.name: found.tensors[entry.role, entry.index] for entry in names
@@ -111,43 +110,42 @@ def restore(
     on_mismatch: OnMismatch = "error",
     key: bytes | None = None,
 ) -> Restored:
-    """Put a checkpoint of a run into a model, outside `fit`.
+    """Restore a checkpoint of a run into a model, outside of `fit`.
 
     model: built; its weights and seed generators are set, and if it is compiled the
         optimizer too, together with the process's random generators.
-    directory: of a run; it is only read. If it says that it signs its checkpoints, the
-        variable that its policy names must hold the key.
-    which: "latest", the newest checkpoint that is whole; "best", what the link
-        `best` leads to; or the name of a checkpoint.
+    directory: of a run; it is only read. If its policy says that checkpoints are signed,
+        the variable that the policy names must contain the key.
+    which: "latest", the newest checkpoint that is whole; "best", the checkpoint that the
+        link `best` names; or the name of a checkpoint.
     on_mismatch: when model or optimizer are not those of the checkpoint: "error",
         "weights" or "ignore", as in the policy's `resume.on_mismatch`.
-    key: that checkpoints must be signed with, whatever the directory says of itself:
-        whoever changes them can change that too.
+    key: the key that checkpoints must be signed with, whatever the policy in the directory
+        says: whoever changes the checkpoints can change that policy too.
 
-    Returns which checkpoint it was, where its training stood, and how much was
-    restored: metrics, data and callbacks are the business of the training that
-    follows. Under `fit` the savekit callback resumes by itself.
+    Returns the checkpoint, its moment, and how much was restored. Metrics, data and
+    callbacks are restored by the training that follows: in `fit` the savekit callback
+    resumes by itself.
 
     Raises DirectoryError if there is no such run, ResumeError if it has no such
-    checkpoint, CheckpointError if the one named is damaged, ModelError and
-    MismatchError, naming what differs, if it does not fit; the model is then
-    unchanged.
+    checkpoint, CheckpointError if the named one is damaged, ModelError and MismatchError,
+    with what differs, if it does not fit. The model is then unchanged.
     """
     require_built(model)
-    found, passed = _chosen(_run(Path(directory), key), which)
+    found, skipped = _choose(_open_run(Path(directory), key), which)
     compiled = getattr(model, "optimizer", None) is not None
     roles: tuple[Role, ...] = RESTORED if compiled else ("weight", "seed")
     build_optimizer(model)
     settings = Configuration.of(model).optimizer if compiled else None
-    what = taken(found, model, settings, roles, source=None, on_mismatch=on_mismatch)
-    Restoration(what, Moment(), model, (), with_metrics=False).training_begins()
-    level: Level = what.level if compiled else "weights only"
+    reconciled = taken(found, model, settings, roles, source=None, on_mismatch=on_mismatch)
+    Restoration(reconciled, Moment(), model, (), with_metrics=False).restore_at_train_begin()
+    level: Level = reconciled.level if compiled else "weights only"
     reasons = () if compiled else ("the model is not compiled, so it has no optimizer",)
-    manifest = found.checkpoint.manifest
-    return Restored(found.checkpoint.name, manifest.moment, level, what.reasons + reasons, passed)
+    checkpoint, all_reasons = found.checkpoint, reconciled.reasons + reasons
+    return Restored(checkpoint.name, checkpoint.manifest.moment, level, all_reasons, skipped)
 
 
-def _run(path: Path, secret: bytes | None) -> RunDirectory:
+def _open_run(path: Path, secret: bytes | None) -> RunDirectory:
     run = RunDirectory(path)
     if not run.exists:
         raise DirectoryError("not the directory of a run", str(path))
@@ -157,27 +155,28 @@ def _run(path: Path, secret: bytes | None) -> RunDirectory:
     return RunDirectory(path, secret_of(info.policy, os.environ) if info else None)
 
 
-def _chosen(run: RunDirectory, which: str) -> tuple[Found, tuple[str, ...]]:
+def _choose(run: RunDirectory, which: str) -> tuple[Found, tuple[str, ...]]:
     where = str(run.path)
-    passed: list[str] = []
+    skipped: list[str] = []
     unknown: list[Candidate] = []
     if which == "latest":
-        for each in candidates(run, time.time()):
-            if each.usable and each.checkpoint is not None:
+        for candidate in candidates(run, time.time()):
+            if candidate.usable and candidate.checkpoint is not None:
                 try:
-                    with run.reading(each.name):
-                        return read(each.checkpoint), tuple(passed)
+                    with run.reading(candidate.name):
+                        return read(candidate.checkpoint), tuple(skipped)
                 except UnverifiableError as error:
-                    each = replace(each, failure=error)  # noqa: PLW2901
+                    candidate = replace(candidate, failure=error)  # noqa: PLW2901
                 except CheckpointError as error:
-                    passed.append(f"{each.name}: {error.what}")
+                    skipped.append(f"{candidate.name}: {error.what}")
                     continue
-            if each.failure is not None:
-                require_process_can(each.failure, where)
-                unknown.append(each)
-            passed.append(f"{each.name}: {each.why_not()}")
+            if candidate.failure is not None:
+                require_process_can(candidate.failure, where)
+                unknown.append(candidate)
+            skipped.append(f"{candidate.name}: {candidate.why_not()}")
         require_known(unknown, where)
-        raise ResumeError("there is no checkpoint" + "".join(f"\n  {p}" for p in passed), where)
+        lines = "".join(f"\n  {line}" for line in skipped)
+        raise ResumeError(f"there is no checkpoint{lines}", where)
     name = run.linked("best") if which == "best" else which
     if name is None:
         raise ResumeError("no checkpoint is the best yet", where, "name one: see `savekit list`")

@@ -70,7 +70,7 @@ def start(
     """
     if not sys.executable:  # an interpreter within another program
         raise OSError(errno.ENOENT, "the Python interpreter is not known (sys.executable)")
-    package = _absolute(str(Path(__file__).parent.parent / "__init__.py"))
+    package = _absolute(str(Path(__file__).parents[2] / "__init__.py"))
     handed = json.dumps(import_path(sys.path))
     return subprocess.Popen(
         # Absolute, and not resolved: a virtual environment is found by the link's place.
