@@ -268,7 +268,7 @@ def test_the_end_waits_as_long_as_the_policy_says_and_the_next_session_goes_on(t
     assert [each.status for each in directory.checkpoints()] == ["unverified", "unverified"]
     assert {each["name"] for each in events(tmp_path, "unverified")} == set(names(tmp_path))
     told = [each for each in running.pipeline.outcomes.notices() if "(limits.final_wait)" in each]
-    assert f"`savekit verify {tmp_path}` looks at them" in "".join(told)
+    assert f"`savekit verify {tmp_path}` verifies them" in "".join(told)
     assert running.pipeline.pending == 0
     assert running.pipeline._verifier.checker.pid is None
     Running(tmp_path, plan()).finished()

@@ -80,7 +80,9 @@ def test_keras_ends_an_epoch_only_if_it_knows_its_whole_length(known, offset, ou
     assert progress.ends_without_keras is ours
 
 
-@pytest.mark.parametrize(("known", "saved", "length"), [(5, 6, 5), (None, 6, 6), (None, None, None)])
+@pytest.mark.parametrize(
+    ("known", "saved", "length"), [(5, 6, 5), (None, 6, 6), (None, None, None)]
+)
 def test_a_resume_takes_the_length_of_the_checkpoint_only_if_it_is_not_known(known, saved, length):
     moment = Moment(1, 3, 9, 4.0, {"loss": 1.0})
     resumed = Progress(Moment(), length=known).resume(moment, saved)
@@ -110,7 +112,11 @@ def test_a_validation_of_an_epoch_that_was_cut_short_teaches_no_length():
     assert (validating.validated, validating.length, validating.cut_short) == (True, None, True)
 
 
-@pytest.mark.parametrize(("step", "updates", "now", "found"), [(0, 0, 3, 3), (8, 8, 9, 9), (8, 2, 3, 9)])
-def test_a_step_is_counted_from_the_updates_that_the_optimizer_had_before(step, updates, now, found):
+@pytest.mark.parametrize(
+    ("step", "updates", "now", "found"), [(0, 0, 3, 3), (8, 8, 9, 9), (8, 2, 3, 9)]
+)
+def test_a_step_is_counted_from_the_updates_that_the_optimizer_had_before(
+    step, updates, now, found
+):
     progress = Progress(Moment(step=step)).count_updates(updates)
     assert progress.step_of(now) == found

@@ -85,7 +85,9 @@ def test_a_grace_period_counts_from_the_signal_and_has_no_effect_when_it_is_over
         watched.monitor.release()
 
 
-def test_a_signal_waits_for_the_rest_of_a_condition_though_another_plan_has_acknowledged_it(tmp_path):
+def test_a_signal_waits_for_the_rest_of_a_condition_though_another_plan_has_acknowledged_it(
+    tmp_path,
+):
     plans = [
         SavePlan(name="now", when="signal SIGUSR2 then continue"),
         SavePlan(
@@ -166,7 +168,7 @@ def test_a_file_requests_one_save_and_is_removed_when_it_has_begun(tmp_path):
     (tmp_path / "NOW").touch()
     assert watched.tick() == ([], False)  # checked only now and then
     watched.clock.now += CHECK_INTERVAL
-    assert watched.tick() == (["the file NOW asked for it"], False)
+    assert watched.tick() == (["the file NOW requested it"], False)
     assert not (tmp_path / "NOW").exists()
     assert watched.tick() == ([], False)
 
@@ -174,7 +176,7 @@ def test_a_file_requests_one_save_and_is_removed_when_it_has_begun(tmp_path):
 def test_a_file_that_cannot_be_removed_is_reported_and_requests_no_second_save(tmp_path):
     watched = Watched(tmp_path, "file NOW")
     (tmp_path / "NOW").mkdir()
-    assert watched.tick() == (["the file NOW asked for it"], False)
+    assert watched.tick() == (["the file NOW requested it"], False)
     watched.clock.now += CHECK_INTERVAL
     assert watched.tick() == ([], False)
     (told,) = watched.monitor.problems
