@@ -90,7 +90,7 @@ def counted(functions: dict[str, tuple[Any, str]] | None = None) -> Iterator[Cou
         are, and as what.
     """
     counts = Counts()
-    stage, flush = HostBuffer.stage, FileWriter._flush
+    stage, flush = HostBuffer.copy_out, FileWriter._flush
 
     def staging(self: HostBuffer, snapshot: Any) -> None:
         before = list(snapshot.tensors)
@@ -103,7 +103,7 @@ def counted(functions: dict[str, tuple[Any, str]] | None = None) -> Iterator[Cou
         flush(self)
 
     with ExitStack() as stack:
-        _replaced(stack, HostBuffer, "stage", staging)
+        _replaced(stack, HostBuffer, "copy_out", staging)
         _replaced(stack, FileWriter, "_flush", flushing)
         for name, (owner, attribute) in (functions or {}).items():
             _replaced(stack, owner, attribute, counts.around(name, getattr(owner, attribute)))
@@ -127,7 +127,7 @@ class Settle(keras.callbacks.Callback):  # type: ignore[misc]
         """Wait for both threads."""
         pipeline = self._kit.session._pipeline
         pipeline._writer.join()
-        pipeline._checks.join()
+        pipeline._verifier.join()
         self._then(self._step)
         self._step += 1
 

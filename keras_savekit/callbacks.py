@@ -1,22 +1,27 @@
-"""The callbacks: Keras's hooks in, the session's methods out; nothing else."""
+"""The callbacks: they translate Keras's hooks into the session's methods.
+
+Construction only reads and checks. The directory, the lock and every file are made
+when `fit` begins, and the lock is released when it ends.
+"""
 
 from __future__ import annotations
 
+import copy
 import os
-import warnings
-import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import keras
 
+from keras_savekit.base.user_warning import warn
 from keras_savekit.data.source import source_of
-from keras_savekit.errors import DirectoryError, SavekitWarning
+from keras_savekit.errors import DirectoryError
 from keras_savekit.fit.callback_state import open_for_appending
 from keras_savekit.fit.context import SessionContext
+from keras_savekit.fit.reporting import Reporter
 from keras_savekit.fit.session import Session
-from keras_savekit.fit.steering import callbacks_of_fit
+from keras_savekit.fit.steering import callbacks_of_fit, fit_is_starting, watch_start
 from keras_savekit.policy.plan import Policy
 from keras_savekit.policy.yaml.load import load_policy, policy_from
 from keras_savekit.resume.report import Restored
@@ -27,31 +32,32 @@ from keras_savekit.store.run_info import RUN
 from keras_savekit.store.run_writer import RunWriter
 from keras_savekit.verify.loader.probe import PROBE, to_bytes
 
-_open: weakref.WeakValueDictionary[Path, SaveKit] = weakref.WeakValueDictionary()
-
 
 class SaveKit(keras.callbacks.Callback):  # type: ignore[misc]
-    """Saves, verifies, keeps and resumes, as a policy says. The last callback of the list.
+    """Save, verify, retain and resume, as a policy says. Put it last in the list of callbacks.
 
     policy: path of a YAML file, a `Policy`, or a dict of the same shape.
-    directory: of this run; goes before what the policy says.
+    directory: of this run; it overrides the policy's directory.
     data: what `keras_savekit.resumable` returned and `fit` trains on. With it a
-        training resumes in mid-epoch, without it at an epoch's start.
-    probe: a batch that `verify: predict` asks the model with: what it is called
-        with, an array or a list or a dict of arrays. It is kept in the directory.
-        Without it a batch is drawn that fits the model's inputs.
+        training resumes in the middle of an epoch, without it at an epoch's start.
+    probe: a batch for `verify: predict`, as the model is called: an array, or a list or
+        a dict of arrays. The directory keeps it. Without it a batch is drawn that fits
+        the model's inputs.
 
-    Raises PolicyError, SavekitError (there is no key to sign with), DirectoryError
-    (cannot be written, or another process uses it) or DataError at once; ModelError,
-    MismatchError and ResumeError when `fit` begins, before the first step. Nothing was
-    then changed.
+    Raises PolicyError, SavekitError (the signing key is missing), DirectoryError (no
+    directory is given, or a file is in its place) or DataError at once; the disk is
+    only read. Until `fit` begins, a kit can be copied and pickled; copies share `data`.
 
-    A save that fails is told by a SavekitWarning at the next hook, or under
-    `on_failure: raise` by a SaveError at the next step; the checkpoints before
-    it still stand.
+    `fit` raises DirectoryError (the directory cannot be written, or another training
+    uses it), ModelError, MismatchError, ResumeError or DataError before the first step;
+    no checkpoint and no variable of the model was then changed.
 
-    resumed: after `fit` has begun, a `Restored` that says from what it went on
-        and how exactly; None if it started from the beginning.
+    A failed save is reported by a SavekitWarning at the next hook, or under
+    `on_failure: raise` by a SaveError at the next step. Earlier checkpoints are
+    unaffected.
+
+    resumed: after `fit` has begun, a `Restored` with the checkpoint and whether the
+        resume is exact; None if training started from scratch.
     """
 
     def __init__(
@@ -64,90 +70,160 @@ class SaveKit(keras.callbacks.Callback):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self.policy = _policy(policy)
-        chosen = directory or self.policy.directory
-        if chosen is None:
+        path = directory or self.policy.directory
+        if path is None:
             raise DirectoryError(
                 "no directory to save into", "", "give directory=, or `directory:` in the policy"
             )
         self._source = source_of(data) if data is not None else None
         self._probe = to_bytes(probe) if probe is not None else None
-        signing = self.policy.signing
-        key = None if signing is None else signing.secret(os.environ)
-        self.directory = RunDirectory(Path(chosen).absolute(), key)
+        self.directory = self._run_directory(Path(path).absolute())
+        _require_possible(self.directory.path)
         self._writer: RunWriter | None = None
-        self._starting = False  # whether a session is being made
+        self._run = ""
         self._session: Session | None = None
         self._given: dict[str, Any] = {"memory": {}}
         self.resumed: Restored | None = None
-        self._claim()
 
-    def _claim(self) -> RunWriter:
-        """Make the directory, and make it ours until training ends."""
-        if self._writer is not None and self._writer.lock.held:
-            return self._writer
-        prepare(self.directory, (plan.name for plan in self.policy.plans))
-        previous = _open.get(self.directory.path)
-        if previous is not None and previous._writer is not None and not previous._in_use:
-            previous._writer.release()  # made in this process, and not training
-        writer = self._writer = RunWriter.acquire(self.directory)
-        _open[self.directory.path] = self
-        missing = missing_features(writer)
-        if missing:
-            lines = "".join(f"\n  {feature}" for feature in missing)
-            what = f"the file system of {self.directory.path} has no{lines}"
-            warnings.warn(what, SavekitWarning, stacklevel=3)
-        if self._probe is not None:
-            write_bytes_durably(self.directory.path / PROBE, self._probe)
-        recovered = writer.recover_run_info()
-        if recovered:
-            self.directory.events.append("quarantined", name=RUN, findings=[recovered])
-            warnings.warn(recovered, SavekitWarning, stacklevel=3)
-        self._run = writer.write_run_info(self.policy.model_dump(mode="json")).run
-        return writer
+    def _run_directory(self, path: Path) -> RunDirectory:
+        signing = self.policy.signing
+        return RunDirectory(path, None if signing is None else signing.secret(os.environ))
 
-    @property
-    def _in_use(self) -> bool:
-        return self._starting or self._session is not None
+    # Copies: tuners and notebooks make them before `fit`.
 
-    @property
-    def writer(self) -> RunWriter:
-        """The right to write into the directory; acquired first if it is not held."""
-        return self._claim()
+    def __getstate__(self) -> dict[str, Any]:
+        path = self.directory.path
+        if self._writer is not None:
+            raise DirectoryError(
+                "a savekit callback cannot be copied while it trains",
+                str(path),
+                "copy it before fit or after it",
+            )
+        return {**self.__dict__, "directory": path, "_session": None}  # the key is in no copy
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.directory = self._run_directory(state["directory"])
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SaveKit:
+        if self._source is not None:  # `fit` trains on the data that the user has
+            memo.setdefault(id(self._source), self._source)
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return copied
+
+    # The beginning of `fit`.
 
     def set_model(self, model: Any) -> None:
-        """Keras shows the model before any callback's `on_train_begin`."""
+        """Take the lock: Keras calls this before the `on_train_begin` of any callback."""
         super().set_model(model)
-        if self.policy.resume.mode != "never" and self.directory.exists:
+        if not fit_is_starting():
+            return
+        resumable = self.policy.resume.mode != "never" and self.directory.exists
+        try:
+            self._claim()
+        except BaseException:
+            for kit in self._kits():
+                kit._release()
+            raise
+        watch_start(self._abandon)
+        if resumable:
             open_for_appending(callbacks_of_fit())
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Resume, or start from the beginning."""
+        """Resume, or start from scratch."""
         self._claim()
-        kits = tuple(each for each in callbacks_of_fit() if isinstance(each, SaveKit)) or (self,)
-        around = SessionContext(self, kits, self._run, self._source, print)
+        report = Reporter(quiet=(self.params or {}).get("verbose") == 0)
+        context = SessionContext(self, self._kits(), self._run, self._source, report)
         self._session = None
-        self._starting = True
         try:
-            self._session = Session(around, self.model, self.params)
-        finally:
-            self._starting = False
-        beginning = self._session.beginning
-        self.resumed = None if beginning is None else beginning.restored
+            self._session = Session(context, self.model, self.params or {})
+        except BaseException:
+            self._release()
+            raise
+        plan = self._session.resume_plan
+        self.resumed = None if plan is None else plan.restored
+
+    def _kits(self) -> tuple[SaveKit, ...]:
+        """Return the savekit callbacks of this `fit`, in order."""
+        kits = (callback for callback in callbacks_of_fit() if isinstance(callback, SaveKit))
+        return tuple(kits) or (self,)
+
+    def _claim(self) -> None:
+        """Make the directory and lock it until training ends; nothing happens if it is locked."""
+        if self._writer is not None and self._writer.lock.held:
+            return
+        directory = self.directory
+        place = os.path.realpath(directory.path)
+        for kit in self._kits():
+            if kit is not self and os.path.realpath(kit.directory.path) == place:
+                raise DirectoryError(
+                    "two savekit callbacks of one fit have the same directory",
+                    str(directory.path),
+                    "give each its own directory, or put their plans into one policy",
+                )
+        prepare(directory, (plan.name for plan in self.policy.plans))
+        self._writer = RunWriter.acquire(directory)
+        try:
+            self._begin_run(self._writer)
+        except BaseException:
+            self._release()
+            raise
+
+    def _begin_run(self, writer: RunWriter) -> None:
+        """Write what the directory says about the run."""
+        missing = missing_features(writer)
+        if missing:
+            lines = "".join(f"\n  {feature}" for feature in missing)
+            warn(f"the file system of {writer.path} has no{lines}")
+        if self._probe is not None:
+            write_bytes_durably(writer.path / PROBE, self._probe)
+        recovered = writer.recover_run_info()
+        if recovered:
+            writer.events.append("quarantined", name=RUN, findings=[recovered])
+            warn(recovered)
+        self._run = writer.write_run_info(self.policy.model_dump(mode="json")).run
+
+    def _abandon(self, error: BaseException) -> None:
+        """The `on_train_begin` of some callback has failed: `fit` does not begin."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.leave(error, in_step=False)
+        self._release()
+
+    def _release(self) -> None:
+        if self._writer is not None:
+            self._writer.release()
+            self._writer = None
+
+    @property
+    def writer(self) -> RunWriter:
+        """The right to change the directory. For sessions, while `fit` runs."""
+        if self._writer is None:
+            raise DirectoryError(
+                "this callback was used outside of fit", str(self.directory.path), "give it to fit"
+            )
+        return self._writer
+
+    # For other savekit callbacks of the same `fit`.
 
     def get_state(self) -> dict[str, Any]:
-        """What its triggers remember, for the checkpoints of other kits in the same `fit`."""
+        """Return what its triggers remember, for the checkpoints of other kits."""
         if self._session is not None:
             self._given = {"memory": self._session.memory()}
         return self._given
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Before its own `on_train_begin`, where another kit's checkpoint is gone on from."""
+        """Take what its triggers remember from another kit's checkpoint."""
         self._given = dict(state)
 
     @property
     def session(self) -> Session | None:
-        """The session under way."""
+        """The current session."""
         return self._session
+
+    # Hooks.
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """An epoch begins."""
@@ -195,7 +271,7 @@ class FullModelSaver(SaveKit):
     when: trigger or list of triggers, as short strings ("every 2 epochs") or values.
     keep: rule or list of rules ("last 3", "best 2 val_loss min", "all").
     verify: how deep each checkpoint is verified.
-    data, probe: as `SaveKit` has them.
+    data, probe: as in `SaveKit`.
     """
 
     _save: Literal["model", "weights"] = "model"
@@ -227,3 +303,16 @@ def _policy(given: str | os.PathLike[str] | Policy | Mapping[str, Any]) -> Polic
     if isinstance(given, Mapping):
         return policy_from(dict(given), source="the policy")
     return load_policy(Path(given))
+
+
+def _require_possible(path: Path) -> None:
+    """Raise DirectoryError if something that is no directory is in the way of `path`."""
+    for place in (path, *path.parents):
+        if os.path.lexists(place):
+            if not place.is_dir():
+                raise DirectoryError(
+                    f"cannot be made: {place.name} is not a directory",
+                    str(path),
+                    "choose another directory",
+                )
+            return

@@ -1,8 +1,8 @@
-"""Whether a training can be stopped and gone on with exactly, found out by doing it.
+"""Find out by trying whether a training can be stopped and resumed exactly.
 
-Trains the same steps twice in this process, once straight through and once
-stopped in the middle and resumed from a checkpoint by a new model, and compares
-every variable after every step.
+Trains the same steps twice in this process: once without a stop, and once stopped in
+the middle and resumed from a checkpoint by a new model. Compares every variable after
+every step.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ FIT = {"shuffle": False, "verbose": 0}
 
 @dataclass(frozen=True, slots=True)
 class Determinism:
-    """What came out of a comparison.
+    """The result of a comparison.
 
     steps: how many were compared.
     stopped_after: the step after which one of the two trainings was stopped.
     first: the first variable that differs, as "step 7: dense/kernel"; None if
         everything was equal, bit for bit.
-    reason: what the difference comes from, as far as that is known.
+    reason: the cause of the difference, as far as it is known.
     """
 
     steps: int
@@ -55,11 +55,11 @@ class Determinism:
 
 
 class _Stop(Exception):  # noqa: N818 - an event, not an error
-    pass
+    """Ends a training in the middle."""
 
 
 class _Digests(keras.callbacks.Callback):  # type: ignore[misc]
-    """The digest of every variable after every step; stops a training after some."""
+    """Record the digest of every variable after every step; stop the training after some."""
 
     def __init__(self, done: int, stop_after: int) -> None:
         super().__init__()
@@ -83,22 +83,22 @@ class _Digests(keras.callbacks.Callback):  # type: ignore[misc]
 def check_determinism(
     model_fn: Callable[[], Any], data_fn: Callable[[], Any], *, steps: int = 20, **fit: Any
 ) -> Determinism:
-    """Find out whether a training on these would be resumed exactly.
+    """Find out whether a training would be resumed exactly.
 
-    model_fn: makes a compiled model.
-    data_fn: makes what `keras_savekit.resumable` returns.
-    steps: optimizer updates to compare, 2 or more; one training is stopped after
-        half of them.
+    model_fn: returns a new compiled model.
+    data_fn: returns new data, from `keras_savekit.resumable`.
+    steps: optimizer updates to compare, 2 or more. One training is stopped after half
+        of them.
     fit: more arguments for `fit`, such as class_weight.
 
-    Sets the process's random seeds. Leaves nothing on the disk. Raises what
-    `SaveKit` and `fit` raise, and DataError for fewer than 2 steps.
+    Sets the process's random seeds, and leaves no file on the disk. Raises DataError for
+    fewer than 2 steps, and every error of `SaveKit` and `fit`.
     """
     if steps < 2:
         raise DataError(f"steps must be 2 or more, got {steps}")
     half = steps // 2
-    straight = _trained(model_fn, data_fn, None, _Digests(0, steps), fit)
-    again = _trained(model_fn, data_fn, None, _Digests(0, half), fit)
+    straight = _train(model_fn, data_fn, None, _Digests(0, steps), fit)
+    again = _train(model_fn, data_fn, None, _Digests(0, half), fit)
     early = _first_difference(straight, again)
     if early is not None:
         return Determinism(
@@ -108,15 +108,15 @@ def check_determinism(
         )  # fmt: skip
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory)
-        _trained(model_fn, data_fn, path, _Digests(0, half), fit)
-        late = _trained(model_fn, data_fn, path, _Digests(half, steps), fit)
+        _train(model_fn, data_fn, path, _Digests(0, half), fit)
+        late = _train(model_fn, data_fn, path, _Digests(half, steps), fit)
     return Determinism(
         steps, half, _first_difference(straight, late),
         "something that training depends on is not part of a checkpoint",
     )  # fmt: skip
 
 
-def _trained(
+def _train(
     model_fn: Callable[[], Any],
     data_fn: Callable[[], Any],
     directory: Path | None,
@@ -149,7 +149,7 @@ def _first_difference(
     one: Mapping[int, Mapping[str, str]], other: Mapping[int, Mapping[str, str]]
 ) -> str | None:
     for step in sorted({*one} & {*other}):
-        # By position: Keras numbers names anew for each model.
+        # By position: Keras gives each model new numbers in its names.
         for (name, was), now in zip(one[step].items(), other[step].values(), strict=True):
             if was != now:
                 return f"step {step}: {name}"

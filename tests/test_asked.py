@@ -1,5 +1,6 @@
-"""Saves that are asked for from outside, limited or left out, in a real `fit`."""
+"""Saves that are requested from outside, limited or left out, in a real `fit`."""
 
+import logging
 import os
 import signal
 
@@ -76,7 +77,7 @@ def test_a_signal_can_end_the_process_when_everything_is_saved(tmp_path):
     assert [each.status for each in RunDirectory(tmp_path / "a").checkpoints()] == ["verified"]
 
 
-def test_a_training_that_a_signal_stopped_goes_on_as_if_it_had_not(tmp_path):
+def test_a_training_that_a_signal_stopped_resumes_as_if_it_had_not(tmp_path):
     def train(directory, trained, *before):
         on = data()
         given = plan(["signal SIGTERM", "train_end"])
@@ -125,7 +126,7 @@ def preempted(directory, do, *kits, epochs=3):
 
 
 @pytest.mark.parametrize("when", ["a step", "a validation", "the first epoch's validation"])
-def test_a_preempted_training_stops_at_once_and_goes_on_exactly(tmp_path, when):
+def test_a_preempted_training_stops_at_once_and_resumes_exactly(tmp_path, when):
     for each in ("whole", "cut"):
         (tmp_path / each).mkdir()
     whole, _ = preempted(tmp_path / "whole", InValidation(0, None))
@@ -154,7 +155,7 @@ def test_a_validation_after_an_interrupted_epoch_is_cut_short_too(tmp_path):
     assert counting.seen == 1
 
 
-def test_a_kit_that_saves_at_the_end_leaves_an_interrupted_training_to_be_gone_on_with(tmp_path):
+def test_a_kit_that_saves_at_the_end_leaves_an_interrupted_training_to_be_resumed(tmp_path):
     kits = plan("signal SIGTERM", "asked"), plan("train_end", "last")
     (tmp_path / "whole").mkdir()
     whole, _ = preempted(tmp_path / "whole", At(0, None), *kits)
@@ -165,7 +166,7 @@ def test_a_kit_that_saves_at_the_end_leaves_an_interrupted_training_to_be_gone_o
     assert found == whole
 
 
-def test_training_goes_on_after_a_signal_and_after_a_file(tmp_path):
+def test_training_continues_after_a_signal_and_after_a_file(tmp_path):
     files = At(3, (tmp_path / "SAVE_NOW").touch)
     both = plan(["signal SIGUSR1 then continue", "file SAVE_NOW"], when_busy="wait")
     fit(model(), kit(tmp_path, both), files, At(8, send("SIGUSR1")))
@@ -215,7 +216,7 @@ def test_a_model_that_is_not_finite_is_saved_where_the_policy_says_so(tmp_path):
     assert len(names(tmp_path)) == 3
 
 
-def test_a_save_without_room_is_left_out_and_told_and_no_file_remains(tmp_path):
+def test_a_save_without_room_is_left_out_and_reported_and_no_file_remains(tmp_path):
     limited = kit(tmp_path, plan("every 4 steps"), limits={"disk": "10kB"})
     with pytest.warns(SavekitWarning, match=r"p is not saved: it needs \d+ bytes"):
         fit(model(), limited)
@@ -247,12 +248,15 @@ def test_what_is_pinned_outlives_retention(tmp_path):
     assert len(names(tmp_path)) == 4
 
 
-def test_intervals_are_stretched_when_saving_costs_too_much_and_it_is_told_once(tmp_path, capsys):
+def test_intervals_are_stretched_when_saving_costs_too_much_and_it_is_reported_once(
+    tmp_path, caplog
+):
+    caplog.set_level(logging.INFO, "keras_savekit")
     eager = kit(
         tmp_path, plan(["every step", "train_end"], when_busy="wait"), limits={"overhead": "0.1%"}
     )
     fit(model(), eager, epochs=8)
-    told = capsys.readouterr().out
+    told = caplog.text
     stretched = events(tmp_path, "stretched")
     if not stretched:
         pytest.fail("48 saves in a few seconds cost less than 5 ms?")

@@ -1,6 +1,7 @@
 """Callbacks decide after a resume as they would have without it."""
 
 import csv
+import logging
 
 import keras
 import numpy as np
@@ -20,7 +21,7 @@ from training_builders import (
 )
 
 import keras_savekit as sk
-from keras_savekit.fit.callback_state import put_back, remember
+from keras_savekit.fit.callback_state import collect, restore
 
 EPOCHS = 6
 EVERY_STEP = policy(plan("every 1 steps", when_busy="wait"))
@@ -120,18 +121,19 @@ def test_history_callbacks_generators_and_logs_are_those_of_the_training_nothing
     assert rows(tmp_path) == whole[1]
 
 
-def test_a_training_that_was_stopped_early_is_not_gone_on_with(tmp_path, whole, capsys):
+def test_a_training_that_was_stopped_early_is_not_continued(tmp_path, whole, caplog):
     made, history, callbacks, _ = resumed_after(tmp_path, 2)
     on = data()
     kit = sk.SaveKit(EVERY_STEP, directory=tmp_path / "run", data=on)
+    caplog.set_level(logging.INFO, "keras_savekit")
     again, callbacks = model(seed=98), [*everything(tmp_path), Interrupt(10**6)]
     history = fit(again, kit, *callbacks, on=on, epochs=EPOCHS, validation_data=held_out())
-    assert "a callback stopped the training after" in capsys.readouterr().out
+    assert "a callback stopped the training after" in caplog.text
     assert history.history == whole[0]["history"]
     np.testing.assert_equal(again.get_weights(), made.get_weights())  # the best, once more
 
 
-def test_early_stopping_goes_on_when_more_epochs_are_asked_for(tmp_path):
+def test_early_stopping_continues_when_more_epochs_are_requested(tmp_path):
     resumed_after(tmp_path, 2)
     on = data()
     kit = sk.SaveKit(EVERY_STEP, directory=tmp_path / "run", data=on)
@@ -164,7 +166,7 @@ class Odd(keras.callbacks.Callback):
         pass
 
 
-def test_a_state_that_cannot_be_saved_is_told_before_the_first_step(tmp_path):
+def test_a_state_that_cannot_be_saved_is_reported_before_the_first_step(tmp_path):
     kit = sk.SaveKit(EVERY_STEP, directory=tmp_path)
     with pytest.raises(sk.ModelError, match=r"a set cannot be saved \[Odd#0/a\]"):
         fit(model(), kit, Odd())
@@ -177,19 +179,19 @@ def test_backup_and_restore_beside_the_kit_is_refused_with_the_reason(tmp_path):
         fit(model(), kit, backup)
 
 
-def test_what_is_remembered_comes_back_through_json_with_its_arrays():
+def test_a_state_is_restored_from_json_with_its_arrays():
     noise, other = Noise(), Noise()
     noise.sums = [1.5, 2.5]
-    memory = remember([noise])
+    memory = collect([noise])
     assert memory.states == {"Noise#0": {"sums": {"__array__": "Noise#0/sums"}}}
-    put_back([other], memory)
+    restore([other], memory)
     assert other.sums == noise.sums
 
 
 def test_two_of_one_class_keep_their_own():
     pair, again = (Noise(), Noise()), (Noise(), Noise())
     pair[0].sums, pair[1].sums = [1.0], [2.0, 3.0]
-    put_back(again, remember(pair))
+    restore(again, collect(pair))
     assert [each.sums for each in again] == [[1.0], [2.0, 3.0]]
 
 
@@ -199,9 +201,9 @@ def test_a_subclass_is_known_as_far_as_its_base_is(tmp_path):
 
     from keras_savekit.fit.callback_state import not_restored
 
-    memory = remember([Stopping()])
+    memory = collect([Stopping()])
     assert not_restored([Stopping()], memory) == (
-        "of Stopping only what EarlyStopping remembers is restored",
+        "of Stopping only the state of EarlyStopping is restored",
     )
 
 
@@ -216,7 +218,7 @@ def test_a_subclass_is_known_as_far_as_its_base_is(tmp_path):
     ],
 )
 def test_keras_still_has_the_attributes_that_are_saved(make, tmp_path):
-    from keras_savekit.fit.callback_state import REMEMBERED
+    from keras_savekit.fit.callback_state import SAVED_ATTRIBUTES
 
     callback = make(tmp_path)
     callback.set_model(model())
@@ -224,7 +226,7 @@ def test_keras_still_has_the_attributes_that_are_saved(make, tmp_path):
         callback.on_train_begin()
     if isinstance(callback, keras.callbacks.ModelCheckpoint):
         callback.on_epoch_begin(0)
-    missing = {n for n in REMEMBERED[type(callback).__name__] if not hasattr(callback, n)}
+    missing = {n for n in SAVED_ATTRIBUTES[type(callback).__name__] if not hasattr(callback, n)}
     # The oldest Keras has the best of EarlyStopping from the first epoch's end on only.
     assert missing <= ({"best", "_global_test_batch"} if keras.__version__ == "3.3.3" else set())
 
@@ -266,7 +268,7 @@ def test_tensorboard_shows_one_training(tmp_path):
 
 
 @pytest.mark.parametrize("where", ["on_test_begin", "on_test_batch_end", "on_epoch_end"])
-def test_ctrl_c_in_a_validation_or_at_an_epochs_end_goes_on_exactly(tmp_path, whole, where):
+def test_ctrl_c_in_a_validation_or_at_an_epochs_end_is_resumed_exactly(tmp_path, whole, where):
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""The callbacks in a real `fit`: what a user gets, and what a user is told."""
+"""The callbacks in a real `fit`: what a user gets, and what is reported."""
 
 import json
 import threading
@@ -28,6 +28,7 @@ from training_builders import (
 )
 
 import keras_savekit as sk
+from keras_savekit.store import syscalls
 from keras_savekit.store.run import RunDirectory
 
 
@@ -57,7 +58,7 @@ class Ready(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
         if self.seen is None:
             pipeline = self.kit.session._pipeline
-            self.seen = pipeline._memory._mapping is not None, bool(pipeline._checks.checker.pid)
+            self.seen = pipeline._buffer._mapping is not None, bool(pipeline._verifier.checker.pid)
 
     def get_state(self):
         return {}
@@ -95,7 +96,7 @@ def test_two_plans_save_side_by_side_and_each_keeps_its_own(tmp_path):
     assert {"model.weights.h5", "model.json", "state.h5", "manifest.json"} <= files
 
 
-def test_what_was_removed_is_told_with_the_reason_after_the_plan_to_do_so(tmp_path):
+def test_what_was_removed_is_logged_with_the_reason_after_the_plan_to_do_so(tmp_path):
     kit = sk.SaveKit(
         policy(plan("every 4 steps", keep="last 1", when_busy="wait")), directory=tmp_path
     )
@@ -181,7 +182,7 @@ def test_the_savers_are_one_plan_without_a_file(tmp_path):
     assert all(name.endswith("-weights") for name in names(tmp_path / "b"))
 
 
-# What a user is told.
+# What is reported.
 
 
 def test_a_kit_that_is_not_last_says_so(tmp_path):
@@ -191,7 +192,7 @@ def test_a_kit_that_is_not_last_says_so(tmp_path):
         model().fit(data(), verbose=0, shuffle=False, callbacks=[kit, late])
 
 
-def test_a_vocabulary_that_stock_keras_would_not_read_is_told_once(tmp_path):
+def test_a_vocabulary_that_stock_keras_would_not_read_is_reported_once(tmp_path):
     lookup = keras.layers.StringLookup()
     lookup.adapt(tf.constant(["a", "b"]))
     inputs = keras.Input((1,), dtype="string")
@@ -260,23 +261,24 @@ def test_a_kit_without_a_directory_is_refused():
         sk.SaveKit(policy())
 
 
-def test_an_unwritable_directory_is_refused_at_once(tmp_path):
+def test_a_file_in_the_place_of_the_directory_is_refused_at_once(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(sk.DirectoryError, match="file"):
+    with pytest.raises(sk.DirectoryError, match="file is not a directory"):
         sk.SaveKit(policy(), directory=tmp_path / "file" / "run")
 
 
-def test_a_directory_in_use_by_a_training_of_this_process_is_refused(tmp_path):
-    class Second(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            with pytest.raises(sk.DirectoryInUseError, match="this process"):
-                sk.SaveKit(policy(), directory=tmp_path)
+def test_a_directory_that_cannot_be_made_is_refused_before_the_first_step(tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise PermissionError(13, "Permission denied")
 
-    kit = sk.SaveKit(policy(), directory=tmp_path)
-    fit(model(), kit, Second(), epochs=1)
+    kit, watched = sk.SaveKit(policy(), directory=tmp_path / "run"), BatchLogs()
+    monkeypatch.setattr(syscalls, "mkdir", refuse)
+    with pytest.raises(sk.DirectoryError, match="Permission denied"):
+        fit(model(), kit, watched)
+    assert watched.seen == []
 
 
-def test_a_kit_made_anew_before_training_takes_the_place_of_the_first(tmp_path):
+def test_a_kit_that_is_created_again_before_training_takes_the_place_of_the_first(tmp_path):
     sk.SaveKit(policy(), directory=tmp_path)
     kit = sk.SaveKit(policy(plan("train_end")), directory=tmp_path)
     fit(model(), kit, epochs=1)
@@ -318,9 +320,11 @@ class BreakDisk(keras.callbacks.Callback):
             aside.rename(place)
 
 
-def test_a_failed_save_is_told_and_the_training_goes_on(tmp_path):
+def test_a_failed_save_is_reported_and_the_training_continues(tmp_path):
     kit = sk.SaveKit(policy(plan("every 4 steps", when_busy="wait")), directory=tmp_path)
-    with pytest.warns(sk.SavekitWarning, match=r"(?s)000000004-p could not be saved.*still stands"):
+    with pytest.warns(
+        sk.SavekitWarning, match=r"(?s)000000004-p could not be saved.*is unaffected"
+    ):
         fit(model(), kit, BreakDisk(tmp_path, breaks=3, mends=7))
     assert names(tmp_path) == ["000000008-p", "000000012-p"]
     assert [each["name"] for each in events(tmp_path, "failed")] == ["000000004-p"]
@@ -336,7 +340,7 @@ def test_a_failed_save_stops_the_training_where_the_policy_says_so(tmp_path):
     assert 4 <= len(watched.seen) <= 12  # a slow disk makes it wait, and is not outrun
 
 
-def test_a_failure_at_the_last_save_is_told_before_fit_returns(tmp_path):
+def test_a_failure_at_the_last_save_is_reported_before_fit_returns(tmp_path):
     asked = policy(plan("train_end"), on_failure="raise")
     with pytest.raises(sk.SaveError, match="could not be saved"):
         fit(model(), sk.SaveKit(asked, directory=tmp_path), BreakDisk(tmp_path, breaks=11))
@@ -393,7 +397,8 @@ def test_ctrl_c_saves_too_and_frees_the_directory(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fit(model(), kit, Interrupt(3))
     assert names(tmp_path) == ["000000003-p"]
-    sk.SaveKit(policy(), directory=tmp_path)
+    with RunDirectory(tmp_path).lock:
+        pass
 
 
 def test_ctrl_c_while_keras_gets_an_epochs_data_saves_too(tmp_path, monkeypatch):
@@ -438,7 +443,7 @@ def test_a_failure_beside_an_exception_does_not_hide_it(tmp_path):
         )
 
 
-def test_a_training_that_an_exception_stopped_goes_on_exactly(tmp_path):
+def test_a_training_that_an_exception_stopped_is_resumed_exactly(tmp_path):
     def train(*callbacks):
         on = data()
         kit = sk.SaveKit(policy(plan("exception")), directory=tmp_path, data=on)
@@ -456,7 +461,7 @@ def test_a_training_that_an_exception_stopped_goes_on_exactly(tmp_path):
 
 
 @pytest.mark.parametrize("done", [False, True], ids=["before the step ran", "after it ran"])
-def test_ctrl_c_within_a_step_goes_on_exactly(tmp_path, done):
+def test_ctrl_c_within_a_step_is_resumed_exactly(tmp_path, done):
     class PressCtrlC(keras.callbacks.Callback):
         """Ctrl-C while the main thread is in the fourth call of the train function."""
 

@@ -314,7 +314,7 @@ def test_a_process_without_memory_accuses_no_checkpoint(tmp_path):
                 made = big_snapshot(step)
                 pipeline.save(made, Due(big, ("test",)))
             pipeline.close()
-            assert pipeline.problems() == []
+            assert pipeline.outcomes.problems() == []
     before = listed(path)
     assert len(before[0]) == 2
 

@@ -278,5 +278,5 @@ def test_a_readme_among_the_checkpoints_is_no_earlier_run(tmp_path):
 
 def test_a_path_too_long_is_refused_before_training(tmp_path):
     with pytest.raises(sk.DirectoryError, match="shorter"):
-        sk.SaveKit(policy(), directory=tmp_path.joinpath(*["d" * 200] * 20))
+        fit(model(), sk.SaveKit(policy(), directory=tmp_path.joinpath(*["d" * 200] * 20)))
     assert list(tmp_path.iterdir()) == []

@@ -151,7 +151,7 @@ def test_a_save_that_would_outlast_a_grace_period_is_not_begun_and_this_is_told(
     running.pipeline._writer.join()
     running.pipeline.save(snapshot(2), due, grace_deadline=time.monotonic())
     running.pipeline.save(snapshot(3), due, grace_deadline=time.monotonic() + 1000)
-    (told,) = running.pipeline.notices()
+    (told,) = running.pipeline.outcomes.notices()
     running.finished()
     assert names(tmp_path) == ["000000001-p", "000000003-p"]
     assert told.startswith("p is not saved: of the grace period ")
@@ -215,12 +215,12 @@ def test_a_write_that_fails_leaves_nothing_and_the_next_one_is_written(tmp_path,
     running.finished()
     assert names(tmp_path) == ["000000002-p"]
     assert not list((tmp_path / "checkpoints").glob(".*"))
-    (problem,) = running.pipeline.problems()
+    (problem,) = running.pipeline.outcomes.problems()
     assert isinstance(problem, SaveError)
     assert "000000001-p could not be saved" in str(problem)
     assert "No space left" in str(problem)
     assert events(tmp_path, "failed")[0]["name"] == "000000001-p"
-    assert running.pipeline.problems() == []  # told once
+    assert running.pipeline.outcomes.problems() == []  # told once
 
 
 def test_a_step_whose_save_failed_can_be_saved_again(tmp_path, monkeypatch):
@@ -293,7 +293,7 @@ def test_a_checkpoint_that_fails_its_verification_is_set_aside_and_told(tmp_path
     assert name == "000000002-p"
     assert verification.findings
     assert directory.linked("latest") == "000000001-p"
-    (problem,) = running.pipeline.problems()
+    (problem,) = running.pipeline.outcomes.problems()
     assert "000000002-p failed its verification" in str(problem)
 
 
@@ -304,8 +304,8 @@ def test_what_fails_is_saved_again_once_until_something_good_stands(tmp_path, mo
     for step in (1, 2, 3, 4, 5):
         running.save(step)
         running.pipeline.join()
-        asked.append([each.reasons for each in running.pipeline.retries()])
-        assert running.pipeline.retries() == []
+        asked.append([each.reasons for each in running.pipeline.outcomes.retries()])
+        assert running.pipeline.outcomes.retries() == []
     running.finished()
     assert asked == [[], [("000000002-p failed its verification",)], [], [],
                      [("000000005-p failed its verification",)]]  # fmt: skip
@@ -316,8 +316,8 @@ def test_nothing_is_saved_again_where_the_policy_does_not_say_so(tmp_path, monke
     running = Running(tmp_path)
     running.save(1)
     running.finished()
-    assert running.pipeline.retries() == []
-    assert len(running.pipeline.problems()) == 1
+    assert running.pipeline.outcomes.retries() == []
+    assert len(running.pipeline.outcomes.problems()) == 1
 
 
 @pytest.mark.slow
@@ -327,10 +327,10 @@ def test_the_end_waits_as_long_as_the_policy_says_and_the_next_session_goes_on(t
     directory = running.finished()
     assert [each.status for each in directory.checkpoints()] == ["unverified", "unverified"]
     assert {each["name"] for each in events(tmp_path, "unverified")} == set(names(tmp_path))
-    told = [each for each in running.pipeline.notices() if "(limits.final_wait)" in each]
-    assert f"`savekit verify {tmp_path}` looks at them" in "".join(told)
-    assert running.pipeline.pending() == 0
-    assert running.pipeline._checks.checker.pid is None
+    told = [each for each in running.pipeline.outcomes.notices() if "(limits.final_wait)" in each]
+    assert f"`savekit verify {tmp_path}` verifies them" in "".join(told)
+    assert running.pipeline.pending == 0
+    assert running.pipeline._verifier.checker.pid is None
     Running(tmp_path, plan()).finished()
     assert [each.status for each in directory.checkpoints()] == ["verified", "verified"]
 
@@ -369,7 +369,7 @@ def test_a_checkpoint_is_pending_until_its_outcome_is_recorded(tmp_path, monkeyp
     record = RunWriter.record
 
     def looked_at(directory, name, verification):
-        pending.append(running.pipeline.pending())
+        pending.append(running.pipeline.pending)
         record(directory, name, verification)
 
     monkeypatch.setattr(RunWriter, "record", looked_at)
@@ -379,14 +379,14 @@ def test_a_checkpoint_is_pending_until_its_outcome_is_recorded(tmp_path, monkeyp
     running.finished()
     assert len(pending) == 1
     assert pending[0] >= 1
-    assert running.pipeline.pending() == 0
+    assert running.pipeline.pending == 0
 
 
 @pytest.mark.slow
 def test_writing_waits_for_no_loading_and_what_is_overtaken_is_told(tmp_path):
     running = Running(tmp_path, plan(verify="load", when_busy="wait"))
-    running.pipeline.expect([])
-    pid = running.pipeline._checks.checker.pid
+    running.pipeline.preallocate([])
+    pid = running.pipeline._verifier.checker.pid
     os.kill(pid, signal.SIGSTOP)
     for step in range(1, UNVERIFIED + 4):  # one being loaded, two too many
         running.save(step)
@@ -402,7 +402,7 @@ def test_writing_waits_for_no_loading_and_what_is_overtaken_is_told(tmp_path):
     # All others were loaded in the end: there is no model in them, which only that can tell.
     assert sum(each.portable is False for each in found.values()) == UNVERIFIED + 1
     assert directory.quarantined() == []
-    assert [each for each in running.pipeline.notices() if OVERTAKEN in each]
+    assert [each for each in running.pipeline.outcomes.notices() if OVERTAKEN in each]
 
 
 def test_retention_is_applied_to_what_is_verified_and_planned_in_the_log_first(tmp_path):
@@ -461,7 +461,7 @@ def test_what_could_not_be_verified_stays_unverified_is_told_and_is_tried_by_the
     first = directory.open("000000001-p")
     assert first.status == "unverified"
     assert first.verification.note in events(tmp_path, "unverified")[0]["why"]
-    (told,) = running.pipeline.notices()
+    (told,) = running.pipeline.outcomes.notices()
     assert told.startswith("p is saved and stays unverified: not loaded: no answer ")
     assert directory.linked("latest") is None
     Running(tmp_path).finished()

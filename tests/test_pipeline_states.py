@@ -102,8 +102,8 @@ class Sessions(RuleBasedStateMachine):
     def settle(self):
         """Wait until the background has nothing left to do, or is dead."""
         deadline = time.monotonic() + PATIENCE
-        workers = self.pipeline._writer, *self.pipeline._checks.workers
-        while any(each.pending() and each._thread.is_alive() for each in workers):
+        workers = self.pipeline._writer, *self.pipeline._verifier.workers
+        while any(each.pending and each._thread.is_alive() for each in workers):
             assert time.monotonic() < deadline, "the background hangs"
             time.sleep(0.001)
 
@@ -127,7 +127,7 @@ class Sessions(RuleBasedStateMachine):
             with disk(kind):
                 self.pipeline.save(given, due)
                 self.settle()
-            self.pipeline.problems()
+            self.pipeline.outcomes.problems()
             self.note()
             return
         with threads_that_die_quietly(), disk(kind):
@@ -138,7 +138,7 @@ class Sessions(RuleBasedStateMachine):
                     self.pipeline.close()
                 except Crash:
                     pass
-            for worker in (self.pipeline._writer, *self.pipeline._checks.workers):
+            for worker in (self.pipeline._writer, *self.pipeline._verifier.workers):
                 worker.close()
         self.note()
         self.start()

@@ -10,7 +10,7 @@ def calls(progress, begins):
     """The (epoch, batch, step) after each call of the train function."""
     found = []
     for batch in begins:
-        progress = progress.begin_call(batch).end_call(1.0, {})
+        progress = progress.end_call(batch, 1.0)
         found.append((progress.now.epoch, progress.now.batch, progress.now.step))
     return found
 
@@ -55,12 +55,12 @@ def test_a_resumed_epoch_keeps_its_position_and_the_next_one_starts_at_zero():
 
 
 def test_the_first_epoch_teaches_the_length_that_later_ones_have():
-    progress = Progress(Moment()).begin_call(0).end_call(1.0, {}).begin_call(1).end_call(1.0, {})
+    progress = Progress(Moment()).end_call(0, 1.0).end_call(1, 1.0)
     assert not progress.at_epochs_end
     assert progress.learn_length().at_epochs_end
-    ended = progress.end_epoch(0, 2.0, {"val_loss": 0.5})
+    ended = progress.end_epoch(0, 2.0).with_logs({"val_loss": 0.5})
     assert (ended.length, ended.now) == (2, Moment(1, 0, 2, 2.0, {"val_loss": 0.5}))
-    assert ended.begin_epoch(1, 2.0).end_epoch(1, 3.0, {}).length == 2
+    assert ended.begin_epoch(1, 2.0).end_epoch(1, 3.0).length == 2
 
 
 @pytest.mark.parametrize(
@@ -78,3 +78,45 @@ def test_an_epoch_whose_batches_are_all_done_has_nothing_left(offset, length, le
 def test_keras_ends_an_epoch_only_if_it_knows_its_whole_length(known, offset, ours):
     progress = Progress(Moment(1, offset, 9), length=5, known_to_keras=known).begin_epoch(1, 0.0)
     assert progress.ends_without_keras is ours
+
+
+@pytest.mark.parametrize(
+    ("known", "saved", "length"), [(5, 6, 5), (None, 6, 6), (None, None, None)]
+)
+def test_a_resume_takes_the_length_of_the_checkpoint_only_if_it_is_not_known(known, saved, length):
+    moment = Moment(1, 3, 9, 4.0, {"loss": 1.0})
+    resumed = Progress(Moment(), length=known).resume(moment, saved)
+    assert (resumed.now, resumed.length) == (moment, length)
+
+
+def test_a_call_keeps_the_logs_until_newer_ones_are_read():
+    progress = Progress(Moment(0, 1, 1, 1.0, {"loss": 3.0})).end_call(1, 2.0)
+    assert progress.now == Moment(0, 2, 2, 2.0, {"loss": 3.0})
+    assert progress.with_logs({"loss": 1.0}).now == Moment(0, 2, 2, 2.0, {"loss": 1.0})
+
+
+def test_the_first_epoch_of_a_session_is_known_by_what_came_before_it():
+    progress = Progress(Moment())
+    assert progress.fresh
+    assert not progress.begin_epoch(0, 0.0).fresh
+
+
+def test_a_validation_ends_with_its_epoch_and_teaches_the_length():
+    validating = Progress(Moment()).end_call(0, 1.0).begin_validation()
+    assert (validating.validated, validating.length) == (True, 1)
+    assert not validating.end_epoch(0, 1.0).begin_epoch(1, 1.0).validated
+
+
+def test_a_validation_of_an_epoch_that_was_cut_short_teaches_no_length():
+    validating = Progress(Moment()).end_call(0, 1.0).cut().begin_validation()
+    assert (validating.validated, validating.length, validating.cut_short) == (True, None, True)
+
+
+@pytest.mark.parametrize(
+    ("step", "updates", "now", "found"), [(0, 0, 3, 3), (8, 8, 9, 9), (8, 2, 3, 9)]
+)
+def test_a_step_is_counted_from_the_updates_that_the_optimizer_had_before(
+    step, updates, now, found
+):
+    progress = Progress(Moment(step=step)).count_updates(updates)
+    assert progress.step_of(now) == found

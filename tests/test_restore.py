@@ -1,6 +1,7 @@
 """A checkpoint is restored outside of `fit`, and `resume-plan` says which one `fit` would use."""
 
 import json
+import logging
 
 import keras
 import numpy as np
@@ -9,6 +10,8 @@ from training_builders import Interrupt, data, fit, model, names, plan, policy
 
 import keras_savekit as sk
 from keras_savekit.cli import main as cli
+from keras_savekit.store.prepare import prepare
+from keras_savekit.store.run import RunDirectory
 
 ASKED = policy(
     plan("every 1 steps", "latest", when_busy="wait"),
@@ -150,11 +153,12 @@ def test_a_fit_after_restore_begins_where_the_callback_has_its_own_checkpoints(r
     assert kit.resumed.name == "000000012-latest"
 
 
-def test_fewer_epochs_than_are_trained_leave_nothing_to_do(run, trained, capsys):
+def test_fewer_epochs_than_are_trained_leave_nothing_to_do(run, trained, caplog):
+    caplog.set_level(logging.INFO, "keras_savekit")
     made, on = model(seed=99), data()
     kit = sk.SaveKit(ASKED, directory=run, data=on)
     history = fit(made, kit, on=on, epochs=1)
-    assert "nothing left to do: 2 of 1 epochs are trained" in capsys.readouterr().out
+    assert "nothing left to do: 2 of 1 epochs are trained" in caplog.text
     assert history.epoch == [0, 1]
     np.testing.assert_equal(made.get_weights(), trained[1].get_weights())
     assert names(run) == names(trained[0])
@@ -189,7 +193,7 @@ def test_the_plan_names_the_checkpoint_that_fit_then_takes(run, capsys):
 
 
 def test_the_plan_of_an_empty_run_ends_with_one(tmp_path, capsys):
-    sk.SaveKit(ASKED, directory=tmp_path)
+    prepare(RunDirectory(tmp_path))
     assert planned(capsys, tmp_path) == (
         1,
         "nothing to resume from: a training would start from scratch\n",

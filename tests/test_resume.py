@@ -1,5 +1,6 @@
 """A stopped training resumes as if it had not been stopped."""
 
+import logging
 import shutil
 import threading
 
@@ -81,12 +82,13 @@ def test_a_training_stopped_twice_is_exact_too(tmp_path, whole):
     assert digest(made) == whole[0]
 
 
-def test_the_report_says_exact_when_nothing_is_in_the_way(tmp_path, capsys):
+def test_the_report_says_exact_when_nothing_is_in_the_way(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "keras_savekit")
     saved_until(tmp_path, 4)
     saver = sk.SaveKit(EVERY_STEP, directory=tmp_path, data=(on := data()))
     fit(model(), saver, on=on, epochs=EPOCHS)
     assert (saver.resumed.level, saver.resumed.reasons) == ("exact", ())
-    shown = capsys.readouterr().out
+    shown = caplog.text
     assert "resumed from 000000004-p (exact): epoch 1, 4 batches done, step 4" in shown
     assert events(tmp_path, "resumed")[0]["level"] == "exact"
 
@@ -109,7 +111,8 @@ def test_a_trigger_remembers_its_best_over_sessions(tmp_path):
     assert [each for each in names(tmp_path) if each.endswith("-best")] == names(straight)
 
 
-def test_a_kit_without_a_position_starts_the_epoch_again_and_says_why(tmp_path, capsys):
+def test_a_kit_without_a_position_starts_the_epoch_again_and_says_why(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "keras_savekit")
     x, y = arrays()
     asked = EVERY_STEP
     kit = sk.SaveKit(asked, directory=tmp_path)
@@ -122,7 +125,7 @@ def test_a_kit_without_a_position_starts_the_epoch_again_and_says_why(tmp_path, 
     assert kit.resumed.level == "position"
     assert (kit.resumed.moment.epoch, kit.resumed.moment.batch) == (1, 0)
     assert len(watched.seen) == STEPS
-    shown = capsys.readouterr().out
+    shown = caplog.text
     assert "epoch 2 starts again; 3 batches are repeated" in shown
     assert "give fit and SaveKit(data=) the same keras_savekit.resumable() data" in shown
 
@@ -147,8 +150,8 @@ def test_other_callbacks_that_start_anew_are_named(tmp_path):
     fit(model(), kit, plateau, Forgetful(), on=on, epochs=EPOCHS)
     assert kit.resumed.level == "position"
     assert kit.resumed.reasons == (
-        "ReduceLROnPlateau was not there before; it starts anew",
-        "Forgetful starts anew; give it get_state() and set_state() if it remembers anything",
+        "ReduceLROnPlateau was not in the list before; it starts over",
+        "Forgetful starts over; give it get_state() and set_state() if it has a state",
     )
 
 
@@ -174,14 +177,15 @@ def forget_verification(directory, name):
 
 
 def test_a_damaged_unverified_checkpoint_is_quarantined_and_the_previous_one_is_used(
-    tmp_path, whole, capsys
+    tmp_path, whole, caplog
 ):
+    caplog.set_level(logging.INFO, "keras_savekit")
     saved_until(tmp_path, 5)
     forget_verification(tmp_path, "000000005-p")
     flip(tmp_path, "000000005-p")
     made, kit, _ = resumed(tmp_path)
     assert kit.resumed.name == "000000004-p"
-    assert "skipped 000000005-p" in capsys.readouterr().out
+    assert "skipped 000000005-p" in caplog.text
     assert [name for name, _ in RunDirectory(tmp_path).quarantined()] == ["000000005-p"]
     assert digest(made) == whole[0]
 
@@ -211,14 +215,15 @@ def test_an_unverified_good_one_is_verified_and_taken(tmp_path):
     assert RunDirectory(tmp_path).open("000000005-p").status == "verified"
 
 
-def test_when_every_checkpoint_is_damaged_training_begins_anew_and_says_so(tmp_path, capsys):
+def test_when_every_checkpoint_is_damaged_training_begins_anew_and_says_so(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "keras_savekit")
     saved_until(tmp_path, 2)
     for name in names(tmp_path):
         (tmp_path / "checkpoints" / name / "manifest.json").write_text("{}")
     _, kit, logs = resumed(tmp_path)
     assert kit.resumed is None
     assert len(logs) == EPOCHS * STEPS
-    assert capsys.readouterr().out.count("skipped") == 2
+    assert caplog.text.count("skipped 00000000") == 2
 
 
 def test_what_a_killed_save_left_is_swept_and_never_listed(tmp_path):
@@ -282,13 +287,14 @@ def test_resume_required_refuses_an_empty_directory(tmp_path):
 # More than one `fit`.
 
 
-def test_a_finished_training_started_again_says_that_nothing_is_left(tmp_path, capsys):
+def test_a_finished_training_started_again_says_that_nothing_is_left(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "keras_savekit")
     asked = policy(plan("train_end"))
     resumed(tmp_path, asked)
     _, kit, logs = resumed(tmp_path, asked)
     assert len(logs) == EPOCHS * STEPS  # remembered, and no more
     assert kit.resumed.moment.epoch == EPOCHS
-    assert f"nothing left to do: {EPOCHS} of {EPOCHS} epochs are trained" in capsys.readouterr().out
+    assert f"nothing left to do: {EPOCHS} of {EPOCHS} epochs are trained" in caplog.text
     assert names(tmp_path) == ["000000018-p"]
 
 

@@ -51,7 +51,7 @@ def same(tensors, values):
 
 def test_copies_hold_the_same_bits_and_large_ones_begin_at_a_page():
     given = snapshot(VALUES)
-    HostBuffer().stage(given)
+    HostBuffer().copy_out(given)
     assert same(given.tensors, VALUES)
     assert [given.tensors[at].ctypes.data % PAGE for at in (0, 6)] == [0, 0]
 
@@ -59,19 +59,19 @@ def test_copies_hold_the_same_bits_and_large_ones_begin_at_a_page():
 def test_memory_is_used_again_once_nobody_needs_the_snapshot_in_it():
     memory = HostBuffer()
     first = snapshot(VALUES)
-    memory.stage(first)
+    memory.copy_out(first)
     place = first.tensors[0].ctypes.data
     del first
     second = snapshot(VALUES)
-    memory.stage(second)
+    memory.copy_out(second)
     assert second.tensors[0].ctypes.data == place
 
 
 def test_a_snapshot_that_is_still_to_be_written_is_not_written_over():
     memory = HostBuffer()
     first, second = snapshot(VALUES), snapshot([value + value for value in VALUES[:2]])
-    memory.stage(first)
-    memory.stage(second)
+    memory.copy_out(first)
+    memory.copy_out(second)
     assert same(first.tensors, VALUES)
     assert not isinstance(second.tensors[0], np.ndarray)  # written from where it is
 
@@ -79,39 +79,41 @@ def test_a_snapshot_that_is_still_to_be_written_is_not_written_over():
 def test_a_second_plan_finds_the_copies_of_the_first():
     memory = HostBuffer()
     given = snapshot(VALUES)
-    memory.stage(given)
+    memory.copy_out(given)
     copies = list(given.tensors)
-    memory.stage(given)
+    memory.copy_out(given)
     assert all(after is before for after, before in zip(given.tensors, copies, strict=True))
 
 
 def test_memory_grows_with_what_is_to_be_held():
     memory = HostBuffer()
-    memory.stage(snapshot(VALUES[:1]))
+    memory.copy_out(snapshot(VALUES[:1]))
     larger = snapshot(VALUES * 3)
-    memory.stage(larger)
+    memory.copy_out(larger)
     assert same(larger.tensors, VALUES * 3)
 
 
-def test_memory_that_was_reserved_is_there_before_the_first_snapshot():
+def test_memory_that_was_preallocated_is_there_before_the_first_snapshot():
     values = [np.ones(2**24, "float32"), *VALUES]
     memory, given = HostBuffer(), snapshot(values)
     variables = given.blueprint.variables
-    memory.reserve([each for each in variables if each.dtype != "bool"])  # a metric's come later
+    memory.preallocate(
+        [each for each in variables if each.dtype != "bool"]
+    )  # a metric's come later
     memory._mapping.join(60)
     place = memory._kept.ctypes.data
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    memory.stage(given)
+    memory.copy_out(given)
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
     assert same(given.tensors, values)
     assert given.tensors[0].ctypes.data == place
     assert faults < values[0].nbytes // PAGE // 2
 
 
-def test_a_snapshot_waits_for_the_memory_that_is_being_reserved():
+def test_a_snapshot_waits_for_the_memory_that_is_being_preallocated():
     memory, given = HostBuffer(), snapshot(VALUES)
-    memory.reserve(given.blueprint.variables)
-    memory.stage(given)
+    memory.preallocate(given.blueprint.variables)
+    memory.copy_out(given)
     assert same(given.tensors, VALUES)
 
 
@@ -124,22 +126,22 @@ def lazily_free():
 def test_low_memory_is_the_systems_to_take_while_no_snapshot_is_in_it():
     memory, values = HostBuffer(low=True), [np.arange(2**23, dtype="float32")]
     given = snapshot(values)
-    memory.stage(given)
+    memory.copy_out(given)
     before = lazily_free()
     del given
     assert lazily_free() - before >= values[0].nbytes
     memory._kept.base.obj.madvise(_MADV_PAGEOUT)  # it takes everything now
     assert not memory._kept[: values[0].nbytes].any()
     again = snapshot(values)
-    memory.stage(again)
+    memory.copy_out(again)
     assert same(again.tensors, values)
     assert lazily_free() <= before
 
 
-def test_low_memory_that_was_reserved_is_the_systems_to_take_too():
+def test_low_memory_that_was_preallocated_is_the_systems_to_take_too():
     memory, given = HostBuffer(low=True), snapshot([np.arange(2**23, dtype="float32")])
     before = lazily_free()
-    memory.reserve(given.blueprint.variables)
+    memory.preallocate(given.blueprint.variables)
     memory._mapping.join()
     assert lazily_free() - before >= 4 * 2**23
 
@@ -147,18 +149,18 @@ def test_low_memory_that_was_reserved_is_the_systems_to_take_too():
 def test_memory_that_holds_the_next_snapshot_already_is_not_offered():
     memory, values = HostBuffer(low=True), [np.arange(2**23, dtype="float32")]
     first, second = snapshot(values), snapshot(values)
-    memory.stage(first)
+    memory.copy_out(first)
     returned = memory._borrower
     del first
-    memory.stage(second)
+    memory.copy_out(second)
     before = lazily_free()
-    memory._returned(returned)  # by a thread that comes late
+    memory._take_back(returned)  # by a thread that comes late
     assert lazily_free() == before
 
 
 def test_memory_is_kept_where_it_need_not_be_low():
     memory, given = HostBuffer(), snapshot([np.arange(2**23, dtype="float32")])
-    memory.stage(given)
+    memory.copy_out(given)
     before = lazily_free()
     del given
     assert lazily_free() == before
@@ -167,7 +169,7 @@ def test_memory_is_kept_where_it_need_not_be_low():
 def test_what_callbacks_remember_is_not_copied():
     given = snapshot(VALUES[:1])
     remembered = given.tensors[0] = np.ones((256, 256), "float32")
-    HostBuffer().stage(given)
+    HostBuffer().copy_out(given)
     assert given.tensors[0] is remembered
 
 
@@ -199,6 +201,6 @@ def from_a_device(low):
         return pulled(tensor)
 
     type(given.tensors[0]).numpy = counted
-    HostBuffer(low=low).stage(given)
+    HostBuffer(low=low).copy_out(given)
     assert same(given.tensors, values)
     assert 0 < largest <= PIECE

@@ -1,4 +1,4 @@
-"""What training is told from outside: signals, files, deadlines; and what saving costs it."""
+"""External requests to save: signals, files, deadlines; and the cost of saving."""
 
 import os
 import signal
@@ -7,7 +7,8 @@ import threading
 import pytest
 
 from keras_savekit.base.moment import Moment, Tick
-from keras_savekit.fit.requests import LOOK, OverheadMeter, RequestMonitor
+from keras_savekit.fit.overhead_meter import OverheadMeter
+from keras_savekit.fit.requests import CHECK_INTERVAL, RequestMonitor
 from keras_savekit.fit.signals import Signals
 from keras_savekit.policy.plan import Policy, SavePlan, decide
 
@@ -26,16 +27,16 @@ class Watched:
     def __init__(self, path, *when, environ=None):
         self.policy = Policy(plans=[SavePlan(name="p", when=list(when))])
         self.clock = Clock()
-        self.watch = RequestMonitor(self.policy, path, self.clock, self.clock, environ or {})
+        self.monitor = RequestMonitor(self.policy, path, self.clock, self.clock, environ or {})
         self.memory = {}
 
     def tick(self):
         """Reasons for a save now, and whether training is to stop."""
-        seen = self.watch.look()
+        seen = self.monitor.requests()
         tick = Tick(Moment(), Moment(), "step", self.memory, seen)
         decision = decide(self.policy, tick)
         self.memory = decision.memory
-        stop = self.watch.serve(decision.due, tick)
+        stop = self.monitor.acknowledge(decision.due, tick)
         return [reason for due in decision.due for reason in due.reasons], stop
 
 
@@ -53,7 +54,7 @@ def usr1():
     signal.signal(signal.SIGUSR1, before)
 
 
-def test_a_signal_asks_once_however_often_it_comes_and_stops_training(tmp_path):
+def test_a_signal_requests_one_save_however_often_it_comes_and_stops_training(tmp_path):
     watched = Watched(tmp_path, "signal SIGUSR2")
     try:
         assert watched.tick() == ([], False)
@@ -62,29 +63,31 @@ def test_a_signal_asks_once_however_often_it_comes_and_stops_training(tmp_path):
         assert watched.tick() == (["SIGUSR2 came"], True)
         assert watched.tick() == ([], False)
     finally:
-        watched.watch.release()
+        watched.monitor.release()
 
 
-def test_a_grace_period_counts_from_the_signal_and_ends_for_who_survives_it(tmp_path):
+def test_a_grace_period_counts_from_the_signal_and_has_no_effect_when_it_is_over(tmp_path):
     patient = {"names": ["SIGUSR2"], "grace": "30s", "then": "continue"}
     watched = Watched(tmp_path, {"signal": {**patient, "grace": "90s"}}, {"signal": patient})
     try:
-        assert (watched.tick(), watched.watch.grace_deadline) == (([], False), None)
+        assert (watched.tick(), watched.monitor.grace_deadline) == (([], False), None)
         os.kill(os.getpid(), signal.SIGUSR2)
         watched.clock.now += 10  # a step that takes long
         assert watched.tick()[0] == ["SIGUSR2 came", "SIGUSR2 came"]
-        assert watched.watch.grace_deadline == 130.0
+        assert watched.monitor.grace_deadline == 130.0
         watched.clock.now += 19
-        assert (watched.tick(), watched.watch.grace_deadline) == (([], False), 130.0)
+        assert (watched.tick(), watched.monitor.grace_deadline) == (([], False), 130.0)
         watched.clock.now += 1
-        assert watched.watch.grace_deadline == 190.0
+        assert watched.monitor.grace_deadline == 190.0
         watched.clock.now += 60
-        assert watched.watch.grace_deadline is None
+        assert watched.monitor.grace_deadline is None
     finally:
-        watched.watch.release()
+        watched.monitor.release()
 
 
-def test_a_signal_waits_for_the_rest_of_a_condition_though_another_plan_has_served_it(tmp_path):
+def test_a_signal_waits_for_the_rest_of_a_condition_though_another_plan_has_acknowledged_it(
+    tmp_path,
+):
     plans = [
         SavePlan(name="now", when="signal SIGUSR2 then continue"),
         SavePlan(
@@ -93,7 +96,7 @@ def test_a_signal_waits_for_the_rest_of_a_condition_though_another_plan_has_serv
     ]
     watched = Watched(tmp_path, "every epoch")
     watched.policy = Policy(plans=plans)
-    watched.watch = RequestMonitor(watched.policy, tmp_path, watched.clock, watched.clock, {})
+    watched.monitor = RequestMonitor(watched.policy, tmp_path, watched.clock, watched.clock, {})
     try:
         os.kill(os.getpid(), signal.SIGUSR2)
         assert watched.tick() == (["SIGUSR2 came"], False)
@@ -101,28 +104,28 @@ def test_a_signal_waits_for_the_rest_of_a_condition_though_another_plan_has_serv
         os.kill(os.getpid(), signal.SIGUSR2)
         assert watched.tick() == (["SIGUSR2 came"], False)  # it came again
         (tmp_path / "NOW").touch()
-        watched.clock.now += LOOK
+        watched.clock.now += CHECK_INTERVAL
         (reason,), stop = watched.tick()
         assert reason.startswith("SIGUSR2 came and ")
         assert stop  # as `later` says
         assert watched.tick() == ([], False)
     finally:
-        watched.watch.release()
+        watched.monitor.release()
 
 
-def test_training_goes_on_after_a_signal_where_the_policy_says_so(tmp_path, usr1):
+def test_training_continues_after_a_signal_where_the_policy_says_so(tmp_path, usr1):
     watched = Watched(tmp_path, "signal SIGUSR1 then continue")
     os.kill(os.getpid(), signal.SIGUSR1)
     assert watched.tick() == (["SIGUSR1 came"], False)
-    watched.watch.release()
+    watched.monitor.release()
 
 
-def test_a_handler_that_was_there_is_called_too_and_put_back(tmp_path, usr1):
+def test_a_handler_that_was_set_before_is_called_too_and_restored(tmp_path, usr1):
     watched = Watched(tmp_path, "signal SIGUSR1")
     os.kill(os.getpid(), signal.SIGUSR1)
     assert usr1 == [signal.SIGUSR1]
-    watched.watch.release()
-    watched.watch.release()
+    watched.monitor.release()
+    watched.monitor.release()
     os.kill(os.getpid(), signal.SIGUSR1)
     assert len(usr1) == 2
 
@@ -131,12 +134,12 @@ def test_ctrl_c_waits_for_the_save_instead_of_breaking_the_step():
     signals = Signals(["SIGINT"])
     assert signals.watch()
     os.kill(os.getpid(), signal.SIGINT)
-    assert set(signals.came()) == {"SIGINT"}
+    assert set(signals.received()) == {"SIGINT"}
     signals.release()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_handler_that_someone_set_meanwhile_is_left():
+def test_a_handler_that_someone_has_set_since_is_left():
     before = signal.getsignal(signal.SIGUSR2)
     signals = Signals(["SIGUSR2"])
     signals.watch()
@@ -146,55 +149,55 @@ def test_a_handler_that_someone_set_meanwhile_is_left():
     signal.signal(signal.SIGUSR2, before)
 
 
-def test_outside_the_main_thread_it_is_told_that_no_signal_is_heeded(tmp_path):
+def test_outside_the_main_thread_it_is_reported_that_no_signal_is_handled(tmp_path):
     told = []
 
     def make():
-        told.append(Watched(tmp_path, "signal SIGUSR1").watch.problems)
-        told.append(Watched(tmp_path, "every epoch").watch.problems)
+        told.append(Watched(tmp_path, "signal SIGUSR1").monitor.problems)
+        told.append(Watched(tmp_path, "every epoch").monitor.problems)
 
     thread = threading.Thread(target=make)
     thread.start()
     thread.join()
-    assert told == [["signals are heeded only where fit runs in the main thread"], []]
+    assert told == [["signals are handled only where fit runs in the main thread"], []]
 
 
-def test_a_file_asks_for_one_save_and_is_removed_when_served(tmp_path):
+def test_a_file_requests_one_save_and_is_removed_when_it_has_begun(tmp_path):
     watched = Watched(tmp_path, "file NOW")
     assert watched.tick() == ([], False)
     (tmp_path / "NOW").touch()
-    assert watched.tick() == ([], False)  # looked for only now and then
-    watched.clock.now += LOOK
-    assert watched.tick() == (["the file NOW asked for it"], False)
+    assert watched.tick() == ([], False)  # checked only now and then
+    watched.clock.now += CHECK_INTERVAL
+    assert watched.tick() == (["the file NOW requested it"], False)
     assert not (tmp_path / "NOW").exists()
     assert watched.tick() == ([], False)
 
 
-def test_a_file_that_cannot_be_removed_is_told_and_asks_for_no_second_save(tmp_path):
+def test_a_file_that_cannot_be_removed_is_reported_and_requests_no_second_save(tmp_path):
     watched = Watched(tmp_path, "file NOW")
     (tmp_path / "NOW").mkdir()
-    assert watched.tick() == (["the file NOW asked for it"], False)
-    watched.clock.now += LOOK
+    assert watched.tick() == (["the file NOW requested it"], False)
+    watched.clock.now += CHECK_INTERVAL
     assert watched.tick() == ([], False)
-    (told,) = watched.watch.problems
-    assert "cannot remove the file that asked for a save" in told
+    (told,) = watched.monitor.problems
+    assert "cannot remove the file that requested a save" in told
 
 
-def test_a_request_stays_until_the_rest_of_its_condition_holds_too(tmp_path):
+def test_a_request_stays_until_the_rest_of_its_condition_is_met_too(tmp_path):
     watched = Watched(tmp_path, {"all": ["file NOW", "every 90 seconds"]})
     (tmp_path / "NOW").touch()
     assert watched.tick() == ([], False)
     assert (tmp_path / "NOW").exists()
 
 
-def test_a_deadline_comes_from_the_environment_and_a_missing_one_is_told(tmp_path):
+def test_a_deadline_comes_from_the_environment_and_a_missing_one_is_reported(tmp_path):
     trigger = {"before_deadline": {"at": "env END", "margin": "10s"}}
     watched = Watched(tmp_path, trigger, environ={"END": "120"})
     assert watched.tick() == ([], False)
     watched.clock.now = 110.0
     assert watched.tick() == (["10s before the deadline"], False)
     assert watched.tick() == ([], False)
-    (problem,) = Watched(tmp_path, trigger).watch.problems
+    (problem,) = Watched(tmp_path, trigger).monitor.problems
     assert "there is no time in env END" in problem
 
 
@@ -206,13 +209,13 @@ def test_a_deadline_stops_training_once_where_the_policy_says_so(tmp_path):
     assert watched.tick() == ([], False)
 
 
-def test_costs_stretch_intervals_only_under_a_budget():
+def test_cost_makes_intervals_longer_only_under_a_budget():
     clock = Clock()
     free, bound = OverheadMeter(None, clock), OverheadMeter(0.05, clock)
-    for costs in (free, bound):
-        costs.stalled(3.0)
+    for meter in (free, bound):
+        meter.add_stall(3.0)
     clock.now += 10
-    assert (free.judge(0.0), free.stretch) == (False, 1)
-    assert (bound.judge(0.0), bound.stretch) == (True, 2)
-    assert (bound.judge(0.0), bound.stretch) == (False, 2)
-    assert bound.judge(1000.0)
+    assert (free.update(0.0), free.interval_factor) == (False, 1)
+    assert (bound.update(0.0), bound.interval_factor) == (True, 2)
+    assert (bound.update(0.0), bound.interval_factor) == (False, 2)
+    assert bound.update(1000.0)

@@ -9,11 +9,12 @@ from counting import Counts, counted
 from sides import kit
 from workloads import Scale, median, standard, train
 
-import keras_savekit.fit.session
+import keras_savekit.fit.observer
 import keras_savekit.save.pipeline
 import keras_savekit.verify.loader.client
 from figures import Found, Row, mb, table
 from keras_savekit.fit import callback_state
+from keras_savekit.fit.training_state import TrainingState
 from keras_savekit.formats import checkpoint
 from keras_savekit.formats.checkpoint import Forms
 from keras_savekit.model.capture import Capture
@@ -29,13 +30,13 @@ ABOUT = (
 )
 TRAINING = "training thread"
 FUNCTIONS = {
-    "decide": (keras_savekit.fit.session, "decide"),
-    "remember": (callback_state, "remember"),
-    "state": (keras_savekit.fit.session.Session, "_state"),
+    "decide": (keras_savekit.fit.observer, "decide"),
+    "remember": (callback_state, "collect"),
+    "state": (TrainingState, "values"),
     "capture": (Capture, "__call__"),
     "hand over": (keras_savekit.save.pipeline.Pipeline, "save"),
-    "stage": (HostBuffer, "stage"),
-    "finite": (preflight, "not_finite"),
+    "stage": (HostBuffer, "copy_out"),
+    "finite": (preflight, "find_not_finite"),
     "room": (RetentionApplier, "make_room"),
     "layouts": (Forms, "layouts"),
     "form": (Forms, "form"),
@@ -43,7 +44,7 @@ FUNCTIONS = {
     "publish": (RunWriter, "publish"),
     "verify": (keras_savekit.verify.loader.client.LoadChecker, "look"),
     "record": (RunWriter, "record"),
-    "settle": (RetentionApplier, "settle"),
+    "settle": (RetentionApplier, "apply"),
 }
 
 
@@ -58,20 +59,20 @@ def measure(side: str, place: Path, scale: Scale) -> dict[str, Any]:
     callback = kit(place / "run", f"every {every} steps", side.split()[1])
     asked: list[float] = []
     with counted(FUNCTIONS) as counts:
-        save = keras_savekit.fit.session.Session._save
+        save = keras_savekit.fit.observer.Observer._save
 
         def first_left_out(*given: Any, **named: Any) -> None:
             if len(asked) == 1:
-                callback.session._pipeline._checks.join()
+                callback.session._pipeline._verifier.join()
                 counts.clear()
             asked.append(0.0)
             save(*given, **named)
 
-        keras_savekit.fit.session.Session._save = first_left_out
+        keras_savekit.fit.observer.Observer._save = first_left_out
         try:
             found = train(standard(scale), callback, every=every, saves=saves, batch_size=64)
         finally:
-            keras_savekit.fit.session.Session._save = save
+            keras_savekit.fit.observer.Observer._save = save
     return {"stall": median(found["stalls"]), "lines": _lines(counts, found["stalls"][1:])}
 
 

@@ -8,14 +8,15 @@ checkpoint of all their directories, the others follow it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from keras_savekit.backend import random_state
 from keras_savekit.errors import DirectoryError, ResumeError
 from keras_savekit.fit import callback_state
-from keras_savekit.fit.context import Kit, SessionContext
+from keras_savekit.fit.context import Kit, RunningSession, SessionContext
+from keras_savekit.fit.reporting import Reporter
 from keras_savekit.fit.restoration import Restoration, callback_states
 from keras_savekit.fit.steering import Fit
 from keras_savekit.model import metrics
@@ -63,7 +64,7 @@ class ResumePlan:
             **elsewhere,
         )
 
-    def apply(self, fit: Fit, epochs: int, report: Callable[[str], None]) -> None:
+    def apply(self, fit: Fit, epochs: int, report: Reporter) -> None:
         """Make `fit` resume here, or end at once and report it if nothing is left to do.
 
         epochs: as requested of `fit`.
@@ -71,12 +72,18 @@ class ResumePlan:
         epoch, stopped = self.restored.moment.epoch, stopped_for_good(self.state, epochs)
         fit.start_at(max(epoch, epochs) if stopped else epoch)
         if epoch >= epochs:
-            report(f"nothing left to do: {epoch} of {epochs} epochs are trained")
+            report.info(f"nothing left to do: {epoch} of {epochs} epochs are trained")
         elif stopped:
-            report(
+            report.info(
                 f"nothing left to do: a callback stopped the training after {epoch} of "
                 f"{epochs} epochs; to continue anyway, request more epochs of fit"
             )
+
+
+def leader_of(context: SessionContext, fit: Fit) -> RunningSession | None:
+    """Return the session that has begun this `fit` already, if another kit has one."""
+    sessions = (kit.session for kit in context.kits)
+    return next((other for other in sessions if other is not None and other.within(fit)), None)
 
 
 def begin(
@@ -98,8 +105,8 @@ def begin(
     owner, loaded, skipped = _select(context)
     if loaded is None or owner is None:
         for reason in skipped:
-            context.tell(f"skipped {reason}")
-        callback_state.start_anew(fit.others())
+            context.report.info(f"skipped {reason}")
+        callback_state.start_over(fit.other_callbacks())
         return None
     loaded = _before_the_end(owner.directory, loaded, epochs, context.wall())
     reconciled = reconcile(
@@ -111,7 +118,7 @@ def begin(
         on_mismatch=owner.policy.resume.on_mismatch,
     )
     position = find_position(loaded, context.source, length or loaded.state["length"])
-    callbacks = [callback for callback in fit.listed() if callback is not owner]
+    callbacks = [callback for callback in fit.callbacks() if callback is not owner]
     with_metrics = _with_metrics(context, model, reconciled, position)
     lost = _not_restored(reconciled, position, model, callbacks, epochs)
     if position.moment.batch and not with_metrics:
@@ -119,7 +126,7 @@ def begin(
     restoration = Restoration(
         reconciled, position.moment, model, callbacks, with_metrics=with_metrics
     )
-    restoration.training_begins()
+    restoration.restore_at_train_begin()
     restored = Restored(
         loaded.checkpoint.name,
         position.moment,
@@ -127,7 +134,7 @@ def begin(
         reconciled.reasons + position.reasons + lost,
         skipped,
     )
-    context.tell(str(restored))
+    context.report.info(str(restored))
     settings = optimizer if reconciled.reasons else loaded.state["optimizer"]
     return ResumePlan(owner, restored, restoration, loaded.state, settings)
 
@@ -183,7 +190,7 @@ def _not_restored(
     if complete:
         lost += callback_state.not_restored(callbacks, callback_states(loaded))
     if loaded.state.get("ended") and position.moment.epoch < epochs:
-        lost += callback_state.changed_at_the_end(callbacks)
+        lost += callback_state.weights_changed_at_end(callbacks)
     if complete:
         lost += random_state.drawing_in_kernels(model)
     return lost
@@ -208,7 +215,7 @@ def _require_not_required(kits: Sequence[Kit], skipped: Sequence[str]) -> None:
             raise ResumeError(
                 f"there is no checkpoint to resume from{listed}",
                 str(kit.directory.path),
-                "write `resume: auto` to start from the beginning instead",
+                "write `resume: auto` to start from scratch instead",
             )
 
 

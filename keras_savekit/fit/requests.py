@@ -1,4 +1,4 @@
-"""What training is told from outside, and what saving costs: measured here, judged in `policy`."""
+"""Watch for external requests to save: signals, files and deadlines."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from pathlib import Path
 from keras_savekit.base.moment import ExternalRequests, Tick
 from keras_savekit.errors import DirectoryError
 from keras_savekit.fit.signals import Signals
-from keras_savekit.policy.overhead import OverheadState, next_state
 from keras_savekit.policy.plan import Due, Policy
 from keras_savekit.policy.triggers.base import Requests, Trigger, leaves
 from keras_savekit.store import syscalls
 from keras_savekit.store.atomic import disk_errors
 
-# Seconds between two looks for files: asking a file system far away costs milliseconds.
-LOOK = 0.5
+# Seconds between two checks for files: a remote file system needs milliseconds for one.
+CHECK_INTERVAL = 0.5
 
 
 class RequestMonitor:
-    """Signals, files and deadlines that a policy waits for, while one training runs.
+    """The signals, files and deadlines that a policy waits for, while one training runs.
 
-    directory: where files are looked for.
+    directory: where the files are.
     wall, clock: seconds since 1970, and seconds that only run forward.
 
-    exit_status: with which a signal that was served asks the process to end.
+    problems: what the user should know, in words; whoever reports them removes them.
+    exit_status: with which the process must end, as an acknowledged signal requests.
     """
 
     def __init__(
@@ -48,13 +48,13 @@ class RequestMonitor:
         for plan in policy.plans:
             for trigger in leaves(plan.when):
                 self._wait_for(plan.name, trigger, trigger.requests(environ))
-        self._served: dict[tuple[str, str], int] = {}  # how often, by plan and signal
-        self._came: Mapping[str, Sequence[float]] = {}
+        self._acknowledged: dict[tuple[str, str], int] = {}  # how often, by plan and signal
+        self._received: Mapping[str, Sequence[float]] = {}
         self._signals = Signals(dict.fromkeys(name for _, name in sorted(self._waiting)), clock)
         self._files: frozenset[str] = frozenset()
-        self._looked: float | None = None
+        self._checked: float | None = None
         if not self._signals.watch():
-            self.problems.append("signals are heeded only where fit runs in the main thread")
+            self.problems.append("signals are handled only where fit runs in the main thread")
 
     def _wait_for(self, plan: str, trigger: Trigger, requests: Requests) -> None:
         self._waiting |= {(plan, name) for name in requests.signals}
@@ -68,25 +68,27 @@ class RequestMonitor:
                 self._deadlines[text] = deadline
 
     def quiet(self) -> bool:
-        """Whether nothing came, and it is not time to look for files."""
-        if self._signals.any_came or self._files or self._deadlines:
+        """Return whether nothing was requested, and no check for files is due."""
+        if self._signals.any_received or self._files or self._deadlines:
             return False
-        return not self._names or not self._time_to_look(self._clock())
+        return not self._names or not self._is_check_due(self._clock())
 
-    def _time_to_look(self, now: float) -> bool:
-        return self._looked is None or now - self._looked >= LOOK
+    def _is_check_due(self, now: float) -> bool:
+        return self._checked is None or now - self._checked >= CHECK_INTERVAL
 
-    def look(self) -> ExternalRequests:
-        """What came and is not served yet."""
+    def requests(self) -> ExternalRequests:
+        """Return the requests that are not acknowledged yet."""
         now = self._clock()
-        if self._names and self._time_to_look(now):
-            self._looked = now
-            there = (name for name in self._names if os.path.lexists(self._directory / name))
-            self._files = frozenset(there)
-        self._came = self._signals.came()
-        waiting = {each for each in self._waiting if self._times(each) > self._served.get(each, 0)}
-        signals = frozenset(name for _, name in waiting)
-        served = (each for each in self._waiting - waiting if each[1] in signals)
+        if self._names and self._is_check_due(now):
+            self._checked = now
+            found = (name for name in self._names if os.path.lexists(self._directory / name))
+            self._files = frozenset(found)
+        self._received = self._signals.received()
+        open_pairs = {
+            pair for pair in self._waiting if self._times(pair) > self._acknowledged.get(pair, 0)
+        }
+        signals = frozenset(name for _, name in open_pairs)
+        served = (pair for pair in self._waiting - open_pairs if pair[1] in signals)
         return ExternalRequests(
             signals,
             frozenset(served) if signals else frozenset(),
@@ -96,90 +98,51 @@ class RequestMonitor:
         )
 
     def _times(self, pair: tuple[str, str]) -> int:
-        return len(self._came.get(pair[1], ()))
+        return len(self._received.get(pair[1], ()))
 
     @property
     def grace_deadline(self) -> float | None:
-        """By `clock`, when the grace period of a signal that came ends; None if none runs."""
+        """When the grace period of a received signal ends, by `clock`; None if none runs."""
         now = self._clock()
         ends = (
             at + grace
             for names, grace in self._graces
             for name in names
-            for at in self._came.get(name, ())
+            for at in self._received.get(name, ())
         )
-        return min((end for end in ends if end > now), default=None)  # who survived was not killed
+        # A grace period that is over did not end the process.
+        return min((end for end in ends if end > now), default=None)
 
-    def serve(self, due: Iterable[Due], tick: Tick) -> bool:
-        """The saves that are due at `tick` are under way; returns whether training is to stop.
+    def acknowledge(self, due: Iterable[Due], tick: Tick) -> bool:
+        """Note that the saves due at `tick` have begun; return whether training is to stop.
 
-        A file that asked and cannot be removed is among `problems`, and not looked for again.
+        Removes the files that requested them. One that cannot be removed is reported in
+        `problems` and not checked again.
         """
         stop = False
-        for one in due:
-            seen = tick.seen_by(one.plan.name)
-            fired = [each for each in one.plan.when if each.reason(seen) is not None]
+        for save in due:
+            seen = tick.seen_by(save.plan.name)
+            fired = [trigger for trigger in save.plan.when if trigger.reason(seen) is not None]
             for trigger in leaves(fired):
                 response = trigger.response(seen)
-                pairs = [(one.plan.name, name) for name in response.signals]
-                self._served.update({pair: self._times(pair) for pair in pairs})
+                pairs = [(save.plan.name, name) for name in response.signals]
+                self._acknowledged.update({pair: self._times(pair) for pair in pairs})
                 stop |= response.stop
                 if response.exit:
                     self.exit_status = 128 + min(getattr(signal, n) for n in response.signals)
                 for name in response.files:
-                    self._take_away(name)
+                    self._remove_file(name)
         return stop
 
-    def _take_away(self, name: str) -> None:
+    def _remove_file(self, name: str) -> None:
         self._files -= {name}
         try:
-            with disk_errors("remove the file that asked for a save", self._directory / name):
+            with disk_errors("remove the file that requested a save", self._directory / name):
                 syscalls.unlink(self._directory / name, missing_ok=True)
         except DirectoryError as error:
             self._names.discard(name)
             self.problems.append(str(error))
 
     def release(self) -> None:
-        """Put everything back."""
+        """Restore the signal handlers."""
         self._signals.release()
-
-
-class OverheadMeter:
-    """What saving costs the training, and how far intervals are stretched for it.
-
-    What other threads compute counts by its part of the machine's cores.
-    """
-
-    def __init__(self, budget: float | None, clock: Callable[[], float]) -> None:
-        self._budget = budget
-        self._clock = clock
-        self._began = clock()
-        self._stalled = 0.0
-        self._cores = len(os.sched_getaffinity(0))
-        self._pace = OverheadState()
-
-    @property
-    def limited(self) -> bool:
-        """Whether there is a budget, and so something to judge."""
-        return self._budget is not None
-
-    @property
-    def stretch(self) -> int:
-        """How many times longer intervals in steps and time are now."""
-        return self._pace.stretch
-
-    def stalled(self, seconds: float) -> None:
-        """Training waited so long for a save."""
-        self._stalled += seconds
-
-    def judge(self, computed: float) -> bool:
-        """Decide again; returns whether the stretch is another now.
-
-        computed: processor seconds that other threads have spent on saving.
-        """
-        if self._budget is None:
-            return False
-        before, trained = self._pace, self._clock() - self._began
-        spent = self._stalled + computed / self._cores
-        self._pace = next_state(before, self._budget, trained, spent)
-        return self._pace.stretch != before.stretch

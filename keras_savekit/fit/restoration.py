@@ -44,7 +44,7 @@ class Restoration:
         self._with_metrics = with_metrics
         self._in_mid_epoch = moment.batch > 0
 
-    def training_begins(self) -> None:
+    def restore_at_train_begin(self) -> None:
         """Restore after every other callback's `on_train_begin`.
 
         Raises MismatchError, and has then changed nothing, if a layer refuses what it saved.
@@ -52,7 +52,7 @@ class Restoration:
         assets = changed_assets(self._reconciled, self._model)
         self._restore(self._reconciled.roles, assets)
 
-    def epoch_begins(self) -> None:
+    def restore_at_epoch_begin(self) -> None:
         """Restore again after every other callback's first `on_epoch_begin`, if in mid-epoch."""
         if self._in_mid_epoch:
             roles = self._reconciled.roles
@@ -61,7 +61,7 @@ class Restoration:
     def _restore(self, roles: tuple[Role, ...], assets: Mapping[str, bytes]) -> None:
         restore_model(self._reconciled, self._model, roles, assets)
         if self._reconciled.level != "weights only":
-            callback_state.put_back(self._callbacks, callback_states(self._reconciled.loaded))
+            callback_state.restore(self._callbacks, callback_states(self._reconciled.loaded))
 
 
 def callback_states(loaded: LoadedCheckpoint) -> CallbackStates:

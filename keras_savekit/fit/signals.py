@@ -1,7 +1,7 @@
-"""Signals of the operating system, noted for the next step of training.
+"""Record signals of the operating system for the next step of training.
 
-A handler only notes; a handler that the program had set before is called after
-it, and all are put back at the end. Python lets only the main thread do this.
+Our handler only records; a handler that the program had set is called after it, and
+is restored at the end. Python lets only the main thread set handlers.
 """
 
 from __future__ import annotations
@@ -15,47 +15,47 @@ from typing import Any
 
 
 class Signals:
-    """Notes the signals of some names from `watch` to `release`.
+    """Record the signals of some names from `watch` to `release`.
 
-    Without names nothing is touched.
+    Without names no handler is set.
     """
 
     def __init__(self, names: Iterable[str], clock: Callable[[], float] = time.monotonic) -> None:
         self._names = tuple(names)
         self._clock = clock
-        self._came: dict[str, list[float]] = {}
-        self._before: dict[int, Any] = {}
+        self._received: dict[str, list[float]] = {}
+        self._previous: dict[int, Any] = {}
 
     def watch(self) -> bool:
-        """Begin; False if this thread cannot, and nothing is then noted."""
+        """Set the handlers; return False if this thread cannot, and then set none."""
         if threading.current_thread() is not threading.main_thread():
             return not self._names
         for name in self._names:
             number = getattr(signal, name)
-            self._before[number] = signal.signal(number, self._note)
+            self._previous[number] = signal.signal(number, self._record)
         return True
 
     @property
-    def any_came(self) -> bool:
-        """Whether one came."""
-        return bool(self._came)
+    def any_received(self) -> bool:
+        """Whether a signal was received."""
+        return bool(self._received)
 
-    def came(self) -> Mapping[str, Sequence[float]]:
-        """The signals that came, and when each time, by `clock`."""
-        return {name: tuple(times) for name, times in self._came.items()}
+    def received(self) -> Mapping[str, Sequence[float]]:
+        """Return the signals received, each with its times by `clock`."""
+        return {name: tuple(times) for name, times in self._received.items()}
 
     def release(self) -> None:
-        """Put the handlers back, unless somebody set others meanwhile; once more does nothing."""
-        for number, before in self._before.items():
-            ours = signal.getsignal(number) == self._note
+        """Restore the previous handlers, except where someone has set another one since."""
+        for number, previous in self._previous.items():
+            ours = signal.getsignal(number) == self._record
             if ours:
-                # None stands for a handler that Python did not set and cannot set again.
-                signal.signal(number, signal.SIG_DFL if before is None else before)
-        self._before = {}
+                # None is a handler that Python did not set and cannot set again.
+                signal.signal(number, signal.SIG_DFL if previous is None else previous)
+        self._previous = {}
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self._came.setdefault(signal.Signals(number).name, []).append(self._clock())
-        before = self._before.get(number)
-        # Python's own answer to Ctrl-C would end the training before it could save.
-        if callable(before) and before is not signal.default_int_handler:
-            before(number, frame)
+    def _record(self, number: int, frame: FrameType | None) -> None:
+        self._received.setdefault(signal.Signals(number).name, []).append(self._clock())
+        previous = self._previous.get(number)
+        # Python's own handler of Ctrl-C would end the training before it could save.
+        if callable(previous) and previous is not signal.default_int_handler:
+            previous(number, frame)

@@ -1,9 +1,9 @@
-"""Steering a `fit` that is under way.
+"""Steer a running `fit`.
 
 Keras has no public way to start in a later epoch, to end an epoch early without
-ending the training, or to see an exception leave `fit`. The one room that does
-these things through what Keras keeps private; `tests/test_keras_private.py`
-fails when a version of Keras changes it.
+ending the training, or to see an exception leave `fit`. This is the one module that
+uses private parts of Keras for it; `tests/test_keras_private.py` fails when a
+version of Keras changes them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _BYSTANDERS = {"SaveKit", "FullModelSaver", "WeightsSaver", "History", "ProgbarL
 
 
 class _Ours:
-    """A true `stop_training` that is ours, and so can be told from anybody else's."""
+    """A true value for `stop_training` that differs from every value of other code."""
 
     def __init__(self, why: str) -> None:
         self._why = why
@@ -34,49 +34,49 @@ class _Ours:
 
 
 _EPOCH_IS_OVER = _Ours("this epoch is over")
-_INTERRUPTED = _Ours("a signal asked to stop")
+_INTERRUPTED = _Ours("a stop was requested")
 
 
 def end_epoch(model: Any) -> None:
     """Make `fit` leave its loop over batches after this batch, as at an epoch's end.
 
-    Without it Keras would ask for one batch more, find none, and count a step
-    that never was: the optimizer's iterations and the seeds would go on by one.
+    Without it Keras asks for one more batch, finds none, and counts a step that did
+    not happen: the optimizer's iterations and the seeds advance by one.
     """
     if not model.stop_training:
         model.stop_training = _EPOCH_IS_OVER
 
 
-def stopped(model: Any) -> bool:
-    """Whether `fit` was asked to stop for good, or until it is resumed."""
+def is_stopped(model: Any) -> bool:
+    """Return whether `fit` will end: for good, or until it is resumed."""
     return bool(model.stop_training) and model.stop_training is not _EPOCH_IS_OVER
 
 
 def interrupt(model: Any) -> None:
-    """Make `fit` end after this batch; a later one is to go on there."""
+    """Make `fit` end after this batch; a later `fit` resumes there."""
     model.stop_training = _INTERRUPTED
 
 
-def interrupted(model: Any) -> bool:
-    """Whether `interrupt` was called, by any savekit callback of this `fit`."""
+def is_interrupted(model: Any) -> bool:
+    """Return whether any savekit callback of this `fit` has called `interrupt`."""
     return model.stop_training is _INTERRUPTED
 
 
 def next_epoch(model: Any) -> None:
-    """Undo `end_epoch`, unless somebody asked in the meantime to stop for good."""
+    """Undo `end_epoch`, unless other code has stopped the training since."""
     if model.stop_training is _EPOCH_IS_OVER:
         model.stop_training = False
 
 
 def end_validation(model: Any) -> None:
-    """Make the validation under way end after this batch."""
+    """Make the current validation end after this batch."""
     model.stop_evaluating = True
 
 
 class Fit:
-    """One running `fit`. Make it within `on_train_begin`, release it when training ends.
+    """One running `fit`. Create it in `on_train_begin`; release it when training ends.
 
-    callback: the one that stands for us in the list given to `fit`.
+    callback: ours in the list that `fit` was given.
     """
 
     def __init__(self, model: Any, callback: Any) -> None:
@@ -90,43 +90,43 @@ class Fit:
         self._train_nothing = False
         self._undo: list[Callable[[], None]] = []
 
-    def others(self) -> list[Any]:
-        """The other callbacks of this `fit`, in order, Keras's own included."""
-        return [each for each in self.listed() if each is not self._callback]
+    def other_callbacks(self) -> list[Any]:
+        """Return the other callbacks of this `fit`, in order, Keras's own included."""
+        return [callback for callback in self.callbacks() if callback is not self._callback]
 
-    def callbacks_after(self) -> str:
-        """What is wrong with the order of the callbacks; empty if nothing is."""
-        listed = self.listed()
-        behind = listed[listed.index(self._callback) + 1 :] if self._callback in listed else []
-        names = [type(each).__name__ for each in behind]
+    def order_problem(self) -> str:
+        """Return what is wrong with the order of the callbacks; empty if nothing is."""
+        listed = self.callbacks()
+        later = listed[listed.index(self._callback) + 1 :] if self._callback in listed else []
+        names = [type(callback).__name__ for callback in later]
         after = ", ".join(name for name in names if name not in _BYSTANDERS)
         return after and (
             f"{after} comes after the savekit callback in `callbacks=[...]`, and "
             "changes what was already saved; put it last"
         )
 
-    def listed(self) -> list[Any]:
-        """Every callback of this `fit`, in order."""
+    def callbacks(self) -> list[Any]:
+        """Return every callback of this `fit`, in order."""
         return list(self._list.callbacks) if self._list is not None else []
 
-    def same(self, other: Fit) -> bool:
-        """Whether both stand for one `fit`."""
+    def is_same(self, other: Fit) -> bool:
+        """Return whether both are one `fit`."""
         return self._list is not None and self._list is other._list
 
     def flows(self) -> bool:
-        """Whether one pass over the data goes on from epoch to epoch (`steps_per_epoch=`)."""
+        """Return whether one pass over the data continues over epochs (`steps_per_epoch=`)."""
         return bool(_arguments_of_fit().get("steps_per_epoch"))
 
     def validates(self) -> bool:
-        """Whether `fit` has data to validate with."""
+        """Return whether `fit` has validation data."""
         return _arguments_of_fit().get("validation_data") is not None
 
     def restore_history(self, epochs: Sequence[tuple[int, Mapping[str, Any]]]) -> None:
         """Let the `History` that `fit` returns begin with these epochs and their logs.
 
-        epochs: logs as `formats.logs.exact` makes them.
+        epochs: with logs as `formats.logs.exact` makes them.
 
-        To be called when an epoch begins, or training ends: Keras empties it before.
+        Call it when an epoch begins, or training ends: Keras has emptied the history then.
         """
         history = self._model.history
         if history.epoch or not epochs:
@@ -146,11 +146,12 @@ class Fit:
     ) -> None:
         """Call `on_exception(error, in_step)` when an exception is about to leave `fit`.
 
-        in_step: it came out of the train function, which may have changed some
+        in_step: whether the train function raised it, which may have changed some
             variables and not others.
         on_step: called when the train function has returned, before any callback.
-        The exception then goes on unchanged, and is told once, though the loop over
-        batches, which is where data may raise between two steps, sees all of them.
+
+        The exception then continues unchanged. It is reported once, although the loop
+        over batches, where data may raise between two steps, sees all of them.
         """
 
         def once(error: BaseException, in_step: bool) -> None:
@@ -166,17 +167,17 @@ class Fit:
 
         self._wrap(self._model, "train_function", in_step, lambda inner: self._step(inner, on_step))
         if self._batches is not None:
-            around = functools.partial(_loop, on_exception=elsewhere)
-            self._wrap(self._batches, "catch_stop_iteration", elsewhere, around)
+            watch_loop = functools.partial(_watch_loop, on_exception=elsewhere)
+            self._wrap(self._batches, "catch_stop_iteration", elsewhere, watch_loop)
         self._wrap(self._model, "evaluate", elsewhere)
         for hook in _HOOKS:
             if self._list is not None:
                 self._wrap(self._list, hook, elsewhere)
 
     def train_nothing(self) -> None:
-        """Make the next call of the train function return the metrics as they are, and no more.
+        """Make the next call of the train function return the metrics without training.
 
-        For an epoch of which all batches are done: `fit` has no way to enter it at its end.
+        For an epoch whose batches are all done: `fit` cannot enter an epoch at its end.
         """
         self._train_nothing = True
 
@@ -192,9 +193,9 @@ class Fit:
         return step
 
     def release(self) -> None:
-        """Leave the model as it was found, so that a later `fit` starts where it says."""
+        """Restore the model's attributes, so that a later `fit` starts where it says."""
         next_epoch(self._model)
-        if self._model._initial_epoch == self._first_epoch:  # else somebody else has put it back
+        if self._model._initial_epoch == self._first_epoch:  # else someone has changed it
             self._model._initial_epoch = self._initial_epoch
         for undo in reversed(self._undo):
             undo()
@@ -205,7 +206,7 @@ class Fit:
         owner: Any,
         name: str,
         on_exception: Callable[[BaseException], None],
-        around: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda inner: inner,
+        wrapper: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda inner: inner,
     ) -> None:
         inner = getattr(owner, name)
         layer = Wrapper(inner, name in vars(owner))
@@ -213,14 +214,14 @@ class Fit:
         def current(*args: Any, **kwargs: Any) -> Any:
             return layer.inner(*args, **kwargs)  # `forget_traces` may replace it
 
-        call = around(current)
+        call = wrapper(current)
 
         @functools.wraps(inner)
         def watched(*args: Any, **kwargs: Any) -> Any:
             try:
                 return call(*args, **kwargs)
             except StopIteration:
-                raise  # how Keras says that the data has ended
+                raise  # how Keras reports that the data has ended
             except BaseException as error:
                 if not _is_end_of_data(error):
                     on_exception(error)
@@ -231,11 +232,11 @@ class Fit:
         self._undo.append(lambda: unwrap(owner, name, layer))
 
 
-def _loop(
+def _watch_loop(
     inner: Callable[[], AbstractContextManager[None]],
     on_exception: Callable[[BaseException], None],
 ) -> Callable[[], AbstractContextManager[None]]:
-    """What Keras puts around its loop over batches, where it takes the data's end."""
+    """Watch the context manager of Keras's loop over batches, which handles the data's end."""
 
     @contextmanager
     def loop() -> Iterator[None]:
@@ -263,12 +264,44 @@ def _is_end_of_data(error: BaseException) -> bool:
 
 
 def callbacks_of_fit() -> list[Any]:
-    """All callbacks of the `fit` that is calling, in order; none if no `fit` is."""
+    """Return all callbacks of the calling `fit`, in order; none if no `fit` is calling."""
     return list(_caller("CallbackList").callbacks) if _arguments_of_fit() else []
 
 
+def fit_is_starting() -> bool:
+    """Return whether the caller is a `fit`, and not an `evaluate` or a `predict`, within one too.
+
+    For `set_model`, which all three call when they create their list of callbacks.
+    """
+    for frame in _frames():
+        if frame.f_code.co_name in ("fit", "evaluate", "predict") and "callbacks" in frame.f_locals:
+            return frame.f_code.co_name == "fit"
+    return False
+
+
+def watch_start(on_exception: Callable[[BaseException], None]) -> None:
+    """Call `on_exception` if an exception leaves the `on_train_begin` of any callback.
+
+    For `set_model`: a `Fit` that is created in `on_train_begin` does not see it.
+    """
+    callbacks = _caller("CallbackList")
+    if callbacks is None:
+        return
+    inner = callbacks.on_train_begin
+
+    @functools.wraps(inner)
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return inner(*args, **kwargs)
+        except BaseException as error:
+            on_exception(error)
+            raise
+
+    callbacks.on_train_begin = watched
+
+
 def _caller(kind: str) -> Any:
-    """The innermost caller that is a method of this class, as its object."""
+    """Return the object of the innermost caller that is a method of this class."""
     for frame in _frames():
         caller = frame.f_locals.get("self")
         if type(caller).__name__ == kind:
@@ -277,7 +310,7 @@ def _caller(kind: str) -> Any:
 
 
 def _arguments_of_fit() -> Mapping[str, Any]:
-    """The local variables of the `fit` that is calling us."""
+    """Return the local variables of the calling `fit`."""
     for frame in _frames():
         if frame.f_code.co_name == "fit" and "initial_epoch" in frame.f_locals:
             return frame.f_locals

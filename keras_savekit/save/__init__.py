@@ -1,1 +1,1 @@
-"""A save beside the training: copy, check, write, publish, verify, apply retention."""
+"""Save beside the training: copy, check, write, publish, verify, apply retention."""

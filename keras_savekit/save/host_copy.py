@@ -1,11 +1,10 @@
-"""Copies of a snapshot's tensors in memory that is kept from save to save.
+"""Copy a snapshot's tensors into a buffer that is kept from save to save.
 
-What a snapshot refers to, TensorFlow copies at its next update. Copied out by the
-writing thread while the next forward pass runs, into memory that is already
-mapped, tensor by tensor, each let go at once, there is nothing left to copy.
-Tensors begin at a page, so that they can be written from where they lie. Memory
-is mapped before it is needed: while the first copy waited for that, updates would
-overtake it.
+TensorFlow copies a variable at its next update if a snapshot still refers to its
+tensor. The writing thread avoids that: it copies the tensors one by one while the
+next forward pass runs, and releases each at once. The buffer's memory is mapped
+before it is needed, because a copy that waits for the mapping is overtaken by the
+update. Large tensors begin at a page, so that they can be written without a copy.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ from keras_savekit.formats.directio.memory import PAGE, give_up, page_aligned
 from keras_savekit.formats.directio.writer import PIECE
 from keras_savekit.formats.dtypes import by_name
 
-_SMALL = 64 * 1024  # what is written by way of a buffer anyway begins at the next 64 bytes
-_MORE = 2**20  # for what a model gets in its first step: the variables of its metrics
+_SMALL = 64 * 1024  # smaller tensors are written through a buffer anyway: 64 bytes are enough
+_MORE = 2**20  # for the variables that metrics get in the first step
 
 
 class HostBuffer:
     """Memory for the tensors of one snapshot.
 
-    low: between two snapshots the system may have it, should it need some.
+    low: between two snapshots the operating system may reclaim the memory.
     """
 
     def __init__(self, *, low: bool = False) -> None:
@@ -40,50 +39,51 @@ class HostBuffer:
         self._kept: Array = np.empty(0, np.uint8)
         self._borrower: weakref.ref[Snapshot] | None = None
         self._mapping: threading.Thread | None = None
-        self._staging = threading.Lock()
+        self._copying = threading.Lock()
 
-    def reserve(self, variables: Sequence[Variable]) -> None:
-        """Have memory for these ready soon; returns at once."""
+    def preallocate(self, variables: Sequence[Variable]) -> None:
+        """Map the memory for `variables` on another thread; return at once."""
         if self._mapping is not None:
             return
         _, size = _places(enumerate(variables))
         self._mapping = threading.Thread(
-            target=self._reserve, args=(size + _MORE,), name="savekit-memory", daemon=True
+            target=self._preallocate, args=(size + _MORE,), name="savekit-memory", daemon=True
         )
         self._mapping.start()
 
-    def _reserve(self, size: int) -> None:
-        with suppress(OSError, MemoryError):  # a save that finds none is told of
+    def _preallocate(self, size: int) -> None:
+        with suppress(OSError, MemoryError):  # a save without memory reports it
             self._grow(size)
-            self._rest()
+            self._offer()
 
     def _grow(self, size: int) -> None:
-        self._kept = np.empty(0, np.uint8)  # give it back before there is more
-        self._kept = _mapped(size)
+        self._kept = np.empty(0, np.uint8)  # free the old memory first
+        self._kept = _mapped_memory(size)
 
-    def _rest(self) -> None:
+    def _offer(self) -> None:
+        """Let the operating system reclaim the memory, if that was chosen."""
         if self._low:
             give_up(self._kept)
 
-    def _returned(self, borrower: weakref.ref[Snapshot]) -> None:
-        """Nobody needs that snapshot any more; whichever thread notices."""
-        if self._staging.acquire(blocking=False):  # else the next one has it already
+    def _take_back(self, borrower: weakref.ref[Snapshot]) -> None:
+        """Offer the memory when its snapshot is freed, on whichever thread that happens."""
+        if self._copying.acquire(blocking=False):  # else the next snapshot has the memory
             try:
                 if self._borrower is borrower:
-                    self._rest()
+                    self._offer()
             finally:
-                self._staging.release()
+                self._copying.release()
 
-    def stage(self, snapshot: Snapshot) -> None:
-        """Replace the tensors of `snapshot` by copies, bit for bit, in the host's memory.
+    def copy_out(self, snapshot: Snapshot) -> None:
+        """Replace the tensors of `snapshot` by copies, bit for bit, in host memory.
 
-        Left as they are: tensors of the host while the memory that is kept holds another
-        snapshot that is still to be written. A snapshot that is here already stays so.
+        Tensors that are in host memory already stay as they are while the buffer contains
+        another snapshot that is not written yet. A snapshot in the buffer stays there.
         """
-        with self._staging:
-            self._stage(snapshot)
+        with self._copying:
+            self._copy_out(snapshot)
 
-    def _stage(self, snapshot: Snapshot) -> None:
+    def _copy_out(self, snapshot: Snapshot) -> None:
         lent = self._borrower is not None and self._borrower() is not None
         if lent and all(in_host_memory(tensor) for tensor in snapshot.tensors):
             return
@@ -91,7 +91,7 @@ class HostBuffer:
         places, size = _places(
             (position, variables[position])
             for position, tensor in enumerate(snapshot.tensors)
-            if not isinstance(tensor, np.ndarray)  # nobody changes that
+            if not isinstance(tensor, np.ndarray)  # it does not change
         )
         if self._mapping is not None:
             self._mapping.join()
@@ -101,16 +101,16 @@ class HostBuffer:
             if len(self._kept) < size:
                 self._grow(size)
             memory = self._kept
-            self._borrower = weakref.ref(snapshot, self._returned)
+            self._borrower = weakref.ref(snapshot, self._take_back)
         for position, begin, end in _last_first(places, variables):
             variable = variables[position]
             copy = memory[begin:end].view(by_name(variable.dtype)).reshape(variable.shape)
             _copy(snapshot.tensors[position], copy)
-            snapshot.tensors[position] = copy  # lets the tensor go
+            snapshot.tensors[position] = copy  # releases the tensor
 
 
 def _copy(tensor: Any, copy: Array) -> None:
-    """Copy a tensor; from a device in pieces, so that no second one is needed in the host."""
+    """Copy a tensor; from a device in pieces, so that the host needs no second copy of it."""
     if in_host_memory(tensor) or copy.nbytes <= PIECE or copy.ndim == 0:
         np.copyto(copy, as_array(tensor))
         return
@@ -125,7 +125,7 @@ def _copy(tensor: Any, copy: Array) -> None:
 def _places(
     variables: Iterable[tuple[int, Variable]],
 ) -> tuple[list[tuple[int, int, int]], int]:
-    """Position, begin and end of each, and how much memory all take."""
+    """Return the position, begin and end of each variable, and the memory that all take."""
     places = []
     end = 0
     for position, variable in variables:
@@ -139,7 +139,7 @@ def _places(
 def _last_first(
     places: Iterable[tuple[int, int, int]], variables: Sequence[Variable]
 ) -> list[tuple[int, int, int]]:
-    """In the order of the next update: a step has the gradients of the last layers first."""
+    """Sort for the next update: a step has the gradients of the last layers first."""
     many = Counter(variable.role for variable in variables)
 
     def share(place: tuple[int, int, int]) -> float:
@@ -149,8 +149,8 @@ def _last_first(
     return sorted(places, key=share, reverse=True)
 
 
-def _mapped(size: int) -> Array:
-    """Fresh memory, every page of it there."""
+def _mapped_memory(size: int) -> Array:
+    """Return new memory with every page mapped."""
     memory = page_aligned(size, large=True)
     memory[::PAGE] = 0
     return memory

@@ -1,4 +1,4 @@
-"""Whether a snapshot is worth writing, and how much room it will take."""
+"""Check a snapshot before it is written: whether it is worth it, and how large it will be."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from keras_savekit.policy.plan import Due
 from keras_savekit.policy.rules.base import Record
 from keras_savekit.store.manifest import Manifest
 
-_BLOCK = 2**20  # elements looked at in one go: no second tensor is needed beside a large one
-_PER_TENSOR = 2048  # bytes that HDF5 and the manifest take for one, about
-_BESIDE = 2**16  # bytes for everything else
+_BLOCK = 2**20  # elements checked at once: a large tensor needs no copy of its size
+_PER_TENSOR = 2048  # bytes that HDF5 and the manifest take for a tensor, about
+_OVERHEAD = 2**16  # bytes for everything else
 
 
-def not_finite(snapshot: Snapshot) -> str:
-    """The loss or the first weight that is NaN or infinite, with its value; empty if none is."""
+def find_not_finite(snapshot: Snapshot) -> str:
+    """Return the loss or the first weight that is NaN or infinite, in words; empty if none is."""
     for loss in numbers(snapshot.moment.logs.get("loss")):
         if not math.isfinite(loss):
             return f"the loss is {loss}"
@@ -29,25 +29,26 @@ def not_finite(snapshot: Snapshot) -> str:
             continue  # whole numbers and text are always finite
         for start in range(0, flat.size, _BLOCK):
             if not np.isfinite(flat[start : start + _BLOCK]).all():
-                return f"{snapshot.blueprint.variables[position].name} holds values not finite"
+                name = snapshot.blueprint.variables[position].name
+                return f"{name} contains values that are not finite"
     return ""
 
 
-def same_weights(manifest: Manifest, snapshot: Snapshot) -> bool:
-    """Whether a checkpoint holds the weights of a snapshot, bit for bit."""
+def has_same_weights(manifest: Manifest, snapshot: Snapshot) -> bool:
+    """Return whether a checkpoint has the weights of a snapshot, bit for bit."""
     saved = [entry.digest for entry in manifest.tensors if entry.role == "weight"]
-    weights = (snapshot.tensors[each] for each in snapshot.blueprint.positions("weight"))
-    return saved == [tensor_digest(as_array(each)) for each in weights]
+    weights = (snapshot.tensors[position] for position in snapshot.blueprint.positions("weight"))
+    return saved == [tensor_digest(as_array(weight)) for weight in weights]
 
 
 def predicted_bytes(snapshot: Snapshot) -> int:
-    """About what an uncompressed checkpoint will take on the disk, rather more than less."""
+    """Return about what an uncompressed checkpoint takes on the disk, rather more than less."""
     tensors = sum(as_array(tensor).nbytes + _PER_TENSOR for tensor in snapshot.tensors)
-    return tensors + 2 * len(snapshot.blueprint.model_config) + _BESIDE
+    return tensors + 2 * len(snapshot.blueprint.model_config) + _OVERHEAD
 
 
-def coming(snapshot: Snapshot, due: Due, size: int, now: float) -> Record:
-    """A save of about `size` bytes, as retention would know its checkpoint."""
+def record_of(snapshot: Snapshot, due: Due, size: int, now: float) -> Record:
+    """Return what retention knows about the checkpoint of a save of about `size` bytes."""
     moment = snapshot.moment
     return Record(
         name=f"step {moment.step} of {due.plan.name}",

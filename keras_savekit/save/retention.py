@@ -1,8 +1,7 @@
-"""Which checkpoints of a run stay, and what its links name, as the policy's rules have it.
+"""Apply a policy's retention rules to a run: which checkpoints stay, and what the links name.
 
-Two threads use it: the one that verifies brings the directory up to date with what is
-known, the one that writes makes room. What nobody has verified yet, what is pinned and
-what is being read stays.
+Two threads use it: the verifying thread brings the directory up to date, the writing
+thread makes room. A checkpoint that is not verified yet, is pinned or is being read stays.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from queue import SimpleQueue
 
 from keras_savekit.errors import DirectoryError
 from keras_savekit.policy.fields import Ranking
@@ -21,6 +19,7 @@ from keras_savekit.policy.rules.base import Record
 from keras_savekit.policy.rules.free_space import FreeSpace, free_space_for
 from keras_savekit.policy.rules.kinds import rank
 from keras_savekit.policy.rules.prune import Pruning, prune
+from keras_savekit.save.outcomes import Outcomes
 from keras_savekit.store.checkpoint import Checkpoint
 from keras_savekit.store.listing_cache import ListingCache
 from keras_savekit.store.run import Link
@@ -28,13 +27,12 @@ from keras_savekit.store.run_writer import RunWriter
 
 
 class RetentionApplier:
-    """Links and retention of one directory.
+    """The links and the retention of one directory.
 
-    clock: seconds since 1970, by which `newer_than` goes.
-    unsure: names of checkpoints that must not go yet, as they are when it is asked.
-    gone: called with the name of each that went.
-
-    notices: what the user should know, until somebody takes it from there.
+    clock: seconds since 1970; the rule `newer_than` uses it.
+    undecided: names of checkpoints that are not verified yet and must stay; may change.
+    on_removed: called with the name of each removed checkpoint.
+    outcomes: where notices for the user go.
     """
 
     def __init__(
@@ -42,110 +40,118 @@ class RetentionApplier:
         directory: RunWriter,
         policy: Policy,
         clock: Callable[[], float],
-        unsure: Collection[str],
-        gone: Callable[[str], None],
+        undecided: Collection[str],
+        on_removed: Callable[[str], None],
+        outcomes: Outcomes,
     ) -> None:
         self._directory = directory
         self._rules = {plan.name: plan.keep for plan in policy.plans}
         self._limits = policy.limits
         self._best = best_rule(policy)
         self._clock = clock
-        self._unsure = unsure
-        self._gone = gone
-        self._remembered = ListingCache(directory)
-        self._kept: Mapping[str, tuple[str, ...]] = {}  # and why, as last told
+        self._undecided = undecided
+        self._on_removed = on_removed
+        self._outcomes = outcomes
+        self._listing = ListingCache(directory)
+        self._kept: Mapping[str, tuple[str, ...]] = {}  # with the reasons, as last logged
         self._removing = threading.Lock()
-        self.notices: SimpleQueue[str] = SimpleQueue()
 
     def checkpoints(self) -> list[Checkpoint]:
-        """Those whose manifest can be read, by step, then name."""
-        return self._remembered.checkpoints()
+        """Return the checkpoints whose manifest can be read, by step, then name."""
+        return self._listing.checkpoints()
 
-    def settle(self) -> None:
+    def apply(self) -> None:
         """Bring links and retention up to date with what is verified now."""
         try:
-            self._link()
-        finally:  # on a full disk no link can be set before something goes
+            self._update_links()
+        finally:  # on a full disk no link can be set before something is removed
             self._prune()
 
     def make_room(self, save: Record) -> str:
-        """Remove what the policy's limits let go for a save; why it has no room all the same."""
+        """Remove what the policy's limits allow; return why there is still no room, or empty."""
         with self._removing:
-            room = self._room(save)
+            room = self._plan_room(save)
             for name, reason in room.remove.items():
                 self._remove(name, reason)
         return room.refused
 
-    def _link(self) -> None:
+    def _update_links(self) -> None:
         records = self._records()
         verified = [record for record in records if record.verified]
         if verified:
-            self._set("latest", max(verified, key=lambda each: (each.step, each.name)).name)
+            newest = max(verified, key=lambda record: (record.step, record.name))
+            self._set_link("latest", newest.name)
         if self._best is not None:
             plan, ranking = self._best
-            best = next(iter(rank([each for each in records if each.plan == plan], ranking)), None)
+            of_plan = [record for record in records if record.plan == plan]
+            best = next(iter(rank(of_plan, ranking)), None)
             if best is not None:
-                self._set("best", best.name)
+                self._set_link("best", best.name)
 
-    def _set(self, which: Link, name: str) -> None:
+    def _set_link(self, which: Link, name: str) -> None:
         try:
             self._directory.link(which, name)
         except DirectoryError:
             if not self._directory.occupied(which):
                 raise
             place = self._directory.path / which
-            self.notices.put(f"{which} is not set: {place} is no link of ours and is left alone")
+            self._outcomes.add_notice_once(
+                f"{which} is not set: {place} is no link of ours and is left alone"
+            )
 
     def _prune(self) -> None:
         with self._removing:
-            pruning = self._pruning()
+            pruning = self._plan_pruning()
             keep = {name: why for name, why in pruning.keep.items() if self._kept.get(name) != why}
             self._kept = pruning.keep
-            # The plan first: whoever reads the log sees what was meant, whatever then happens.
+            # The plan first: the log then shows the intention, whatever happens next.
             if keep or pruning.remove:
                 self._directory.events.append("retention", keep=keep, remove=pruning.remove)
             for name, reason in pruning.remove.items():
                 self._remove(name, reason)
 
-    def _pruning(self) -> Pruning:
+    def _plan_pruning(self) -> Pruning:
         records, now = self._records(), self._clock()
         pruning = prune(records, self._rules, now=now)
-        # Only of what would go must be known whether anyone reads it.
+        # Only for those to remove it matters whether they are being read.
         read = {name for name in pruning.remove if self._directory.being_read(name)}
         if read:
-            records = [replace(each, busy=True) if each.name in read else each for each in records]
+            records = [replace(found, busy=found.busy or found.name in read) for found in records]
             pruning = prune(records, self._rules, now=now)
         return pruning
 
-    def _room(self, save: Record) -> FreeSpace:
+    def _plan_room(self, save: Record) -> FreeSpace:
         if self._limits.disk is None and self._limits.free_space is None:
             return FreeSpace({})
         free = shutil.disk_usage(self._directory.path).free
-        hold_exclusive = [
-            replace(each, busy=True) if self._directory.being_read(each.name) else each
-            for each in self._records()
+        records = [
+            replace(record, busy=record.busy or self._directory.being_read(record.name))
+            for record in self._records()
         ]
-        return free_space_for(save, hold_exclusive, self._rules, self._limits, free)
+        return free_space_for(save, records, self._rules, self._limits, free)
 
     def _records(self) -> list[Record]:
-        return [record(found, busy=found.name in self._unsure) for found in self.checkpoints()]
+        return [
+            record_of(checkpoint, busy=checkpoint.name in self._undecided)
+            for checkpoint in self.checkpoints()
+        ]
 
     def _remove(self, name: str, reason: str) -> None:
-        def rescued(place: Path, names: tuple[str, ...]) -> None:
+        def report_rescued(place: Path, names: tuple[str, ...]) -> None:
             self._directory.events.append("rescued", name=name, files=names, place=place)
             shown = ", ".join(names)
-            self.notices.put(
+            self._outcomes.add_notice_once(
                 f"files that are not part of a checkpoint are kept: {shown} of {name}, which the"
                 f" policy removed, moved to {place}"
             )
 
-        if self._directory.remove(name, rescued):  # else someone has begun to read it
-            self._gone(name)
+        if self._directory.remove(name, report_rescued):  # else a reader has begun
+            self._on_removed(name)
             self._directory.events.append("removed", name=name, reason=reason)
 
 
-def record(checkpoint: Checkpoint, *, busy: bool) -> Record:
-    """What retention knows of a checkpoint."""
+def record_of(checkpoint: Checkpoint, *, busy: bool) -> Record:
+    """Return what the retention rules know about a checkpoint."""
     manifest = checkpoint.manifest
     return Record(
         name=checkpoint.name,

@@ -1,13 +1,12 @@
-"""Checkpoints are verified beside the training: their files at once, by loading when there is time.
+"""Verify checkpoints beside the training: the files at once, loading when there is time.
 
-One thread reads the files; what is to be loaded as well then waits for another,
-which asks a process that takes the processor only when nobody else wants it.
-However far behind that is, writing never waits for it.
+One thread reads the files. A checkpoint that must be loaded too then waits for a
+second thread, which asks a process that takes the processor only when nothing else
+needs it. However far that process is behind, writing never waits for it.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,14 +14,14 @@ from pathlib import Path
 
 from keras_savekit.formats.checkpoint import Files
 from keras_savekit.policy.plan import Policy, SavePlan
-from keras_savekit.save.worker import Worker
+from keras_savekit.save.worker import WhenFull, Worker
 from keras_savekit.store.manifest import Verification
 from keras_savekit.store.run import RunDirectory
 from keras_savekit.verify.loader.client import LoadChecker
 from keras_savekit.verify.loader.probe import PROBE
 from keras_savekit.verify.loader.process import Budget
 
-UNVERIFIED = 8  # checkpoints that may wait for each of the two
+UNVERIFIED = 8  # checkpoints that may wait for each of the two threads
 OVERTAKEN = "not loaded: checkpoints come faster than they can be loaded beside the training"
 
 NO_LONGER = "training has ended and does not wait longer (limits.final_wait)"
@@ -30,12 +29,12 @@ NO_LONGER = "training has ended and does not wait longer (limits.final_wait)"
 
 @dataclass(frozen=True, slots=True)
 class VerificationJob:
-    """A checkpoint to be verified.
+    """A checkpoint to verify.
 
-    files: as written in this session, if they were.
-    earlier: whether a session that was killed left it.
-    began: when its verification did, by the monotonic clock.
-    found: what is known by now.
+    files: as written in this session; None for a checkpoint of an earlier session.
+    earlier: whether an earlier session left the checkpoint unverified.
+    began: when the verification began, by the monotonic clock.
+    result: what is known by now.
     """
 
     name: str
@@ -43,14 +42,16 @@ class VerificationJob:
     files: Files | None = None
     earlier: bool = False
     began: float = 0.0
-    found: Verification | None = None
+    result: Verification | None = None
 
 
 class Verifier:
-    """Verifies checkpoints of one directory, each down to what its plan says.
+    """Verify the checkpoints of one directory, each to the depth that its plan says.
 
-    settled: told on one thread, always the same, what came of each.
-    failed: told, there too, of those at which the verification or `settled` raised.
+    on_verified: called with each result, always on the same thread.
+    on_failed: called on that thread too, if the verification or `on_verified` raised.
+
+    undecided: the names of checkpoints without a result; retention must not remove them.
     """
 
     def __init__(
@@ -58,78 +59,77 @@ class Verifier:
         directory: RunDirectory,
         policy: Policy,
         clock: Callable[[], float],
-        settled: Callable[[VerificationJob, Verification], None],
-        failed: Callable[[VerificationJob, Exception], None],
+        on_verified: Callable[[VerificationJob, Verification], None],
+        on_failed: Callable[[VerificationJob, Exception], None],
     ) -> None:
         self._directory = directory
         self._clock = clock
-        self._settled, self._failed = settled, failed
+        self._on_verified, self._on_failed = on_verified, on_failed
         limits = policy.limits
         self._patience = limits.final_wait
         budget = Budget(limits.verify_time, limits.verify_memory)
         self.checker = LoadChecker(budget, directory.path / PROBE, directory.key)
         self._computed = 0.0
-        self.names: set[str] = set()  # of those that must not go: nobody knows their worth yet
-        self._files = Worker("savekit-verifier", self._check, self._give_up)
-        self._loads = Worker("savekit-loader", self._load, self._give_up)
+        self.undecided: set[str] = set()
+        self._files = Worker("savekit-verifier", self._check, self._fail, UNVERIFIED)
+        self._loads = Worker("savekit-loader", self._load, self._fail, UNVERIFIED)
         self.workers: tuple[Worker[VerificationJob], ...] = (self._files, self._loads)
 
-    def submit(
-        self, job: VerificationJob, capacity: int = UNVERIFIED, *, wait: bool = True
-    ) -> None:
+    @property
+    def pending(self) -> int:
+        """The number of checkpoints whose result is not recorded yet."""
+        return sum(worker.pending for worker in self.workers)
+
+    def submit(self, job: VerificationJob, when_full: WhenFull = "wait") -> None:
         """Have a checkpoint verified.
 
-        wait: until there are less than `capacity` whose files wait to be read: what is
-            on the disk and known by nobody to be good stays bounded.
+        when_full: "wait" returns when fewer than `UNVERIFIED` checkpoints wait for their
+            files to be read: the number of unverified checkpoints on the disk is bounded.
         """
-        self.names.add(job.name)
-        self._files.submit(job, key="", capacity=capacity, wait=wait)
+        self.undecided.add(job.name)
+        self._files.submit(job, when_full=when_full)
 
     def computed(self) -> float:
-        """Processor seconds spent so far, by the process that loads too."""
+        """Return the processor seconds spent so far, those of the loading process included."""
         return self._computed + self.checker.computed
 
-    def pending(self) -> int:
-        """Checkpoints that wait or are at hand, until their outcome is recorded."""
-        return sum(worker.pending() for worker in self.workers)
-
-    def lift(self) -> None:
-        """Let nobody wait for room from now on."""
-        self._files.lift()
+    def accept_all(self) -> None:
+        """Let no `submit` wait for room from now on."""
+        self._files.limit = None
 
     def join(
-        self, patience: float | None = None, left: Callable[[int], None] = lambda count: None
+        self, patience: float | None = None, on_left: Callable[[int], None] = lambda count: None
     ) -> bool:
-        """Wait until everything is settled, for `patience` seconds at most; whether it is so.
+        """Wait for all results, for `patience` seconds at most; return whether all are recorded.
 
-        left: is told how many are left, each time that there are others.
+        on_left: called with the number of checkpoints without a result, when it has changed.
         """
-        until = None if patience is None else time.monotonic() + patience
-        told = len(self.names)
+        deadline = None if patience is None else time.monotonic() + patience
+        reported = len(self.undecided)
 
-        def tell(_: int) -> None:
-            nonlocal told
-            if len(self.names) != told:
-                told = len(self.names)
-                left(told)
+        def report_left() -> None:
+            nonlocal reported
+            if len(self.undecided) != reported:
+                reported = len(self.undecided)
+                on_left(reported)
 
-        for worker in (self._files, self._loads, self._files):  # which files what was loaded
-            now = None if until is None else max(0.0, until - time.monotonic())
-            if not worker.join(now, tell):
+        for worker in (self._files, self._loads, self._files):  # the first records every result
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not worker.join(left, report_left):
                 return False
         return True
 
-    def finish(self, left: Callable[[int], None]) -> bool:
-        """Wait as long as `limits.final_wait` allows; whether nothing stays unverified for it."""
-        if self.join(self._patience, left):
+    def finish(self, on_left: Callable[[int], None]) -> bool:
+        """Wait as long as `limits.final_wait` allows; return whether all is verified."""
+        if self.join(self._patience, on_left):
             return True
-        waiting = [job for worker in self.workers for job in worker.drop()]
+        cancelled = [job for worker in self.workers for job in worker.cancel()]
         self.checker.end(NO_LONGER)
-        for job in waiting:
-            if job.found is not None:  # it is known, and only to be recorded
-                self._settle(job, job.found)
+        for job in cancelled:
+            if job.result is not None:  # only the record is missing
+                self._hand_over(job, job.result)
             else:
-                self.names.discard(job.name)
+                self.undecided.discard(job.name)
                 self._directory.events.append("unverified", name=job.name, why=NO_LONGER)
         self.join()
         return False
@@ -137,7 +137,7 @@ class Verifier:
     def close(self, patience: float | None = None) -> bool:
         """Finish everything, as `join` does, and end both threads and the process."""
         if not self.join(patience):
-            return False  # the threads go on alone
+            return False  # the threads continue alone
         for worker in self.workers:
             worker.close()
         self.checker.close()
@@ -147,36 +147,38 @@ class Verifier:
 
     def _check(self, job: VerificationJob) -> None:
         computed = time.thread_time()
-        if job.found is None:
-            job = self._looked_at(job)
-        if job.found is not None:
-            self.names.discard(job.name)  # from now on it may go
-            self._settled(job, job.found)
+        if job.result is None:
+            job = self._check_files(job)
+        if job.result is not None:
+            self.undecided.discard(job.name)  # from now on retention may remove it
+            self._on_verified(job, job.result)
         self._computed += time.thread_time() - computed
 
-    def _looked_at(self, job: VerificationJob) -> VerificationJob:
-        """With what its files say; without, if it is to be loaded as well."""
+    def _check_files(self, job: VerificationJob) -> VerificationJob:
+        """Return the job with the result for its files; without, if it must be loaded too."""
         began, depth = time.monotonic(), job.plan.verify
-        found = self.checker.look(self._path(job), self._clock(), depth)
+        result = self.checker.look(self._path(job), self._clock(), depth)
         job = replace(job, began=began)
-        if not (found.good and found.done) or found.depth == depth:
-            return replace(job, found=found)
-        overtaken = self._loads.submit(job, key="", capacity=UNVERIFIED, wait=False)
+        if not (result.good and result.done) or result.depth == depth:
+            return replace(job, result=result)
+        overtaken = self._loads.submit(job, when_full="replace")
         if overtaken is not None:
-            self._settle(overtaken, Verification(found.depth, self._clock(), note=OVERTAKEN))
+            self._hand_over(overtaken, Verification(result.depth, self._clock(), note=OVERTAKEN))
         return job
 
-    def _give_up(self, job: VerificationJob, error: Exception) -> None:
-        self.names.discard(job.name)
-        self._failed(job, error)
+    def _fail(self, job: VerificationJob, error: Exception) -> None:
+        self.undecided.discard(job.name)
+        self._on_failed(job, error)
 
-    # On the one that waits for the process.
+    # On the thread that waits for the loading process.
 
     def _load(self, job: VerificationJob) -> None:
-        self._settle(job, self.checker.load(self._path(job), self._clock(), job.plan.verify))
+        result = self.checker.load(self._path(job), self._clock(), job.plan.verify)
+        self._hand_over(job, result)
 
-    def _settle(self, job: VerificationJob, found: Verification) -> None:
-        self._files.submit(replace(job, found=found), key="found", capacity=sys.maxsize, wait=False)
+    def _hand_over(self, job: VerificationJob, result: Verification) -> None:
+        """Have a result recorded by the verifying thread."""
+        self._files.submit(replace(job, result=result), key="result", when_full="exceed")
 
     def _path(self, job: VerificationJob) -> Path:
         return self._directory.checkpoints_path / job.name

@@ -80,7 +80,7 @@ def train(directory: Path, steps: int, slowly: float = 0.0, **plan: str) -> None
         def on_train_batch_end(self, batch, logs=None):
             self.step += 1
             time.sleep(slowly)
-            self.waiting = max(self.waiting, kit.session._pipeline.pending())
+            self.waiting = max(self.waiting, kit.session._pipeline.pending)
             if self.step % max(1, steps // 10) == 0:
                 pages = int(Path("/proc/self/statm").read_text().split()[1])
                 self.memory += (pages * os.sysconf("SC_PAGE_SIZE"),)

@@ -160,7 +160,7 @@ def _fits(seed: int, count: int, scratch: Path) -> Score:
         )
         data = built.data()
         with mock.patch.object(
-            callbacks, "Surroundings", functools.partial(SessionContext, wall=wall)
+            callbacks, "SessionContext", functools.partial(SessionContext, wall=wall)
         ):
             built.fit(built.model(), sk.SaveKit(policy, data=data), on=data)
         return [each.name for each in RunDirectory(path).checkpoints()]

@@ -131,8 +131,8 @@ def live(
             told.stopped = error
         if pipeline is not None:
             pipeline.close()
-            told.problems += map(str, pipeline.problems())
-            told.notices += pipeline.notices()
+            told.problems += map(str, pipeline.outcomes.problems())
+            told.notices += pipeline.outcomes.notices()
         lock.release()
     except Killed:
         if pipeline is not None:
@@ -144,7 +144,7 @@ def live(
 
 
 def _settled(pipeline: Pipeline, gone: Callable[[], bool]) -> None:
-    while pipeline.pending() and not gone():
+    while pipeline.pending and not gone():
         time.sleep(0.0002)
     if gone():
         raise Killed
