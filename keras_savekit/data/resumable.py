@@ -54,7 +54,7 @@ def resumable(  # noqa: PLR0913 - one call for every kind of data
     """
     if isinstance(x, tf.data.Dataset):
         raise DataError(
-            "a dataset does not tell in which order its next epoch will be",
+            "the order of the next epoch of a dataset is unknown",
             "",
             "give a function of the epoch: resumable(lambda epoch: dataset.shuffle(n, seed=epoch))",
         )
