@@ -168,10 +168,7 @@ def test_batches_are_made_in_processes_if_the_dataset_requests_them():
 @pytest.mark.parametrize(
     ("give", "message"),
     [
-        (
-            lambda: sk.resumable(shuffled(0)),
-            r"(?s)next epoch of a dataset is unknown.*lambda epoch",
-        ),
+        (lambda: sk.resumable(shuffled(0)), r"(?s)order of the next epoch.*lambda epoch"),
         (lambda: sk.resumable(shuffled, batch_size=4), "batch_size is for arrays"),
         (lambda: sk.resumable(Batches(), Y), "y is for arrays"),
         (lambda: sk.resumable(X, steps_per_epoch=3), "arrays know their length"),
