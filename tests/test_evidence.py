@@ -523,7 +523,7 @@ def test_one_place_opens_hdf5_files():
                 opening.append((str(path.relative_to(package)), node.attr))
             if isinstance(node, ast.ImportFrom) and node.module == "h5py":
                 opening.append((str(path.relative_to(package)), "from"))
-    annotated = {("formats/hdf5/fill.py", "File"), ("formats/hdf5/template.py", "File")}
+    annotated = {("formats/hdf5/extract.py", "File"), ("formats/hdf5/template.py", "File")}
     assert set(opening) == annotated | {("formats/hdf5/access.py", "File")}
     for name, _ in annotated:  # as types only
         tree = ast.parse((package / name).read_text())

@@ -17,8 +17,8 @@ import pytest
 from formats_models import layers, seal_again, small, train, write
 from training_builders import wait_until
 
+from keras_savekit.base.digests import tensor_digest
 from keras_savekit.formats import config_digest
-from keras_savekit.formats.hdf5 import fill
 from keras_savekit.store.manifest import MANIFEST, read_manifest
 from keras_savekit.verify.loader import stock_load
 from keras_savekit.verify.loader.client import LoadChecker
@@ -84,7 +84,7 @@ def test_a_flipped_weight_is_found_though_every_digest_fits(checker, model, save
         value = file[path][()]
         value.view("uint32")[0, 0] ^= 1
         file[path][...] = value
-    wrong = fill.tensor_digest(value)
+    wrong = tensor_digest(value)
     seal_again(directory, manifest)
     verification = checker.verify(directory, 0.0)
     assert not verification.good

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import xxhash
 
+from keras_savekit.base.digests import tensor_digest
 from keras_savekit.base.key import Key
 from keras_savekit.base.tensors import Array, Blueprint, Snapshot, as_array
 from keras_savekit.formats import config_digest, state_h5
@@ -197,7 +198,7 @@ def tensor_entries(
             name=variable.name,
             shape=variable.shape,
             dtype=variable.dtype,
-            digest=known.get(position) or fill.tensor_digest(values[position]),
+            digest=known.get(position) or tensor_digest(values[position]),
             places=tuple(places[position]),
             offsets=tuple(begins[position]),
         )

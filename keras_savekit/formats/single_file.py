@@ -19,7 +19,7 @@ from keras_savekit.base.tensors import Snapshot, as_array
 from keras_savekit.errors import CheckpointError
 from keras_savekit.formats import checkpoint, config_digest, state_h5
 from keras_savekit.formats.directio.writer import FileWriter
-from keras_savekit.formats.hdf5 import fill
+from keras_savekit.formats.hdf5 import extract
 from keras_savekit.formats.hdf5.template import Dataset, Layout, Template
 from keras_savekit.formats.registry import find_format, format_of
 from keras_savekit.store.manifest import (
@@ -86,7 +86,7 @@ def read_manifest(path: Path) -> Manifest | None:
     try:
         known = find_format(path.name)
         base = known.hdf5_begins(path) if known else 0  # Keras reads HDF5 under any name
-        with fill.opened(path, base) as (file, _):
+        with extract.open_hdf5(path, base) as (file, _):
             if file.get(MANIFEST_DATASET, getclass=True, getlink=True) is not h5py.HardLink:
                 return None
             dataset = file[MANIFEST_DATASET]

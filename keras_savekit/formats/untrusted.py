@@ -17,7 +17,7 @@ import h5py
 
 from keras_savekit.errors import CheckpointError
 from keras_savekit.formats.archive import NO_ARCHIVE, start_of
-from keras_savekit.formats.hdf5 import access, datasets, fill
+from keras_savekit.formats.hdf5 import access, datasets, extract
 from keras_savekit.store.read_errors import unreadable
 
 EXPANDED = 100  # a whole file: weights hardly compress, and `.keras` members are stored as they are
@@ -102,7 +102,7 @@ def require_harmless_weights(path: Path) -> None:
 def _require_harmless_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
     if member.compress_type == zipfile.ZIP_STORED:
         with path.open("rb") as file:
-            window = fill.Window(file.fileno(), start_of(file, member))
+            window = extract.Window(file.fileno(), start_of(file, member))
             require_harmless_h5(path, window)
         return
     # Out of a stream, since HDF5 goes back and forth.

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from keras_savekit.base.digests import tensor_digest
 from keras_savekit.base.roles import Role
 from keras_savekit.base.tensors import Array, Variable
 from keras_savekit.errors import CheckpointError, MismatchError
-from keras_savekit.formats.hdf5 import fill
+from keras_savekit.formats.hdf5 import extract
 from keras_savekit.formats.registry import format_of
 from keras_savekit.model import differences
 from keras_savekit.model.layer_loading import Extras, all_or_none, any_loads_itself, load
@@ -47,8 +48,8 @@ def read_tensors(directory: Path, manifest: Manifest) -> Tensors:
         file = _plain(directory, name)
         base = format_of(file).hdf5_begins(file)
         paths = [(dataset, tensor.dtype) for dataset, tensor in entries]
-        for (dataset, tensor), value in zip(entries, fill.read(file, paths, base), strict=True):
-            if value.shape != tensor.shape or fill.tensor_digest(value) != tensor.digest:
+        for (dataset, tensor), value in zip(entries, extract.read(file, paths, base), strict=True):
+            if value.shape != tensor.shape or tensor_digest(value) != tensor.digest:
                 raise CheckpointError(
                     f"{tensor.name} differs from the manifest", f"{directory / name}:/{dataset}"
                 )

@@ -31,7 +31,7 @@ from keras_savekit.formats.config_digest import digest
 from keras_savekit.formats.directio.reader import FileReader, RangeDigests
 from keras_savekit.formats.directio.writer import PIECE
 from keras_savekit.formats.dtypes import by_name, narrowed
-from keras_savekit.formats.hdf5 import access, fill
+from keras_savekit.formats.hdf5 import access, extract
 from keras_savekit.formats.hdf5.datasets import ExternalDataError, own_dataset
 from keras_savekit.formats.registry import find_format
 from keras_savekit.formats.single_file import MANIFEST_DATASET
@@ -266,7 +266,7 @@ def _check_file(
         with found.at(f"{entry.name}:{model_format.config_member}"):
             _parse(model_format.read_texts(path, path).model, architecture)
         architecture = ""
-    source = fill.Window(_opened(path, stack), base) if base else path
+    source = extract.Window(_opened(path, stack), base) if base else path
     opened = access.reading(source)
     stack.callback(_close, opened)
     file = _File(opened, stack.enter_context(FileReader(_opened(path, stack))), base, digests)

@@ -11,30 +11,22 @@ Which groups and datasets a file has is the business of the formats.
 
 from __future__ import annotations
 
-import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import h5py
 import numpy as np
 import xxhash
 
+from keras_savekit.base.digests import tensor_digest
 from keras_savekit.base.tensors import Array
-from keras_savekit.errors import CheckpointError
-from keras_savekit.formats.directio.memory import page_aligned
-from keras_savekit.formats.directio.reader import FileReader
 from keras_savekit.formats.directio.writer import PIECE, FileWriter
-from keras_savekit.formats.dtypes import by_name, narrowed, widened
-from keras_savekit.formats.hdf5 import access
-from keras_savekit.formats.hdf5.datasets import ExternalDataError, own_dataset
+from keras_savekit.formats.dtypes import widened
 from keras_savekit.formats.hdf5.template import ALIGNED_FROM, Template
 from keras_savekit.store import syscalls
 from keras_savekit.store.manifest import FileEntry
-from keras_savekit.store.read_errors import unreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,30 +44,6 @@ class Written:
     shared: int
     entry: FileEntry
     digests: Mapping[int, str]
-
-
-class Window(io.RawIOBase):
-    """What lies in a file from a byte on, for reading: HDF5 inside an archive."""
-
-    def __init__(self, descriptor: int, base: int) -> None:
-        super().__init__()
-        self._descriptor, self._base, self._at = descriptor, base, 0
-
-    def readinto(self, buffer: Any) -> int:
-        """Read what fits into `buffer`; return how much that was."""
-        count = syscalls.preadv(self._descriptor, [buffer], self._base + self._at)
-        self._at += count
-        return count
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a byte, counted from the window's begin, from here, or from the file's end."""
-        end = os.fstat(self._descriptor).st_size - self._base
-        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: end}[whence]
-        return self._at
-
-    def tell(self) -> int:
-        """The byte it stands at."""
-        return self._at
 
 
 def write(
@@ -171,57 +139,3 @@ def _pieces(value: Array, dtype: str | None) -> Iterator[tuple[memoryview, memor
             yield own, widened(piece, stored).view(np.uint8).data
         else:
             yield own, own
-
-
-@contextmanager
-def opened(path: Path, base: int = 0) -> Iterator[tuple[h5py.File, int]]:
-    """An HDF5 file, from byte `base` of `path` on, for reading; and its descriptor."""
-    with syscalls.opened(path, os.O_RDONLY | os.O_NOFOLLOW) as descriptor:
-        if base:
-            with access.reading(Window(descriptor, base)) as file:
-                yield file, descriptor
-        else:
-            with access.reading(path) as file:
-                yield file, descriptor
-
-
-def read(path: Path, wanted: Iterable[tuple[str, str]], base: int = 0) -> list[Array]:
-    """Tensors by (path of the dataset, dtype of the variable), from a file written here.
-
-    Raises CheckpointError if the file or a dataset cannot be read, UnverifiableError if the
-    system is the reason.
-    """
-    try:
-        with ExitStack() as stack:
-            file, _ = stack.enter_context(opened(path, base))
-            plain = stack.enter_context(syscalls.opened(path, os.O_RDONLY | os.O_NOFOLLOW))
-            reader = stack.enter_context(FileReader(plain))
-            return [
-                narrowed(_content(own_dataset(file, name), reader, base), by_name(dtype))
-                for name, dtype in wanted
-            ]
-    except ExternalDataError as error:
-        raise CheckpointError(f"cannot be read: a tensor {error.what}", str(path)) from error
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError) as error:
-        raise unreadable("cannot be read", str(path), error) from error
-
-
-def _content(dataset: h5py.Dataset, reader: FileReader, base: int) -> Array:
-    """What a dataset holds; a large one past HDF5 and the page cache, which take as long again."""
-    offset, size = dataset.id.get_offset(), dataset.nbytes
-    if offset is None or size < ALIGNED_FROM or dataset.id.get_storage_size() != size:
-        return np.asarray(dataset)
-    memory = page_aligned(size)
-    there = reader.fill(base + offset, memory.data)
-    if there < size:
-        raise OSError(f"{dataset.name} ends {size - there} bytes too early")
-    value: Array = memory.view(dataset.dtype).reshape(dataset.shape)
-    return value
-
-
-def tensor_digest(value: Array) -> str:
-    """xxh3_128, in hex, of a tensor's bytes in C order."""
-    digest = xxhash.xxh3_128()
-    for piece, _ in _pieces(value, None):
-        digest.update(piece)
-    return digest.hexdigest()

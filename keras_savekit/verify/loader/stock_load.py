@@ -20,10 +20,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_savekit.base.digests import tensor_digest
 from keras_savekit.base.tensors import as_array
 from keras_savekit.errors import SavekitError
 from keras_savekit.formats.config_digest import digest
-from keras_savekit.formats.hdf5.fill import tensor_digest
 from keras_savekit.model.rebuild import Stored, rebuild
 from keras_savekit.model.saving_walk import deserialized, serialized
 from keras_savekit.store.manifest import Depth, Finding, Manifest, read_manifest
