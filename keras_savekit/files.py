@@ -31,11 +31,12 @@ from keras_savekit.errors import (
     SavekitWarning,
 )
 from keras_savekit.formats import single_file
-from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE, write_text
+from keras_savekit.formats.checkpoint import write_text
 from keras_savekit.formats.embedded_code import code_in, code_of_compile
 from keras_savekit.formats.model_format import ModelFormat, Save
 from keras_savekit.formats.registry import FORMATS, find_format, format_of
 from keras_savekit.formats.single_file import architecture_beside
+from keras_savekit.formats.weights_h5 import ARCHITECTURE_FILE
 from keras_savekit.model.assign import computed_of, read_tensors, require_same, set_all
 from keras_savekit.model.capture import Capture
 from keras_savekit.model.layer_loading import Extras, all_or_none
@@ -216,7 +217,7 @@ def _written(model: Any, target: Path, verify: Depth) -> Iterator[Path]:
         with disk_errors("write", target):
             name = format_of(target).file
             manifest = single_file.write(scratch / name, snapshot, time.time())
-            if manifest.save == "weights":
+            if format_of(target).architecture_file:
                 text = live.blueprint.model_config.encode()
                 beside = write_text(scratch / ARCHITECTURE_FILE, text)
                 manifest = replace(manifest, files=(*manifest.files, beside))

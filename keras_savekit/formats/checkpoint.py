@@ -28,7 +28,6 @@ from keras_savekit.store.manifest import MANIFEST, FileEntry, Manifest, TensorEn
 
 Layouts = dict[str, Layout]  # by the file's name
 Files = Mapping[str, Written]  # too
-ARCHITECTURE_FILE = "model.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +118,10 @@ def write(
     forms.written = written
     files = [each.entry for each in written.values()]
     digests = {at: digest for each in written.values() for at, digest in each.digests.items()}
-    if purpose.format.save == "weights":
+    architecture_file = purpose.format.architecture_file
+    if architecture_file:
         text = blueprint.model_config.encode()
-        files.append(write_text(directory / ARCHITECTURE_FILE, text, sha256=sha256))
+        files.append(write_text(directory / architecture_file, text, sha256=sha256))
     manifest = Manifest(
         run=purpose.run,
         plan=purpose.plan,

@@ -44,6 +44,7 @@ class KerasZip(ModelFormat):
 
     name: ClassVar[Name] = "keras"
     config_member: ClassVar[str] = CONFIG_MEMBER
+    weights_are_all: ClassVar[bool] = False
 
     def layout(self, blueprint: Blueprint) -> Layout:
         """The weights, as a `.weights.h5` file has them."""

@@ -42,15 +42,21 @@ class ModelFormat(ABC):
 
     name: its word in a policy.
     save: whether it holds a whole model, or weights with the architecture beside them.
-    stock_loses: what stock Keras does not read from such a file, though it is saved.
-    config_member: the member of the file that holds the architecture, if that is outside
-        of HDF5.
+    architecture_file: the name of the file in a checkpoint that contains the architecture;
+        empty if the model file itself contains it.
+    config_member: the member of the model file that contains the architecture; empty if it
+        is an HDF5 attribute, or in another file.
+    stock_loses: what is saved, but not read by stock Keras from such a file.
+    weights_are_all: whether stock Keras's `load_weights` reads all that loading the model
+        reads, apart from the architecture.
     """
 
     name: ClassVar[Name]
     save: ClassVar[Save] = "model"
     stock_loses: ClassVar[tuple[Role, ...]] = ()
+    architecture_file: ClassVar[str] = ""
     config_member: ClassVar[str] = ""
+    weights_are_all: ClassVar[bool] = True
 
     @property
     def suffix(self) -> str:

@@ -19,6 +19,7 @@ from keras_savekit.formats.hdf5.template import Dataset, Layout, Template
 from keras_savekit.formats.model_format import ModelFormat, ModelTexts, Name, Save
 from keras_savekit.store.regular_file import content
 
+ARCHITECTURE_FILE = "model.json"
 BFLOAT16 = "bfloat16"
 MAX_ARCHITECTURE = 2**31  # converted models hold their graphs there
 
@@ -28,6 +29,7 @@ class WeightsH5(ModelFormat):
 
     name: ClassVar[Name] = "weights.h5"
     save: ClassVar[Save] = "weights"
+    architecture_file: ClassVar[str] = ARCHITECTURE_FILE
     stock_loses: ClassVar[tuple[Role, ...]] = ("asset",)
 
     def layout(self, blueprint: Blueprint) -> Layout:

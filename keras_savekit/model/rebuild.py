@@ -18,10 +18,10 @@ import keras
 from keras_savekit.base.roles import Role
 from keras_savekit.errors import CheckpointError, ModelError, SavekitError
 from keras_savekit.formats import single_file, state_h5
-from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE
 from keras_savekit.formats.config_digest import unwrapped
 from keras_savekit.formats.embedded_code import code_in, code_of_compile, names_in
 from keras_savekit.formats.registry import format_of
+from keras_savekit.formats.weights_h5 import ARCHITECTURE_FILE
 from keras_savekit.model.assign import Tensors, computed_of, read_tensors, require_same, set_all
 from keras_savekit.model.layer_loading import Extras
 from keras_savekit.model.saving_walk import deserialized

@@ -26,14 +26,13 @@ import numpy as np
 import xxhash
 
 from keras_savekit.errors import CheckpointError, UnverifiableError
-from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE
 from keras_savekit.formats.config_digest import digest
 from keras_savekit.formats.directio.reader import FileReader, RangeDigests
 from keras_savekit.formats.directio.writer import PIECE
 from keras_savekit.formats.dtypes import by_name, narrowed
 from keras_savekit.formats.hdf5 import access, extract
 from keras_savekit.formats.hdf5.datasets import ExternalDataError, own_dataset
-from keras_savekit.formats.registry import find_format
+from keras_savekit.formats.registry import find_format, is_architecture_file
 from keras_savekit.formats.single_file import MANIFEST_DATASET
 from keras_savekit.formats.state_h5 import ASSETS, STATE_DATASET, STATE_FILE
 from keras_savekit.store import syscalls
@@ -251,9 +250,10 @@ def _check_file(
         what = f"the file has {path.stat().st_size} bytes, {entry.size} were written"
         found.findings.append(Finding("size", entry.name, what))
         return None
-    has_it = ARCHITECTURE_FILE if manifest.save == "weights" else manifest.model_file
-    architecture = manifest.architecture if entry.name == has_it else ""
-    if path.suffix == ".json":
+    saved_as = find_format(manifest.model_file)
+    beside = saved_as.architecture_file if saved_as else ""
+    architecture = manifest.architecture if entry.name == (beside or manifest.model_file) else ""
+    if is_architecture_file(entry.name):
         _parse(path.read_bytes(), architecture)
     model_format = find_format(path.name)
     if model_format is None:

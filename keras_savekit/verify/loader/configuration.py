@@ -10,7 +10,6 @@ from typing import Any
 
 import keras
 
-from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE
 from keras_savekit.formats.config_digest import unwrapped
 from keras_savekit.formats.embedded_code import code_in, code_of_compile, names_in
 from keras_savekit.formats.registry import format_of
@@ -32,7 +31,8 @@ class Configuration:
     def of(cls, path: Path, manifest: Manifest) -> Configuration:
         """That of the checkpoint in the directory `path`."""
         file = path / manifest.model_file
-        texts = format_of(file).read_texts(file, path / ARCHITECTURE_FILE)
+        model_format = format_of(file)
+        texts = model_format.read_texts(file, path / model_format.architecture_file)
         return cls(texts.model, texts.training)
 
     @property

@@ -24,6 +24,7 @@ from keras_savekit.base.digests import tensor_digest
 from keras_savekit.base.tensors import as_array
 from keras_savekit.errors import SavekitError
 from keras_savekit.formats.config_digest import digest
+from keras_savekit.formats.registry import format_of
 from keras_savekit.model.rebuild import Stored, rebuild
 from keras_savekit.model.saving_walk import deserialized, serialized
 from keras_savekit.store.manifest import Depth, Finding, Manifest, read_manifest
@@ -120,8 +121,8 @@ class StockLoader:
             return Checked("structure", findings, self._note(origin, path, manifest))
         if depth == "predict":
             return _predict(model, path, manifest, Path(probe) if probe else None)
-        # Of a `.keras` file `load_model` reads more than weights; other code may do anything.
-        if not code and not manifest.model_file.endswith(".keras"):
+        # Code that is not Keras's may read more than weights.
+        if not code and format_of(path / manifest.model_file).weights_are_all:
             self._keep(origin, model)
         return Checked("load")
 
@@ -187,7 +188,7 @@ def _predict(model: Any, path: Path, manifest: Manifest, probe: Path | None) -> 
 
 def _load(path: Path, manifest: Manifest, configuration: Configuration) -> Any:
     file = path / manifest.model_file
-    if manifest.save == "model":
+    if not format_of(file).architecture_file:
         return keras.models.load_model(file)
     model = keras.models.model_from_json(configuration.model)
     model.load_weights(file)
