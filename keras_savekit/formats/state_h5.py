@@ -16,10 +16,11 @@ import h5py
 import numpy as np
 import xxhash
 
+from keras_savekit.base.defects import DefectError
 from keras_savekit.base.tensors import Array, Blueprint
 from keras_savekit.errors import CheckpointError
 from keras_savekit.formats.hdf5 import access
-from keras_savekit.formats.hdf5.datasets import ExternalDataError, own_dataset, require_own_data
+from keras_savekit.formats.hdf5.datasets import own_dataset, require_own_data
 from keras_savekit.formats.hdf5.template import Dataset, Layout
 from keras_savekit.store.manifest import TensorEntry
 from keras_savekit.store.read_errors import unreadable
@@ -95,7 +96,7 @@ def read_assets(path: Path, prefix: str = "") -> dict[str, bytes]:
         with access.reading(path) as file:
             if f"{prefix}{ASSETS}" in file:
                 file[f"{prefix}{ASSETS}"].visititems(visit)
-    except ExternalDataError as error:
+    except DefectError as error:
         raise CheckpointError(f"an asset {error.what}", str(path)) from error
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError) as error:
         raise unreadable("its assets cannot be read", str(path), error) from error
@@ -117,7 +118,7 @@ def read(path: Path) -> dict[str, Any]:
         with access.reading(path) as file:
             text = bytes(np.asarray(own_dataset(file, STATE_DATASET)))
         state = json.loads(text)
-    except ExternalDataError as error:
+    except DefectError as error:
         raise CheckpointError(f"the training state {error.what}", str(path)) from error
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError) as error:
         raise unreadable("the training state cannot be read", str(path), error) from error

@@ -15,6 +15,7 @@ from typing import Any
 
 import h5py
 
+from keras_savekit.base.defects import DefectError
 from keras_savekit.errors import CheckpointError
 from keras_savekit.formats.archive import NO_ARCHIVE, start_of
 from keras_savekit.formats.hdf5 import access, datasets, extract
@@ -52,7 +53,7 @@ def require_harmless_h5(path: Path, file: Any = None) -> None:
 def _harmless_size(dataset: Any, where: str, room: int) -> int:
     try:
         datasets.require_own_data(dataset)
-    except datasets.ExternalDataError as error:
+    except DefectError as error:
         raise CheckpointError(error.what, where, _REMEDY) from error
     size = int(dataset.size or 0) * int(dataset.dtype.itemsize)
     if size > room:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from keras_savekit.base.defects import DefectError
 from keras_savekit.base.digests import tensor_digest
 from keras_savekit.base.roles import Role
 from keras_savekit.base.tensors import Array, Variable
@@ -22,7 +23,7 @@ from keras_savekit.model.layer_loading import Extras, all_or_none, any_loads_its
 from keras_savekit.model.structure import describe, variables_by_role
 from keras_savekit.store.manifest import Manifest, split_place
 from keras_savekit.store.read_errors import unreadable
-from keras_savekit.store.regular_file import NotRegularFileError, inside
+from keras_savekit.store.regular_file import inside
 
 Tensors = Mapping[tuple[Role, int], Array]
 
@@ -60,7 +61,7 @@ def read_tensors(directory: Path, manifest: Manifest) -> Tensors:
 def _plain(directory: Path, name: str) -> Path:
     try:
         return inside(directory, name)
-    except NotRegularFileError as error:
+    except DefectError as error:
         raise CheckpointError(error.what, f"{directory}:{name}") from error
     except OSError as error:
         raise unreadable("cannot be read", f"{directory}:{name}", error) from error

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
+from keras_savekit.base.defects import DefectError
 from keras_savekit.base.moment import Moment
 from keras_savekit.data.source import Source
 from keras_savekit.errors import CheckpointError, ResumeError, UnverifiableError
@@ -32,7 +33,7 @@ from keras_savekit.resume.candidates import (
 )
 from keras_savekit.store.manifest import Finding, Verification
 from keras_savekit.store.read_errors import retried, unreadable
-from keras_savekit.store.regular_file import NotRegularFileError, inside
+from keras_savekit.store.regular_file import inside
 from keras_savekit.store.run import Checkpoint, RunDirectory
 
 Level = Literal["exact", "exact from the epoch's start", "position", "weights only"]
@@ -167,7 +168,7 @@ def read(checkpoint: Checkpoint) -> Found:
     tensors = read_tensors(checkpoint.path, checkpoint.manifest)
     try:
         path = inside(checkpoint.path, STATE_FILE)
-    except NotRegularFileError as error:
+    except DefectError as error:
         raise CheckpointError(error.what, str(checkpoint.path / STATE_FILE)) from error
     except OSError as error:
         raise unreadable("cannot be read", str(checkpoint.path / STATE_FILE), error) from error

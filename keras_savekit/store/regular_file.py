@@ -11,41 +11,33 @@ import os
 import stat
 from pathlib import Path, PurePosixPath
 
+from keras_savekit.base.defects import DefectError
 from keras_savekit.store import syscalls
 
 # Not following and not waiting: the file may have changed since a look at it.
 FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-class NotRegularFileError(Exception):
-    """Why a file must not be opened; `kind` and `what` as a finding has them."""
-
-    def __init__(self, kind: str, what: str) -> None:
-        super().__init__(kind, what)
-        self.kind = kind
-        self.what = what
-
-
 def inside(directory: Path, name: str) -> Path:
     """The plain file `name` of a directory.
 
     Only a relative path without `..`, none of whose parts is a link, stays
-    inside. Raises NotPlainError for any other, OSError if the disk does.
+    inside. Raises DefectError for any other, OSError if the disk does.
     """
     path = PurePosixPath(name)
     if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name:
-        raise NotRegularFileError("escape", f"the name {name!r} leads out of the checkpoint")
+        raise DefectError("escape", f"the name {name!r} leads out of the checkpoint")
     at = directory
     for part in path.parts:
         at = at / part
         try:
             mode = at.lstat().st_mode
         except (FileNotFoundError, NotADirectoryError):
-            raise NotRegularFileError("missing", "the file is missing") from None
+            raise DefectError("missing", "the file is missing") from None
         if stat.S_ISLNK(mode):
-            raise NotRegularFileError("link", "is a link; links are not followed")
+            raise DefectError("link", "is a link; links are not followed")
     if not stat.S_ISREG(mode):
-        raise NotRegularFileError("unreadable", "is not a plain file")
+        raise DefectError("unreadable", "is not a plain file")
     return at
 
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import xxhash
 
+from keras_savekit.base.defects import DefectError
 from keras_savekit.errors import UnverifiableError
 from keras_savekit.formats.directio.reader import FileReader, RangeDigests
 from keras_savekit.store import syscalls
@@ -29,7 +30,7 @@ from keras_savekit.store.manifest import (
     Manifest,
 )
 from keras_savekit.store.read_errors import unverifiable
-from keras_savekit.store.regular_file import FLAGS, NotRegularFileError, inside
+from keras_savekit.store.regular_file import FLAGS, inside
 
 MOST_EXTRA = 100  # to be named, of files the manifest does not know
 
@@ -104,7 +105,7 @@ def plain_path(directory: Path, name: str) -> Path | Finding:
     """
     try:
         return inside(directory, name)
-    except NotRegularFileError as error:
+    except DefectError as error:
         return Finding(error.kind, name, error.what)
 
 

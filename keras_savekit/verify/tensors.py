@@ -25,13 +25,14 @@ import ml_dtypes
 import numpy as np
 import xxhash
 
+from keras_savekit.base.defects import DefectError
 from keras_savekit.errors import CheckpointError, UnverifiableError
 from keras_savekit.formats.config_digest import digest
 from keras_savekit.formats.directio.reader import FileReader, RangeDigests
 from keras_savekit.formats.directio.writer import PIECE
 from keras_savekit.formats.dtypes import by_name, narrowed
 from keras_savekit.formats.hdf5 import access, extract
-from keras_savekit.formats.hdf5.datasets import ExternalDataError, own_dataset
+from keras_savekit.formats.hdf5.datasets import own_dataset
 from keras_savekit.formats.registry import find_format, is_architecture_file
 from keras_savekit.formats.single_file import MANIFEST_DATASET
 from keras_savekit.formats.state_h5 import ASSETS, STATE_DATASET, STATE_FILE
@@ -81,8 +82,8 @@ class _Found:
         """Note what h5py and the system raise in here: the one seam to both."""
         try:
             yield
-        except (_WrongError, ExternalDataError) as wrong:
-            self.findings.append(Finding(wrong.kind, where, f"{subject}{wrong.what}"))
+        except DefectError as defect:
+            self.findings.append(Finding(defect.kind, where, f"{subject}{defect.what}"))
         # What h5py raises over damaged files depends on which of its parts trips.
         except (
             CheckpointError,
@@ -102,15 +103,6 @@ class _Found:
             else:
                 what = f"{subject}cannot be read: {error}"
                 self.findings.append(Finding("unreadable", where, what))
-
-
-class _WrongError(Exception):
-    """Carries one finding out of the middle of a tensor."""
-
-    def __init__(self, kind: str, what: str) -> None:
-        super().__init__(kind, what)
-        self.kind = kind
-        self.what = what
 
 
 def check_structure(
@@ -279,7 +271,7 @@ def _check_file(
             if name in file.hdf5.attrs:
                 _check_configuration(file.hdf5, name, entry.size, wanted)
             elif wanted:
-                raise _WrongError("missing", "is missing")
+                raise DefectError("missing", "is missing")
     return file
 
 
@@ -292,7 +284,7 @@ def _opened(path: Path, stack: ExitStack) -> int:
 def _check_configuration(hdf5: Any, name: str, limit: int, architecture: str) -> None:
     attribute = h5py.h5a.open(hdf5.id, name.encode())
     if attribute.shape != () or attribute.get_storage_size() > limit:
-        raise _WrongError("config", "is not one text")
+        raise DefectError("config", "is not one text")
     _parse(hdf5.attrs[name], architecture)
 
 
@@ -302,9 +294,9 @@ def _parse(text: Any, architecture: str = "") -> None:
         value = json.loads(text)
         found = digest(value) if architecture else ""
     except (ValueError, TypeError, LookupError, RecursionError) as error:
-        raise _WrongError("config", f"is not JSON: {error}") from error
+        raise DefectError("config", f"is not JSON: {error}") from error
     if found != architecture:
-        raise _WrongError("config", "is not the architecture that was saved")
+        raise DefectError("config", "is not the architecture that was saved")
 
 
 def _check_tensor(tensor: TensorEntry, files: dict[str, _File | None], found: _Found) -> None:
@@ -340,7 +332,7 @@ def _stored_dtype(dataset: Any, tensor: TensorEntry) -> np.dtype[Any]:
     """How the tensor is stored, checked against how the manifest says it is."""
     if dataset.shape != tensor.shape:
         what = f"has shape {dataset.shape}, {tensor.shape} was written"
-        raise _WrongError("shape", what)
+        raise DefectError("shape", what)
     own = _dtype(tensor.dtype)
     stored: np.dtype[Any] = dataset.dtype
     if stored == own:
@@ -351,14 +343,14 @@ def _stored_dtype(dataset: Any, tensor: TensorEntry) -> np.dtype[Any]:
             return own
     if _is_wider(stored, own):
         return stored
-    raise _WrongError("dtype", f"is stored as {stored}, which does not hold {tensor.dtype}")
+    raise DefectError("dtype", f"is stored as {stored}, which does not hold {tensor.dtype}")
 
 
 def _dtype(name: str) -> np.dtype[Any]:
     try:
         return by_name(name)
     except TypeError as error:
-        raise _WrongError("dtype", f"is of an unknown dtype, {name}") from error
+        raise DefectError("dtype", f"is of an unknown dtype, {name}") from error
 
 
 def _is_wider(stored: np.dtype[Any], own: np.dtype[Any]) -> bool:
@@ -376,7 +368,7 @@ def _pieces(file: _File, dataset: Any, stored: np.dtype[Any]) -> Iterator[Array]
         return _chunked(dataset, stored, size)
     held, offset = dataset.id.get_storage_size(), dataset.id.get_offset()
     if held != size:
-        raise _WrongError("size", f"has {held} bytes in the file, {size} were written")
+        raise DefectError("size", f"has {held} bytes in the file, {size} were written")
     if offset is None:  # compact: inside the header, 64 KiB at most
         return iter([dataset[()].reshape(-1).view(stored)])
     return _contiguous(file.plain, stored, file.base + offset, size)
@@ -390,12 +382,12 @@ def _contiguous(
         left -= len(piece)
         yield np.frombuffer(piece, stored)
     if left:
-        raise _WrongError("size", f"ends {left} bytes too early")
+        raise DefectError("size", f"ends {left} bytes too early")
 
 
 def _chunked(dataset: Any, stored: np.dtype[Any], size: int) -> Iterator[Array]:
     if math.prod(dataset.chunks) * stored.itemsize > size + _SLACK:
-        raise _WrongError("size", f"has chunks of {dataset.chunks}, larger than itself")
+        raise DefectError("size", f"has chunks of {dataset.chunks}, larger than itself")
     row = size // dataset.shape[0]
     rows = max(1, PIECE // row)
     for start in range(0, dataset.shape[0], rows):
@@ -409,14 +401,14 @@ def _compare(tensor: TensorEntry, pieces: Iterator[Array]) -> None:
         try:
             value = np.ascontiguousarray(narrowed(piece, own))
         except ValueError as error:
-            raise _WrongError("tensor", str(error)) from error
+            raise DefectError("tensor", str(error)) from error
         found.update(value.view(np.uint8).data)
     _require_equal(tensor, found.hexdigest())
 
 
 def _require_equal(tensor: TensorEntry, digest: str) -> None:
     if digest != tensor.digest:
-        raise _WrongError("tensor", "is not what it was in memory")
+        raise DefectError("tensor", "is not what it was in memory")
 
 
 def _title(tensor: TensorEntry) -> str:

@@ -12,13 +12,14 @@ from typing import Any
 import h5py
 import numpy as np
 
+from keras_savekit.base.defects import DefectError
 from keras_savekit.base.tensors import Array
 from keras_savekit.errors import CheckpointError
 from keras_savekit.formats.directio.memory import page_aligned
 from keras_savekit.formats.directio.reader import FileReader
 from keras_savekit.formats.dtypes import by_name, narrowed
 from keras_savekit.formats.hdf5 import access
-from keras_savekit.formats.hdf5.datasets import ExternalDataError, own_dataset
+from keras_savekit.formats.hdf5.datasets import own_dataset
 from keras_savekit.formats.hdf5.template import ALIGNED_FROM
 from keras_savekit.store import syscalls
 from keras_savekit.store.read_errors import unreadable
@@ -75,7 +76,7 @@ def read(path: Path, wanted: Iterable[tuple[str, str]], base: int = 0) -> list[A
                 narrowed(_content(own_dataset(file, name), reader, base), by_name(dtype))
                 for name, dtype in wanted
             ]
-    except ExternalDataError as error:
+    except DefectError as error:
         raise CheckpointError(f"cannot be read: a tensor {error.what}", str(path)) from error
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError) as error:
         raise unreadable("cannot be read", str(path), error) from error
