@@ -13,7 +13,7 @@ from keras_savekit.formats.hdf5.template import Dataset, Layout
 from keras_savekit.formats.model_format import ModelFormat, ModelTexts
 from keras_savekit.formats.registry import FORMATS, find_format, format_of
 from keras_savekit.store.manifest import split_place
-from keras_savekit.verify.depths import verify_shallow
+from keras_savekit.verify.depths import verify_files
 
 
 class NumberedH5(ModelFormat):
@@ -30,7 +30,7 @@ class NumberedH5(ModelFormat):
         return fill.write(stream, template, values, base)
 
     def read_texts(self, path, architecture):
-        with access.reading(path) as file:
+        with access.open_for_reading(path) as file:
             return ModelTexts(file.attrs["model_config"])
 
 
@@ -57,7 +57,7 @@ def test_a_checkpoint_of_a_new_format_is_written_verified_and_read(numbered, tmp
     model = small()
     directory, manifest = write(tmp_path, model, form=numbered.name)
     assert manifest.model_file == "model.numbered.h5"
-    found = verify_shallow(directory, "structure", 0.0)
+    found = verify_files(directory, "structure", 0.0)
     assert (found.findings, found.done, found.depth) == ((), True, "structure")
     path = directory / manifest.model_file
     texts = format_of(path).read_texts(path, directory / numbered.architecture_file)

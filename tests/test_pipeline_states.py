@@ -19,7 +19,7 @@ from keras_savekit.policy.plan import Due, Policy
 from keras_savekit.resume import select
 from keras_savekit.save.pipeline import Pipeline
 from keras_savekit.store.run import RunDirectory
-from keras_savekit.verify.depths import verify_shallow
+from keras_savekit.verify.depths import verify_files
 
 PATIENCE = 20
 
@@ -156,7 +156,7 @@ class Sessions(RuleBasedStateMachine):
         if getattr(self, "newest", None) is None:
             return
         path = self.directory.checkpoints_path / self.newest
-        assert verify_shallow(path, "bytes", 1.0).findings == ()
+        assert verify_files(path, "bytes", 1.0).findings == ()
 
 
 TestSessions = Sessions.TestCase

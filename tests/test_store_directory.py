@@ -16,7 +16,7 @@ from keras_savekit.errors import CheckpointError, DirectoryError
 from keras_savekit.store.manifest import Finding, Verification
 from keras_savekit.store.naming import Leftover
 from keras_savekit.store.run import LINKS, RunDirectory
-from keras_savekit.verify.depths import verify_shallow
+from keras_savekit.verify.depths import verify_files
 
 GOOD = Verification("structure", 2.0)
 BAD = Verification("bytes", 2.0, (Finding("digest", "a.bin", "changed"),))
@@ -35,7 +35,7 @@ def assert_opens(run):
     scan = reopened.scan()
     assert scan.damaged == []
     for each in scan.checkpoints:
-        assert verify_shallow(each.path, "bytes", 0.0).good
+        assert verify_files(each.path, "bytes", 0.0).good
     for which in LINKS:
         if os.path.lexists(run.path / which):
             assert (run.path / which / "manifest.json").exists()
@@ -87,7 +87,7 @@ def test_a_verification_is_recorded_and_read_back(tmp_path):
     assert run.open(name).verification == GOOD
     run.record(name, BAD)
     assert run.open(name).status == "failed"
-    assert verify_shallow(run.open(name).path, "bytes", 0.0).good
+    assert verify_files(run.open(name).path, "bytes", 0.0).good
 
 
 def test_a_verification_that_cannot_be_read_counts_as_none(tmp_path):

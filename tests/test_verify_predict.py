@@ -11,7 +11,7 @@ import keras_savekit as sk
 from keras_savekit.cli import main as cli
 from keras_savekit.store.run import RunDirectory
 from keras_savekit.verify.loader import probe
-from keras_savekit.verify.loader.client import LoadChecker
+from keras_savekit.verify.loader.client import LoaderClient
 from keras_savekit.verify.loader.predict import UnansweredError, compare
 
 pytestmark = pytest.mark.slow
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def checker():
-    with LoadChecker() as checker:
+    with LoaderClient() as checker:
         yield checker
 
 

@@ -15,7 +15,7 @@ import keras_savekit.verify.loader.client
 from figures import Found, Row, mb, table
 from keras_savekit.fit import callback_state
 from keras_savekit.formats import checkpoint
-from keras_savekit.formats.checkpoint import Forms
+from keras_savekit.formats.checkpoint import Templates
 from keras_savekit.model.capture import Capture
 from keras_savekit.save import preflight
 from keras_savekit.save.host_copy import HostBuffer
@@ -37,11 +37,11 @@ FUNCTIONS = {
     "stage": (HostBuffer, "stage"),
     "finite": (preflight, "not_finite"),
     "room": (RetentionApplier, "make_room"),
-    "layouts": (Forms, "layouts"),
-    "form": (Forms, "form"),
+    "layouts": (Templates, "layouts"),
+    "form": (Templates, "form"),
     "write": (checkpoint, "write"),
     "publish": (RunDirectory, "publish"),
-    "verify": (keras_savekit.verify.loader.client.LoadChecker, "look"),
+    "verify": (keras_savekit.verify.loader.client.LoaderClient, "look"),
     "record": (RunDirectory, "record"),
     "settle": (RetentionApplier, "settle"),
 }

@@ -36,11 +36,11 @@ class Key:
         mac.update(text)
         return mac.hexdigest().encode("ascii")
 
-    def made(self, signature: bytes, text: bytes) -> bool:
+    def verify(self, signature: bytes, text: bytes) -> bool:
         """Whether this is its signature of `text`."""
         return hmac.compare_digest(signature, self.signature(text))
 
-    def hidden_from(self, environ: Mapping[str, str]) -> dict[str, str]:
+    def remove_from(self, environ: Mapping[str, str]) -> dict[str, str]:
         """An environment without the variable that the key was in, and all that hold the same."""
         return {
             name: value
@@ -50,7 +50,7 @@ class Key:
 
     def _is(self, text: str) -> bool:
         own = self.signature(b"")
-        return bool(text) and Key(in_bytes(text)).made(own, b"")
+        return bool(text) and Key(environment_bytes(text)).verify(own, b"")
 
     def __repr__(self) -> str:
         return "Key(hidden)"
@@ -59,6 +59,6 @@ class Key:
         raise TypeError("a key is neither pickled nor copied; give it anew")
 
 
-def in_bytes(text: str) -> bytes:
+def environment_bytes(text: str) -> bytes:
     """What an environment variable holds, as the system has it."""
     return text.encode("utf-8", "surrogateescape")

@@ -1,7 +1,7 @@
 """What a training reports: the values of its logs, and how a policy names one of them.
 
 A value is a number, a text, None, or values in a tuple or under names. Arrays are
-nested tuples here. `formats.logs` makes these values of whatever Keras and the
+nested tuples here. `formats.log_values` makes these values of whatever Keras and the
 user's code report, so everything behind it can rely on them.
 
 A policy names a metric, or a value in one: `val_loss`, `val_f1_score[0]`,

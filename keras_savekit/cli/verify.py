@@ -26,7 +26,7 @@ from keras_savekit.store.checkpoint_lock import hold_shared
 from keras_savekit.store.manifest import MANIFEST, Depth, Finding, Verification, supersedes
 from keras_savekit.store.naming import CheckpointName
 from keras_savekit.store.run import CHECKPOINTS, Checkpoint, RunDirectory, followed
-from keras_savekit.verify.depths import undone
+from keras_savekit.verify.depths import unverified
 
 VerificationJob = Callable[[Path, float], Verification]
 
@@ -129,13 +129,13 @@ def _single(path: Path) -> _Target:
 @contextmanager
 def _checker(depth: Depth, home: RunDirectory | None, key: Key | None) -> Iterator[VerificationJob]:
     """The limits of the run, and its probe, are for the process that loads."""
-    from keras_savekit.verify.loader.client import LoadChecker
+    from keras_savekit.verify.loader.client import LoaderClient
     from keras_savekit.verify.loader.probe import PROBE
     from keras_savekit.verify.loader.process import Budget
 
     info = home.run_info() if home is not None and depth in ("load", "predict") else None
-    budget = Budget.within(info.policy if info is not None else {})
-    with LoadChecker(budget, home.path / PROBE if home is not None else None, key) as checker:
+    budget = Budget.from_policy(info.policy if info is not None else {})
+    with LoaderClient(budget, home.path / PROBE if home is not None else None, key) as checker:
         yield lambda path, now: checker.verify(path, now, depth)
 
 
@@ -149,7 +149,7 @@ def _verify(target: _Target, check: VerificationJob) -> Verification:
         except CheckpointError as gone:  # removed since it was listed
             error = gone
     if isinstance(error, UnverifiableError):
-        return undone(error, now)
+        return unverified(error, now)
     where = Path(error.where).name or target.path.name
     return Verification("bytes", now, (Finding("manifest", where, error.what),))
 

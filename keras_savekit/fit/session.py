@@ -34,7 +34,7 @@ from keras_savekit.fit.steering import (
     next_epoch,
     stopped,
 )
-from keras_savekit.formats.logs import exact, readable
+from keras_savekit.formats.log_values import encode_logs, readable_logs
 from keras_savekit.formats.registry import FORMATS
 from keras_savekit.model.capture import Capture
 from keras_savekit.model.structure import Configuration, LiveModel, build_optimizer, described
@@ -67,7 +67,7 @@ class Session:
         self._optimizer = self._configuration.optimizer  # as the user's code set it up
         self._capture: Capture | None = None
         self._memory: Mapping[str, float] = {}
-        self._history: list[tuple[int, dict[str, Any]]] = []  # as `formats.logs.exact` makes it
+        self._history: list[tuple[int, dict[str, Any]]] = []  # see `log_values.encode_logs`
         self._came: set[str] = set()  # the metrics that epochs reported
         self._noted: set[str] = set()  # the metrics of which something was reported
         self._unread: Mapping[str, Any] | None = None  # the newest logs, where nobody looked yet
@@ -236,7 +236,7 @@ class Session:
             self._length = self._now.batch
         self._now = Moment(epoch + 1, 0, self._now.step, self._seconds())
         self._unread = logs
-        self._history.append((epoch, exact(logs)))
+        self._history.append((epoch, encode_logs(logs)))
         self._observe("epoch_end", self._read_logs())
         self._came.update(self._now.logs)
         self._report_absent("done" if self._validated else self._may_validate())
@@ -414,7 +414,7 @@ class Session:
         return self._now
 
     def _ours(self, logs: Mapping[str, Any]) -> Logs:
-        found = readable(logs)
+        found = readable_logs(logs)
         for name, note in found.notes.items():
             self._note(f"value {name}", note)
         return found.logs

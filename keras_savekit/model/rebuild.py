@@ -18,7 +18,7 @@ import keras
 from keras_savekit.base.roles import Role
 from keras_savekit.errors import CheckpointError, ModelError, SavekitError
 from keras_savekit.formats import single_file, state_h5
-from keras_savekit.formats.config_digest import unwrapped
+from keras_savekit.formats.config_digest import unwrap
 from keras_savekit.formats.embedded_code import code_in, code_of_compile, names_in
 from keras_savekit.formats.registry import format_of
 from keras_savekit.formats.weights_h5 import ARCHITECTURE_FILE
@@ -90,7 +90,7 @@ def _configurations(stored: Stored) -> tuple[dict[str, Any], dict[str, Any] | No
     """The architecture, and what `compile` was given."""
     try:
         texts = format_of(stored.file).read_texts(stored.file, stored.architecture)
-        config, compiled = unwrapped(json.loads(texts.model)), json.loads(texts.compile)
+        config, compiled = unwrap(json.loads(texts.model)), json.loads(texts.compile)
         inside = config.pop("compile_config", None)
         return config, inside if compiled is None else compiled
     except (OSError, LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -107,14 +107,15 @@ def require_no_code(path: Path, config: Any, compiled: Any) -> None:
         held = ", ".join(dict.fromkeys(f"{what} in {place}" for place, what in code[:_SHOWN]))
         remedy = "if you trust whoever made the file, load it with safe_mode=False"
         raise ModelError(f"holds Python code, which is not run: {held}", str(path), remedy)
-    names = list(names_in([config, compiled], _is_registered))
+    names = list(names_in([config, compiled], is_registered))
     if names:
         needed = ", ".join(dict.fromkeys(names[:_SHOWN]))
         what = f"Keras cannot build this model: it needs {needed}, which nobody registered"
         raise ModelError(what, str(path), _GIVE)
 
 
-def _is_registered(name: str) -> bool:
+def is_registered(name: str) -> bool:
+    """Whether the user registered a class or function by this name."""
     return keras.saving.get_registered_object(name) is not None
 
 

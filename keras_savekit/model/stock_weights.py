@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_savekit.base.tensors import Array
 from keras_savekit.errors import MismatchError
-from keras_savekit.formats.dtypes import by_name, narrowed
+from keras_savekit.formats.dtypes import narrow, parse_dtype
 from keras_savekit.formats.hdf5 import access
 from keras_savekit.model.saving_walk import group_of, members, stored
 from keras_savekit.model.structure import describe, variables_by_role
@@ -38,7 +38,7 @@ def read_stock_weights(model: Any, path: Path) -> tuple[dict[str, Array], dict[s
             unknown.add(group_of(place))
     found: dict[str, Array] = {}
     differences = []
-    with _reading(path), access.reading(path) as file:
+    with _reading(path), access.open_for_reading(path) as file:
         present = _datasets(file)
         differences += [f"{name} is missing in the file" for name in wanted if name not in present]
         new = (name for name in present if name.rpartition("/")[0] in unknown)
@@ -83,4 +83,4 @@ def _datasets(file: Any) -> dict[str, Any]:
 
 
 def _value(dataset: Any, dtype: str) -> Array:
-    return narrowed(np.asarray(dataset), by_name(dtype))
+    return narrow(np.asarray(dataset), parse_dtype(dtype))

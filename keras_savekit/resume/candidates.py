@@ -14,7 +14,7 @@ from keras_savekit.base.key import Key
 from keras_savekit.errors import ResumeError, UnverifiableError
 from keras_savekit.store.manifest import Finding, Verification
 from keras_savekit.store.run import Checkpoint, RunDirectory
-from keras_savekit.verify.depths import examine, undone, why_unverified
+from keras_savekit.verify.depths import check_files, unverified, why_unverified
 
 NONE_TRUSTED = "the key vouches for no checkpoint"
 
@@ -65,7 +65,7 @@ def candidates(directory: RunDirectory, now: float) -> Iterator[Candidate]:
     scan = directory.scan()
     for name, error in scan.damaged:
         if isinstance(error, UnverifiableError):
-            yield Candidate(name, None, undone(error, now), error)
+            yield Candidate(name, None, unverified(error, now), error)
             continue
         finding = Finding("manifest", name, error.what)
         yield Candidate(name, None, Verification("bytes", now, (finding,)))
@@ -98,13 +98,13 @@ def _candidate(checkpoint: Checkpoint, now: float, key: Key | None) -> Candidate
     try:
         found = _verification(checkpoint, now, key)
     except UnverifiableError as error:
-        return Candidate(checkpoint.name, checkpoint, undone(error, now), error)
+        return Candidate(checkpoint.name, checkpoint, unverified(error, now), error)
     return Candidate(checkpoint.name, checkpoint, found)
 
 
 def _verification(checkpoint: Checkpoint, now: float, key: Key | None) -> Verification:
     known = checkpoint.verification
-    now_found = examine(checkpoint.path, "structure", now, key)
+    now_found = check_files(checkpoint.path, "structure", now, key)
     if known is not None and known.good and known.done and now_found.good:
         return known
     return now_found

@@ -21,7 +21,7 @@ from keras_savekit.base.defects import DefectError
 from keras_savekit.base.moment import Moment
 from keras_savekit.data.source import Source
 from keras_savekit.errors import CheckpointError, ResumeError, UnverifiableError
-from keras_savekit.formats import logs, state_h5
+from keras_savekit.formats import log_values, state_h5
 from keras_savekit.formats.state_h5 import STATE_FILE
 from keras_savekit.model.assign import Tensors, read_tensors
 from keras_savekit.resume.candidates import (
@@ -184,7 +184,7 @@ def read(checkpoint: Checkpoint) -> Found:
 
 def _history(epochs: list[tuple[int, dict[str, Any]]]) -> list[tuple[int, dict[str, Any]]]:
     for _, saved in epochs:
-        logs.restored(saved)  # else ValueError: a file may hold anything
+        log_values.decode_logs(saved)  # else ValueError: a file may hold anything
     return epochs
 
 

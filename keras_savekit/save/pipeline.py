@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from keras_savekit.base.tensors import Snapshot, Variable
 from keras_savekit.errors import CheckpointError, DirectoryError, SaveError, SavekitError
 from keras_savekit.formats import checkpoint as checkpoint_files
-from keras_savekit.formats.checkpoint import Files, Forms, Purpose
+from keras_savekit.formats.checkpoint import Purpose, Templates, WrittenFiles
 from keras_savekit.formats.registry import FORMATS
 from keras_savekit.policy.plan import Due, Policy, SavePlan
 from keras_savekit.save import preflight
@@ -74,8 +74,8 @@ class Pipeline:
         self._shrunk: dict[str, float] = {}  # what compression left of each plan's last save
         self._lasted: dict[str, float] = {}  # seconds of each plan's last save
         self._computed = 0.0  # processor seconds, by the writer
-        self._forms = Forms()
-        self._bases: dict[str, Files | None] = {}  # of each plan, what is known to be good
+        self._forms = Templates()
+        self._bases: dict[str, WrittenFiles | None] = {}  # of each plan, what is known to be good
         self._memory = HostBuffer(low=policy.memory == "low")
         self._writer = Worker("savekit-writer", self._write, self._save_failed)
         self._checks = Verifier(directory, policy, clock, self._settled, self._check_failed)
@@ -273,7 +273,7 @@ class Pipeline:
         )
         self._computed += time.thread_time() - computed
         # Waits when too many are unverified: what is on the disk stays bounded.
-        files = checkpoint_files.moved(self._forms.written, published) if plan.reuse else None
+        files = checkpoint_files.relocate(self._forms.written, published) if plan.reuse else None
         self._checks.submit(VerificationJob(job.name, plan, files))
 
     def _log_remade(self) -> None:

@@ -13,12 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from keras_savekit.formats.checkpoint import Files
+from keras_savekit.formats.checkpoint import WrittenFiles
 from keras_savekit.policy.plan import Policy, SavePlan
 from keras_savekit.save.worker import Worker
 from keras_savekit.store.manifest import Verification
 from keras_savekit.store.run import RunDirectory
-from keras_savekit.verify.loader.client import LoadChecker
+from keras_savekit.verify.loader.client import LoaderClient
 from keras_savekit.verify.loader.probe import PROBE
 from keras_savekit.verify.loader.process import Budget
 
@@ -40,7 +40,7 @@ class VerificationJob:
 
     name: str
     plan: SavePlan
-    files: Files | None = None
+    files: WrittenFiles | None = None
     earlier: bool = False
     began: float = 0.0
     found: Verification | None = None
@@ -67,7 +67,7 @@ class Verifier:
         limits = policy.limits
         self._patience = limits.final_wait
         budget = Budget(limits.verify_time, limits.verify_memory)
-        self.checker = LoadChecker(budget, directory.path / PROBE, directory.key)
+        self.checker = LoaderClient(budget, directory.path / PROBE, directory.key)
         self._computed = 0.0
         self.names: set[str] = set()  # of those that must not go: nobody knows their worth yet
         self._files = Worker("savekit-verifier", self._check, self._give_up)

@@ -27,4 +27,4 @@ def is_signed(body: bytes) -> bool:
 def is_signed_with(body: bytes, key: Key) -> bool:
     """Whether the signature at the end of this text was made with this key."""
     text, line = body[:-_LENGTH], body[-_LENGTH:]
-    return is_signed(body) and key.made(line[len(_BEGIN) : -len(_END)], text)
+    return is_signed(body) and key.verify(line[len(_BEGIN) : -len(_END)], text)

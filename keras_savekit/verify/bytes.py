@@ -35,7 +35,7 @@ from keras_savekit.store.regular_file import FLAGS, inside
 MOST_EXTRA = 100  # to be named, of files the manifest does not know
 
 
-class Examined(NamedTuple):
+class Inspection(NamedTuple):
     """What came of looking at a checkpoint.
 
     findings: evidence that it is damaged.
@@ -45,7 +45,7 @@ class Examined(NamedTuple):
     findings: tuple[Finding, ...]
     unknown: tuple[UnverifiableError, ...] = ()
 
-    def proven(self) -> tuple[Finding, ...]:
+    def conclusive_findings(self) -> tuple[Finding, ...]:
         """The findings; UnverifiableError if there are none and not all was looked at."""
         if self.unknown and not self.findings:
             raise self.unknown[0]
@@ -57,7 +57,7 @@ def check_bytes(
     manifest: Manifest,
     *,
     sha256: bool = False,
-    parts: Mapping[str, RangeDigests] | None = None,
+    range_digests: Mapping[str, RangeDigests] | None = None,
 ) -> tuple[Finding, ...]:
     """Everything in which the files of `directory` differ from what `manifest` promises.
 
@@ -66,21 +66,23 @@ def check_bytes(
 
     sha256: whether files are compared with that too, as behind a signature they must be:
         who changes one on purpose can keep its xxh3_128.
-    parts: to be digested on the way, by the names of their files.
+    range_digests: to be digested on the way, by the names of their files.
 
     Raises UnverifiableError if nothing is wrong as far as could be looked at, and the
     system failed at the rest.
     """
-    return examine_bytes(directory, manifest, sha256=sha256, parts=parts).proven()
+    return inspect_bytes(
+        directory, manifest, sha256=sha256, range_digests=range_digests
+    ).conclusive_findings()
 
 
-def examine_bytes(
+def inspect_bytes(
     directory: Path,
     manifest: Manifest,
     *,
     sha256: bool = False,
-    parts: Mapping[str, RangeDigests] | None = None,
-) -> Examined:
+    range_digests: Mapping[str, RangeDigests] | None = None,
+) -> Inspection:
     """The same, with what could not be looked at; `where` of it is the name of the file."""
     findings: list[Finding] = []
     unknown: list[UnverifiableError] = []
@@ -91,14 +93,14 @@ def examine_bytes(
             continue
         checked.add(entry.name)
         with _evidence(entry.name, findings, unknown):
-            wanted = parts.get(entry.name) if parts else None
+            wanted = range_digests.get(entry.name) if range_digests else None
             findings += syscalls.retry_once(partial(_check_file, directory, entry, sha256, wanted))
     with _evidence(".", findings, unknown):
         findings += syscalls.retry_once(lambda: _some_extra(directory, checked))
-    return Examined(tuple(findings), tuple(unknown))
+    return Inspection(tuple(findings), tuple(unknown))
 
 
-def plain_path(directory: Path, name: str) -> Path | Finding:
+def path_or_finding(directory: Path, name: str) -> Path | Finding:
     """The file `name` of a checkpoint, or why it must not be opened.
 
     Raises OSError if the disk does.
@@ -110,20 +112,20 @@ def plain_path(directory: Path, name: str) -> Path | Finding:
 
 
 def _check_file(
-    directory: Path, entry: FileEntry, sha256: bool, parts: RangeDigests | None
+    directory: Path, entry: FileEntry, sha256: bool, range_digests: RangeDigests | None
 ) -> list[Finding]:
-    path = plain_path(directory, entry.name)
+    path = path_or_finding(directory, entry.name)
     if isinstance(path, Finding):
         return [path]
     descriptor = syscalls.open(path, os.O_RDONLY | FLAGS)
-    if parts is not None:
-        parts.restart()
+    if range_digests is not None:
+        range_digests.restart()
     try:
         size = os.fstat(descriptor).st_size
         if size != entry.size:
             what = f"the file has {size} bytes, {entry.size} were written"
             return [Finding("size", entry.name, what)]
-        digest, strong = _digests(descriptor, size, sha256, parts)
+        digest, strong = _digests(descriptor, size, sha256, range_digests)
         if digest != entry.digest:
             return [Finding("digest", entry.name, "the file's content is not what was written")]
         if sha256 and strong != entry.sha256:
@@ -135,15 +137,15 @@ def _check_file(
 
 
 def _digests(
-    descriptor: int, size: int, sha256: bool, parts: RangeDigests | None
+    descriptor: int, size: int, sha256: bool, range_digests: RangeDigests | None
 ) -> tuple[str, str | None]:
     """xxh3_128 of a file, and SHA-256 if that is wanted."""
     digest, strong = xxhash.xxh3_128(), hashlib.sha256() if sha256 else None
     with FileReader(descriptor) as reader:
         for piece in reader.pieces(0, size):
             digest.update(piece)
-            if parts is not None:
-                parts.update(piece)
+            if range_digests is not None:
+                range_digests.update(piece)
             if strong is not None:
                 strong.update(piece)
     return digest.hexdigest(), None if strong is None else strong.hexdigest()

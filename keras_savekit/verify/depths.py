@@ -16,13 +16,13 @@ from keras_savekit.store.manifest import (
     read_manifest,
 )
 from keras_savekit.store.read_errors import retried, unverifiable
-from keras_savekit.verify.bytes import Examined, examine_bytes
+from keras_savekit.verify.bytes import Inspection, inspect_bytes
 
 ShallowDepth = Literal["bytes", "structure"]
 COULD_NOT = "could not be verified"
 
 
-def verify_shallow(
+def verify_files(
     directory: Path, depth: ShallowDepth, now: float, key: Key | None = None
 ) -> Verification:
     """Checks the checkpoint in `directory` and returns what was found.
@@ -39,12 +39,12 @@ def verify_shallow(
     system failed at the rest, twice, the outcome is not done, and its note says why.
     """
     try:
-        return examine(directory, depth, now, key)
+        return check_files(directory, depth, now, key)
     except UnverifiableError as error:
-        return undone(error, now)
+        return unverified(error, now)
 
 
-def undone(error: UnverifiableError, now: float) -> Verification:
+def unverified(error: UnverifiableError, now: float) -> Verification:
     """The outcome for a checkpoint that could not be verified."""
     return Verification("bytes", now, note=why_unverified(error), done=False)
 
@@ -55,10 +55,10 @@ def why_unverified(error: UnverifiableError) -> str:
     return f"{COULD_NOT}: {error.what}{where}"
 
 
-def examine(
+def check_files(
     directory: Path, depth: ShallowDepth, now: float, key: Key | None = None
 ) -> Verification:
-    """The same as `verify_shallow`, but UnverifiableError if it cannot be verified."""
+    """The same as `verify_files`, but UnverifiableError if it cannot be verified."""
     return retried(lambda: _examined(directory, depth, now, key))
 
 
@@ -84,27 +84,27 @@ def _compared(directory: Path, depth: ShallowDepth, now: float, key: Key | None)
         finding = Finding("manifest", MANIFEST, error.what)
         return Verification("bytes", now, (finding,), "without a manifest nothing can be compared")
     if depth == "bytes":
-        files = examine_bytes(directory, manifest, sha256=key is not None)
+        files = inspect_bytes(directory, manifest, sha256=key is not None)
         return _outcome(depth, now, files)
 
-    from keras_savekit.verify.tensors import examine_structure, parts_of
+    from keras_savekit.verify.tensors import inspect_structure, range_digests_of
 
-    parts = parts_of(manifest)
-    files = examine_bytes(directory, manifest, sha256=key is not None, parts=parts)
+    range_digests = range_digests_of(manifest)
+    files = inspect_bytes(directory, manifest, sha256=key is not None, range_digests=range_digests)
     # Of a file that could not be read it is not known whether HDF5 survives opening it.
     damaged = {finding.where for finding in files.findings}
     hold_exclusive = {error.where for error in files.unknown}
     closed = [each.name for each in manifest.files if each.name in damaged | hold_exclusive]
-    tensors = examine_structure(directory, manifest, closed=closed, parts=parts)
-    found = Examined(files.findings + tensors.findings, files.unknown + tensors.unknown)
+    tensors = inspect_structure(directory, manifest, closed=closed, range_digests=range_digests)
+    found = Inspection(files.findings + tensors.findings, files.unknown + tensors.unknown)
     if closed:
         note = f"damaged files are not opened: {', '.join(closed)}"
         return _outcome("bytes", now, found, note)
     return _outcome(depth, now, found)
 
 
-def _outcome(depth: Depth, now: float, found: Examined, note: str = "") -> Verification:
-    findings = found.proven()
+def _outcome(depth: Depth, now: float, found: Inspection, note: str = "") -> Verification:
+    findings = found.conclusive_findings()
     notes = (note, *map(why_unverified, found.unknown[:1]))
     return Verification(depth, now, findings, "; ".join(filter(None, notes)))
 
@@ -117,6 +117,6 @@ def require_signed(directory: Path, key: Key | None) -> None:
     if key is None:
         return
     read_manifest(directory, key)
-    found = examine(directory, "bytes", 0.0, key)
+    found = check_files(directory, "bytes", 0.0, key)
     if not found.good:
         raise CheckpointError(f"is damaged: {found.findings[0]}", str(directory))

@@ -30,7 +30,7 @@ from keras_savekit.errors import CheckpointError, UnverifiableError
 from keras_savekit.formats.config_digest import digest
 from keras_savekit.formats.directio.reader import FileReader, RangeDigests
 from keras_savekit.formats.directio.writer import PIECE
-from keras_savekit.formats.dtypes import by_name, narrowed
+from keras_savekit.formats.dtypes import narrow, parse_dtype
 from keras_savekit.formats.hdf5 import access, extract
 from keras_savekit.formats.hdf5.datasets import own_dataset
 from keras_savekit.formats.registry import find_format, is_architecture_file
@@ -47,7 +47,7 @@ from keras_savekit.store.manifest import (
 )
 from keras_savekit.store.read_errors import unverifiable
 from keras_savekit.store.regular_file import as_text
-from keras_savekit.verify.bytes import MOST_EXTRA, Examined, plain_path
+from keras_savekit.verify.bytes import MOST_EXTRA, Inspection, path_or_finding
 
 CONFIGURATIONS = ("model_config", "training_config")
 _SLACK = 2**20  # of a compressed dataset's chunk over the tensor it holds
@@ -72,7 +72,7 @@ class _File:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What has come of it so far, as `Examined` has it."""
+    """What has come of it so far, as `Inspection` has it."""
 
     findings: list[Finding] = field(default_factory=list)
     unknown: list[UnverifiableError] = field(default_factory=list)
@@ -84,7 +84,7 @@ class _Found:
             yield
         except DefectError as defect:
             self.findings.append(Finding(defect.kind, where, f"{subject}{defect.what}"))
-        # What h5py raises over damaged files depends on which of its parts trips.
+        # What h5py raises over damaged files depends on which of its range_digests trips.
         except (
             CheckpointError,
             OSError,
@@ -110,7 +110,7 @@ def check_structure(
     manifest: Manifest,
     *,
     closed: Collection[str] = (),
-    parts: Mapping[str, RangeDigests] | None = None,
+    range_digests: Mapping[str, RangeDigests] | None = None,
 ) -> tuple[Finding, ...]:
     """Everything in which the tensors in `directory` differ from what `manifest` promises.
 
@@ -125,21 +125,23 @@ def check_structure(
         closed: names of files that are known to be damaged and are not opened.
             One flipped bit can make the HDF5 library loop forever with its
             lock held, which would take every other thread's HDF5 with it.
-        parts: of files, digested just now: what lies there is not read again.
+        range_digests: of files, digested just now: what lies there is not read again.
 
     Raises UnverifiableError if nothing is wrong as far as could be looked at, and the
     system failed at the rest.
     """
-    return examine_structure(directory, manifest, closed=closed, parts=parts).proven()
+    return inspect_structure(
+        directory, manifest, closed=closed, range_digests=range_digests
+    ).conclusive_findings()
 
 
-def examine_structure(
+def inspect_structure(
     directory: Path,
     manifest: Manifest,
     *,
     closed: Collection[str] = (),
-    parts: Mapping[str, RangeDigests] | None = None,
-) -> Examined:
+    range_digests: Mapping[str, RangeDigests] | None = None,
+) -> Inspection:
     """The same, with what could not be looked at."""
     found = _Found()
     findings = found.findings
@@ -152,7 +154,7 @@ def examine_structure(
                 continue
             files[entry.name] = None
             with found.at(entry.name):
-                known = parts.get(entry.name) if parts else None
+                known = range_digests.get(entry.name) if range_digests else None
                 files[entry.name] = file = _check_file(
                     directory, entry, manifest, stack, found, known.digests if known else {}
                 )
@@ -166,10 +168,10 @@ def examine_structure(
             findings.append(Finding("missing", manifest.model_file, what))
         for tensor in manifest.tensors:
             _check_tensor(tensor, files, found)
-    return Examined(tuple(findings), tuple(found.unknown))
+    return Inspection(tuple(findings), tuple(found.unknown))
 
 
-def parts_of(manifest: Manifest) -> dict[str, RangeDigests]:
+def range_digests_of(manifest: Manifest) -> dict[str, RangeDigests]:
     """What of each file is a tensor as it was in memory, as the manifest has it."""
     ranges: dict[str, list[tuple[int, int]]] = {}
     for tensor in manifest.tensors:
@@ -181,7 +183,7 @@ def parts_of(manifest: Manifest) -> dict[str, RangeDigests]:
 
 
 def _size(tensor: TensorEntry) -> int:
-    return math.prod(tensor.shape) * by_name(tensor.dtype).itemsize
+    return math.prod(tensor.shape) * parse_dtype(tensor.dtype).itemsize
 
 
 def _said_twice(manifest: Manifest) -> Iterator[Finding]:
@@ -234,7 +236,7 @@ def _check_file(
     found: _Found,
     digests: Mapping[tuple[int, int], str],
 ) -> _File | None:
-    path = plain_path(directory, entry.name)
+    path = path_or_finding(directory, entry.name)
     if isinstance(path, Finding):
         found.findings.append(path)
         return None
@@ -259,7 +261,7 @@ def _check_file(
             _parse(model_format.read_texts(path, path).model, architecture)
         architecture = ""
     source = extract.Window(_opened(path, stack), base) if base else path
-    opened = access.reading(source)
+    opened = access.open_for_reading(source)
     stack.callback(_close, opened)
     file = _File(opened, stack.enter_context(FileReader(_opened(path, stack))), base, digests)
     if entry.name == STATE_FILE:
@@ -348,7 +350,7 @@ def _stored_dtype(dataset: Any, tensor: TensorEntry) -> np.dtype[Any]:
 
 def _dtype(name: str) -> np.dtype[Any]:
     try:
-        return by_name(name)
+        return parse_dtype(name)
     except TypeError as error:
         raise DefectError("dtype", f"is of an unknown dtype, {name}") from error
 
@@ -399,7 +401,7 @@ def _compare(tensor: TensorEntry, pieces: Iterator[Array]) -> None:
     found = xxhash.xxh3_128()
     for piece in pieces:
         try:
-            value = np.ascontiguousarray(narrowed(piece, own))
+            value = np.ascontiguousarray(narrow(piece, own))
         except ValueError as error:
             raise DefectError("tensor", str(error)) from error
         found.update(value.view(np.uint8).data)

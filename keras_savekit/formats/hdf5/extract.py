@@ -15,9 +15,9 @@ import numpy as np
 from keras_savekit.base.defects import DefectError
 from keras_savekit.base.tensors import Array
 from keras_savekit.errors import CheckpointError
-from keras_savekit.formats.directio.memory import page_aligned
+from keras_savekit.formats.directio.memory import allocate_pages
 from keras_savekit.formats.directio.reader import FileReader
-from keras_savekit.formats.dtypes import by_name, narrowed
+from keras_savekit.formats.dtypes import narrow, parse_dtype
 from keras_savekit.formats.hdf5 import access
 from keras_savekit.formats.hdf5.datasets import own_dataset
 from keras_savekit.formats.hdf5.template import ALIGNED_FROM
@@ -26,43 +26,46 @@ from keras_savekit.store.read_errors import unreadable
 
 
 class Window(io.RawIOBase):
-    """What lies in a file from a byte on, for reading: HDF5 inside an archive."""
+    """Read a file from a given byte on: an HDF5 file inside an archive."""
 
     def __init__(self, descriptor: int, base: int) -> None:
         super().__init__()
         self._descriptor, self._base, self._at = descriptor, base, 0
 
     def readinto(self, buffer: Any) -> int:
-        """Read what fits into `buffer`; return how much that was."""
+        """Read bytes into `buffer`; return how many."""
         count = syscalls.preadv(self._descriptor, [buffer], self._base + self._at)
         self._at += count
         return count
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a byte, counted from the window's begin, from here, or from the file's end."""
+        """Move to a byte, counted from the start of the window, the position or the end."""
         end = os.fstat(self._descriptor).st_size - self._base
         self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: end}[whence]
         return self._at
 
     def tell(self) -> int:
-        """The byte it stands at."""
+        """Return the position."""
         return self._at
 
 
 @contextmanager
 def open_hdf5(path: Path, base: int = 0) -> Iterator[tuple[h5py.File, int]]:
-    """An HDF5 file, from byte `base` of `path` on, for reading; and its descriptor."""
+    """Open an HDF5 file that begins at byte `base` of `path`; give it and a descriptor."""
     with syscalls.opened(path, os.O_RDONLY | os.O_NOFOLLOW) as descriptor:
         if base:
-            with access.reading(Window(descriptor, base)) as file:
+            with access.open_for_reading(Window(descriptor, base)) as file:
                 yield file, descriptor
         else:
-            with access.reading(path) as file:
+            with access.open_for_reading(path) as file:
                 yield file, descriptor
 
 
 def read(path: Path, wanted: Iterable[tuple[str, str]], base: int = 0) -> list[Array]:
-    """Tensors by (path of the dataset, dtype of the variable), from a file written here.
+    """Read tensors from a file that this package wrote.
+
+    wanted: the path of each dataset and the dtype of its variable.
+    base: the byte at which HDF5 begins in the file.
 
     Raises CheckpointError if the file or a dataset cannot be read, UnverifiableError if the
     system is the reason.
@@ -73,7 +76,7 @@ def read(path: Path, wanted: Iterable[tuple[str, str]], base: int = 0) -> list[A
             plain = stack.enter_context(syscalls.opened(path, os.O_RDONLY | os.O_NOFOLLOW))
             reader = stack.enter_context(FileReader(plain))
             return [
-                narrowed(_content(own_dataset(file, name), reader, base), by_name(dtype))
+                narrow(_read_dataset(own_dataset(file, name), reader, base), parse_dtype(dtype))
                 for name, dtype in wanted
             ]
     except DefectError as error:
@@ -82,14 +85,14 @@ def read(path: Path, wanted: Iterable[tuple[str, str]], base: int = 0) -> list[A
         raise unreadable("cannot be read", str(path), error) from error
 
 
-def _content(dataset: h5py.Dataset, reader: FileReader, base: int) -> Array:
-    """What a dataset holds; a large one past HDF5 and the page cache, which take as long again."""
+def _read_dataset(dataset: h5py.Dataset, reader: FileReader, base: int) -> Array:
+    """Read a dataset. A large one is read without HDF5 and the page cache, in half the time."""
     offset, size = dataset.id.get_offset(), dataset.nbytes
     if offset is None or size < ALIGNED_FROM or dataset.id.get_storage_size() != size:
         return np.asarray(dataset)
-    memory = page_aligned(size)
-    there = reader.fill(base + offset, memory.data)
-    if there < size:
-        raise OSError(f"{dataset.name} ends {size - there} bytes too early")
+    memory = allocate_pages(size)
+    count = reader.fill(base + offset, memory.data)
+    if count < size:
+        raise OSError(f"{dataset.name} ends {size - count} bytes too early")
     value: Array = memory.view(dataset.dtype).reshape(dataset.shape)
     return value

@@ -25,13 +25,19 @@ if TYPE_CHECKING:
     from keras_savekit.verify.loader.stock_load import StockLoader
 
 # Those that Keras's other random initializers are made of.
-DRAWING = ("VarianceScaling", "RandomNormal", "RandomUniform", "TruncatedNormal", "Orthogonal")
+RANDOM_INITIALIZERS = (
+    "VarianceScaling",
+    "RandomNormal",
+    "RandomUniform",
+    "TruncatedNormal",
+    "Orthogonal",
+)
 
 
 def main(arguments: list[str]) -> None:
     """Answer until the pipe closes."""
     _step_back()
-    keras = made_ready()
+    keras = prepare()
     incoming, outgoing = (int(each) for each in arguments)
     with os.fdopen(incoming, "rb") as questions, os.fdopen(outgoing, "wb") as answers:
         for line in questions:
@@ -58,7 +64,7 @@ def _step_back() -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
-def made_ready() -> StockLoader:
+def prepare() -> StockLoader:
     """Have everything loaded that stays, and leave it out of what collecting garbage looks at.
 
     Else each collection takes as long as loading a model. There is one after each
@@ -68,7 +74,7 @@ def made_ready() -> StockLoader:
 
     from keras_savekit.verify.loader.stock_load import StockLoader
 
-    for name in DRAWING:
+    for name in RANDOM_INITIALIZERS:
         _draw_nothing(getattr(keras.initializers, name))
     gc.collect()
     gc.freeze()

@@ -20,13 +20,13 @@ from typing import Any
 from keras_savekit.base.key import Key
 from keras_savekit.convert.trust import trusted
 from keras_savekit.store.manifest import Depth, Finding, Verification
-from keras_savekit.verify.depths import ShallowDepth, verify_shallow
+from keras_savekit.verify.depths import ShallowDepth, verify_files
 from keras_savekit.verify.loader.process import Budget, Child, ChildError
 
 CHILD = "keras_savekit.verify.loader.child"
 
 
-class LoadChecker:
+class LoaderClient:
     """Verifies checkpoints at any depth, one after another. A context manager.
 
     budget: what one checkpoint may cost.
@@ -71,7 +71,7 @@ class LoadChecker:
     def look(self, path: Path, now: float, depth: Depth) -> Verification:
         """Check it at the depths, up to `depth`, that load nothing."""
         files: ShallowDepth = "bytes" if depth == "bytes" else "structure"
-        return verify_shallow(path, files, now, self._key)
+        return verify_files(path, files, now, self._key)
 
     def load(self, path: Path, now: float, depth: Depth) -> Verification:
         """Check one whose files are good at the depths that load it."""
@@ -97,7 +97,7 @@ class LoadChecker:
         with self._starting:
             if self._child is None and not self._ended:
                 key = self._key
-                environ = os.environ if key is None else key.hidden_from(os.environ)
+                environ = os.environ if key is None else key.remove_from(os.environ)
                 self._child = Child(CHILD, environ)
             if self._child is None or self._ended:  # just now, maybe
                 raise ChildError(self._ended)
@@ -136,7 +136,7 @@ class LoadChecker:
             self._child = None
             self._before, self._now = self.computed, 0.0
 
-    def __enter__(self) -> LoadChecker:
+    def __enter__(self) -> LoaderClient:
         return self
 
     def __exit__(

@@ -96,7 +96,7 @@ def _batches(model: Any, given: Path | None) -> Iterator[Any]:
         shape = model.input
     except (AttributeError, ValueError):  # of a stack of layers that was never called: it takes one
         shape = model.inputs[0]
-    for values in probe.drawn(keras.tree.flatten(shape)):
+    for values in probe.generate_batches(keras.tree.flatten(shape)):
         yield keras.tree.pack_sequence_as(shape, values)
 
 

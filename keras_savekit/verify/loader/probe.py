@@ -1,4 +1,4 @@
-"""The batch that depth `predict` asks a model with: given by the user, or drawn.
+"""The batch that depth `predict` asks a model with: given by the user, or generate_batches.
 
 A given one lies in the run's directory, so that `savekit verify` has it too: an
 archive of plain arrays, whose names say how they belong together.
@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 
 from keras_savekit.errors import CheckpointError, DataError
-from keras_savekit.formats.dtypes import by_name
+from keras_savekit.formats.dtypes import parse_dtype
 from keras_savekit.store.regular_file import content
 
 PROBE = "probe.npz"
 MAX_BYTES = 2**30
 SEED = 0
 SAMPLES = 2
-OPEN = (8, 32, 128)  # sizes of axes that have none; the first that a model takes
+AXIS_SIZES = (8, 32, 128)  # sizes of axes that have none; the first that a model takes
 _PLAIN = "biufcSU"
 
 
@@ -72,10 +72,10 @@ def read(path: Path) -> Any:
     return values if any(name.startswith("dict/") for name in named) else list(values.values())
 
 
-def drawn(inputs: Sequence[Any]) -> Iterator[list[Any]]:
+def generate_batches(inputs: Sequence[Any]) -> Iterator[list[Any]]:
     """Batches for inputs of these shapes and dtypes, one for each size of axes that have none."""
     opens = any(axis is None for each in inputs for axis in each.shape[1:])
-    for size in OPEN if opens else OPEN[:1]:
+    for size in AXIS_SIZES if opens else AXIS_SIZES[:1]:
         generator = np.random.default_rng(SEED)
         yield [_drawn(each.shape, str(each.dtype), size, generator) for each in inputs]
 
@@ -90,7 +90,7 @@ def _drawn(
         return generator.choice(np.array([b"a", b"b c"]), full)
     if dtype.startswith(("int", "uint", "bool")):
         return generator.integers(0, 2, full).astype(dtype)  # any index is in range
-    return generator.normal(size=full).astype(by_name(dtype))
+    return generator.normal(size=full).astype(parse_dtype(dtype))
 
 
 _REMEDY = "give what the model is called with: an array, or a list or a dict of arrays"

@@ -54,7 +54,7 @@ class Budget:
     memory: int | None = None
 
     @classmethod
-    def within(cls, policy: Mapping[str, Any]) -> Budget:
+    def from_policy(cls, policy: Mapping[str, Any]) -> Budget:
         """What the limits of a policy leave, as a run's directory has it."""
         limits = policy.get("limits")
         limits = limits if isinstance(limits, Mapping) else {}

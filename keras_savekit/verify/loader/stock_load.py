@@ -28,10 +28,10 @@ from keras_savekit.formats.registry import format_of
 from keras_savekit.model.rebuild import Stored, rebuild
 from keras_savekit.model.saving_walk import deserialized, serialized
 from keras_savekit.store.manifest import Depth, Finding, Manifest, read_manifest
-from keras_savekit.verify.loader.configuration import Configuration
 from keras_savekit.verify.loader.error_text import error_text_of
+from keras_savekit.verify.loader.saved_config import SavedConfig
 
-Origin = tuple[str, str, Configuration]
+Origin = tuple[str, str, SavedConfig]
 
 CODE = "import or register that code where you load it; a resume, which has it, is not affected"
 _INTO_YOURS = (
@@ -71,7 +71,7 @@ class StockLoader:
         Raises MemoryError, which accuses no checkpoint.
         """
         manifest = read_manifest(path)
-        origin = (manifest.model_file, manifest.architecture, Configuration.of(path, manifest))
+        origin = (manifest.model_file, manifest.architecture, SavedConfig.of(path, manifest))
         if depth == "load" and self._fills_the_kept(origin, path, manifest):
             return Checked("load")
         self._forget()
@@ -186,7 +186,7 @@ def _predict(model: Any, path: Path, manifest: Manifest, probe: Path | None) -> 
         return Checked("load", note=f"not asked for outputs: {error}")
 
 
-def _load(path: Path, manifest: Manifest, configuration: Configuration) -> Any:
+def _load(path: Path, manifest: Manifest, configuration: SavedConfig) -> Any:
     file = path / manifest.model_file
     if not format_of(file).architecture_file:
         return keras.models.load_model(file)
@@ -211,7 +211,7 @@ def _compare(model: Any, manifest: Manifest) -> Iterator[Finding]:
 
 
 def _compare_architecture(
-    model: Any, configuration: Configuration, manifest: Manifest
+    model: Any, configuration: SavedConfig, manifest: Manifest
 ) -> Iterator[Finding]:
     """Described again, it is what was saved, or what Keras makes of that on any way."""
     loaded = digest(json.loads(json.dumps(serialized(model))))

@@ -10,14 +10,15 @@ from typing import Any
 
 import keras
 
-from keras_savekit.formats.config_digest import unwrapped
+from keras_savekit.formats.config_digest import unwrap
 from keras_savekit.formats.embedded_code import code_in, code_of_compile, names_in
 from keras_savekit.formats.registry import format_of
+from keras_savekit.model.rebuild import is_registered
 from keras_savekit.store.manifest import Manifest
 
 
 @dataclass(frozen=True, slots=True)
-class Configuration:
+class SavedConfig:
     """JSON, as the files have it.
 
     model: the architecture, which in a `.keras` file says how to compile it too.
@@ -28,7 +29,7 @@ class Configuration:
     training: str | bytes = "null"
 
     @classmethod
-    def of(cls, path: Path, manifest: Manifest) -> Configuration:
+    def of(cls, path: Path, manifest: Manifest) -> SavedConfig:
         """That of the checkpoint in the directory `path`."""
         file = path / manifest.model_file
         model_format = format_of(file)
@@ -38,7 +39,7 @@ class Configuration:
     @property
     def architecture(self) -> Any:
         """The model, as `keras.saving.serialize_keras_object` describes it."""
-        return unwrapped(json.loads(self.model))
+        return unwrap(json.loads(self.model))
 
     def code_inside(self) -> str:
         """Why not even to try: older versions of Keras run what it holds, import what it names."""
@@ -54,7 +55,7 @@ class Configuration:
         if code:
             held = dict.fromkeys(f"{what} in {place}" for place, what in code)
             return f"it holds {', '.join([*held][:3])}, which is not run"
-        names = dict.fromkeys(names_in([architecture, *compiled], _is_registered))
+        names = dict.fromkeys(names_in([architecture, *compiled], is_registered))
         if names:
             return f"it needs {', '.join([*names][:3])}, which stock Keras does not have"
         return ""
@@ -66,10 +67,6 @@ class Configuration:
         yield from _foreign(training)
         for key in ("loss", "metrics", "weighted_metrics"):
             yield from (name for name in _texts(training.get(key)) if not _is_of_keras(name))
-
-
-def _is_registered(name: str) -> bool:
-    return keras.saving.get_registered_object(name) is not None
 
 
 def _foreign(config: Any) -> Iterator[str]:
