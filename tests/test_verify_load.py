@@ -212,7 +212,7 @@ def test_a_child_that_takes_too_much_memory_is_ended_and_told_with_the_number(mo
         assert outcome.good
         assert checker.pid is None
     said = re.fullmatch(
-        r"not loaded: the verifying process took (\d+) bytes of memory, more than the 100MB it may"
+        r"not loaded: the verifying process used (\d+) bytes of memory, more than the allowed 100MB"
         r" \(limits.verify_memory\)",
         outcome.note,
     )
@@ -260,7 +260,7 @@ def test_a_checker_that_was_ended_from_elsewhere_answers_at_once_and_says_why(mo
 
 def _end_when_it_runs(checker):
     wait_until(lambda: checker.pid)
-    checker.end("the training has ended")
+    checker.stop("the training has ended")
 
 
 @pytest.fixture(scope="module")

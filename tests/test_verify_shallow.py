@@ -244,10 +244,10 @@ def test_a_changed_tensor_is_named_even_if_the_file_is_as_written(tmp_path):
     manifest = stored(tmp_path, write, wrong, right)
     (finding,) = verify_files(tmp_path, "structure", 0.0).findings
     assert str(finding) == (
-        f"weight dense/kernel is not what it was in memory [model.h5:{LAYER}/kernel]"
+        f"weight dense/kernel is not what was in memory [model.h5:{LAYER}/kernel]"
     )
     (extra,) = check_structure(tmp_path, replace(manifest, tensors=(right,)))
-    assert str(extra) == f"the manifest does not know it [model.h5:{LAYER}/kernel]"
+    assert str(extra) == f"is not in the manifest [model.h5:{LAYER}/kernel]"
 
 
 VALUES = np.array([[1.5, -0.0, np.nan], [np.inf, -np.inf, 1e-40]])

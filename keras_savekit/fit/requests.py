@@ -117,7 +117,7 @@ class RequestMonitor:
         """
         stop = False
         for one in due:
-            seen = tick.seen_by(one.plan.name)
+            seen = tick.for_plan(one.plan.name)
             fired = [each for each in one.plan.when if each.reason(seen) is not None]
             for trigger in leaves(fired):
                 response = trigger.response(seen)

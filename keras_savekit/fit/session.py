@@ -292,7 +292,7 @@ class Session:
         """Whether nothing can be due, to be learned, to be told or to be made ready for."""
         if self._capture is None:
             return False
-        ahead = self._horizon.beyond(self._now) and not self._costs.limited
+        ahead = self._horizon.is_ahead_of(self._now) and not self._costs.limited
         return ahead and self._watch.quiet() and self._pipeline.quiet()
 
     def _observe(self, event: Event, now: Moment, *, consistent: bool = True) -> None:

@@ -87,7 +87,7 @@ class Verifier:
 
     def computed(self) -> float:
         """Processor seconds spent so far, by the process that loads too."""
-        return self._computed + self.checker.computed
+        return self._computed + self.checker.cpu_seconds
 
     def pending(self) -> int:
         """Checkpoints that wait or are at hand, until their outcome is recorded."""
@@ -124,7 +124,7 @@ class Verifier:
         if self.join(self._patience, left):
             return True
         waiting = [job for worker in self.workers for job in worker.drop()]
-        self.checker.end(NO_LONGER)
+        self.checker.stop(NO_LONGER)
         for job in waiting:
             if job.found is not None:  # it is known, and only to be recorded
                 self._settle(job, job.found)
@@ -157,7 +157,7 @@ class Verifier:
     def _looked_at(self, job: VerificationJob) -> VerificationJob:
         """With what its files say; without, if it is to be loaded as well."""
         began, depth = time.monotonic(), job.plan.verify
-        found = self.checker.look(self._path(job), self._clock(), depth)
+        found = self.checker.verify_files(self._path(job), self._clock(), depth)
         job = replace(job, began=began)
         if not (found.good and found.done) or found.depth == depth:
             return replace(job, found=found)
@@ -173,7 +173,7 @@ class Verifier:
     # On the one that waits for the process.
 
     def _load(self, job: VerificationJob) -> None:
-        self._settle(job, self.checker.load(self._path(job), self._clock(), job.plan.verify))
+        self._settle(job, self.checker.verify_load(self._path(job), self._clock(), job.plan.verify))
 
     def _settle(self, job: VerificationJob, found: Verification) -> None:
         self._files.submit(replace(job, found=found), key="found", capacity=sys.maxsize, wait=False)

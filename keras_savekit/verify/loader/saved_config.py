@@ -1,4 +1,4 @@
-"""What a checkpoint's files tell stock Keras to build, and what of it is not Keras's own."""
+"""Read the configuration that stock Keras builds from, and find the parts that are not Keras's."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from keras_savekit.store.manifest import Manifest
 
 @dataclass(frozen=True, slots=True)
 class SavedConfig:
-    """JSON, as the files have it.
+    """The JSON texts in the files of a checkpoint.
 
-    model: the architecture, which in a `.keras` file says how to compile it too.
-    training: what a `.h5` file says of `compile`.
+    model: the architecture. In some formats it contains how to compile the model.
+    training: how to compile the model, in other formats.
     """
 
     model: str | bytes
@@ -30,7 +30,7 @@ class SavedConfig:
 
     @classmethod
     def of(cls, path: Path, manifest: Manifest) -> SavedConfig:
-        """That of the checkpoint in the directory `path`."""
+        """Read it from the checkpoint in the directory `path`."""
         file = path / manifest.model_file
         model_format = format_of(file)
         texts = model_format.read_texts(file, path / model_format.architecture_file)
@@ -38,11 +38,14 @@ class SavedConfig:
 
     @property
     def architecture(self) -> Any:
-        """The model, as `keras.saving.serialize_keras_object` describes it."""
+        """The architecture, as `keras.saving.serialize_keras_object` returns it."""
         return unwrap(json.loads(self.model))
 
-    def code_inside(self) -> str:
-        """Why not even to try: older versions of Keras run what it holds, import what it names."""
+    def why_unsafe(self) -> str:
+        """Return why stock Keras must not load it, empty if it may.
+
+        Older versions of Keras run the code in a configuration, and import what it names.
+        """
         architecture, training = self.architecture, json.loads(self.training) or {}
         compiled = (
             architecture.get("compile_config") if isinstance(architecture, dict) else None,
@@ -50,18 +53,18 @@ class SavedConfig:
         )
         code = [
             *code_in(architecture, "the model"),
-            *(each for one in compiled for each in code_of_compile(one)),
+            *(found for config in compiled for found in code_of_compile(config)),
         ]
         if code:
-            held = dict.fromkeys(f"{what} in {place}" for place, what in code)
-            return f"it holds {', '.join([*held][:3])}, which is not run"
+            found = dict.fromkeys(f"{what} in {place}" for place, what in code)
+            return f"it contains {', '.join([*found][:3])}, which is not run"
         names = dict.fromkeys(names_in([architecture, *compiled], is_registered))
         if names:
             return f"it needs {', '.join([*names][:3])}, which stock Keras does not have"
         return ""
 
-    def code_of_its_own(self) -> Iterator[str]:
-        """Classes and functions that Keras does not bring along."""
+    def custom_code(self) -> Iterator[str]:
+        """Yield the classes and functions that are not part of Keras."""
         training = json.loads(self.training) or {}
         yield from _foreign(self.architecture)
         yield from _foreign(training)
@@ -94,6 +97,6 @@ def _texts(config: Any) -> Iterator[str]:
 
 
 def _is_of_keras(function: str) -> bool:
-    rooms = (keras.losses, keras.metrics, keras.activations, keras.initializers, keras.ops)
+    modules = (keras.losses, keras.metrics, keras.activations, keras.initializers, keras.ops)
     resolved_by_compile = {"accuracy", "acc", "crossentropy", "ce"}
-    return function in resolved_by_compile or any(hasattr(room, function) for room in rooms)
+    return function in resolved_by_compile or any(hasattr(module, function) for module in modules)
