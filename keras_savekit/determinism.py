@@ -16,11 +16,11 @@ from typing import Any
 
 import keras
 
+from keras_savekit.base.digests import tensor_digest
 from keras_savekit.base.tensors import as_array
 from keras_savekit.callbacks import SaveKit
 from keras_savekit.data.source import source_of
 from keras_savekit.errors import DataError
-from keras_savekit.formats.hdf5.fill import tensor_digest
 from keras_savekit.model.live_variables import variables_by_role
 
 SEED = 20

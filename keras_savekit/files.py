@@ -31,11 +31,12 @@ from keras_savekit.errors import (
     SavekitWarning,
 )
 from keras_savekit.formats import single_file
-from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE, write_text
+from keras_savekit.formats.checkpoint import write_text
 from keras_savekit.formats.embedded_code import code_in, code_of_compile
 from keras_savekit.formats.model_format import ModelFormat, Save
 from keras_savekit.formats.registry import FORMATS, find_format, format_of
-from keras_savekit.formats.single_file import architecture_beside
+from keras_savekit.formats.single_file import architecture_path
+from keras_savekit.formats.weights_h5 import ARCHITECTURE_FILE
 from keras_savekit.model.assign import (
     computed_values,
     read_tensors,
@@ -56,8 +57,8 @@ from keras_savekit.store.manifest_json import read_manifest, to_json
 from keras_savekit.store.read_errors import unreadable
 from keras_savekit.store.run import resolve_link
 from keras_savekit.verify.bytes import check_bytes
-from keras_savekit.verify.loader.client import LoadChecker
-from keras_savekit.verify.tensors import check_structure, parts_of
+from keras_savekit.verify.loader.client import LoaderClient
+from keras_savekit.verify.tensors import check_structure, range_digests_of
 
 
 def save_model(model: Any, path: str | os.PathLike[str], *, verify: Depth = "load") -> None:
@@ -93,7 +94,7 @@ def save_weights(model: Any, path: str | os.PathLike[str], *, verify: Depth = "s
     """
     target = _target(path, "weights")
     with _verified_files(model, target, verify) as scratch:
-        publish_file(scratch / ARCHITECTURE_FILE, single_file.architecture_beside(target))
+        publish_file(scratch / ARCHITECTURE_FILE, single_file.architecture_path(target))
         publish_file(scratch / format_of(target).file, target)
 
 
@@ -223,7 +224,7 @@ def _verified_files(model: Any, target: Path, verify: Depth) -> Iterator[Path]:
         with disk_errors("write", target):
             name = format_of(target).file
             manifest = single_file.write(scratch / name, snapshot, time.time())
-            if manifest.save == "weights":
+            if format_of(target).architecture_file:
                 architecture = live.blueprint.model_config.encode()
                 beside = write_text(scratch / ARCHITECTURE_FILE, architecture)
                 manifest = replace(manifest, files=(*manifest.files, beside))
@@ -235,7 +236,7 @@ def _verified_files(model: Any, target: Path, verify: Depth) -> Iterator[Path]:
 
 
 def _require_good(scratch: Path, target: Path, verify: Depth) -> None:
-    with LoadChecker() as checker:
+    with LoaderClient() as checker:
         found = checker.verify(scratch, time.time(), verify)
     if not found.good:
         raise SaveError(
@@ -262,8 +263,8 @@ def _read_stored(path: Path, key: Key | None) -> StoredModel | None:
         stored = StoredModel.checkpoint(path, manifest)
         promised = {entry.name for entry in manifest.files}
         # A damaged HDF5 file must not be opened: the library may never return.
-        parts = parts_of(manifest)
-        findings = check_bytes(path, manifest, sha256=key is not None, parts=parts)
+        parts = range_digests_of(manifest)
+        findings = check_bytes(path, manifest, sha256=key is not None, range_digests=parts)
         _require_none(path, [finding for finding in findings if finding.where in promised])
     elif not path.is_file():
         raise CheckpointError("no such file or directory", str(path), "check the path")
@@ -273,8 +274,8 @@ def _read_stored(path: Path, key: Key | None) -> StoredModel | None:
         found = single_file.read_manifest(path)
         if found is None:
             return None
-        stored, parts = StoredModel(path.parent, found, architecture_beside(path)), {}
-    _require_none(path, check_structure(stored.directory, stored.manifest, parts=parts))
+        stored, parts = StoredModel(path.parent, found, architecture_path(path)), {}
+    _require_none(path, check_structure(stored.directory, stored.manifest, range_digests=parts))
     return stored
 
 

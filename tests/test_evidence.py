@@ -46,7 +46,7 @@ from keras_savekit.store.prepare import prepare
 from keras_savekit.store.read_errors import retry_unverifiable, system_failure, unverifiable
 from keras_savekit.store.run import RunDirectory
 from keras_savekit.store.run_writer import RunWriter
-from keras_savekit.verify.depths import require_signed, verify_shallow
+from keras_savekit.verify.depths import require_signed, verify_files
 
 PLANS = (
     SavePlan(name="latest", when="every 1 steps", keep="last 3", verify="structure"),
@@ -525,7 +525,7 @@ def test_one_place_opens_hdf5_files():
                 opening.append((str(path.relative_to(package)), node.attr))
             if isinstance(node, ast.ImportFrom) and node.module == "h5py":
                 opening.append((str(path.relative_to(package)), "from"))
-    annotated = {("formats/hdf5/fill.py", "File"), ("formats/hdf5/template.py", "File")}
+    annotated = {("formats/hdf5/extract.py", "File"), ("formats/hdf5/template.py", "File")}
     assert set(opening) == annotated | {("formats/hdf5/access.py", "File")}
     for name, _ in annotated:  # as types only
         tree = ast.parse((package / name).read_text())
@@ -537,7 +537,10 @@ def test_files_are_opened_without_a_lock(tmp_path):
     with h5py.File(tmp_path / "f.h5", "w", locking=False) as file:
         file["a"] = np.arange(3)
     before = h5py.File(tmp_path / "f.h5", "r", locking=True)
-    with before, access.reading(tmp_path / "f.h5") as file:  # open here already, and locked
+    with (
+        before,
+        access.open_for_reading(tmp_path / "f.h5") as file,
+    ):  # already open, with a lock
         assert file["a"][()].tolist() == [0, 1, 2]
 
 
@@ -632,5 +635,5 @@ def test_a_training_on_a_file_system_without_flock_resumes_from_its_newest(tmp_p
 
 def test_an_outcome_that_is_not_done_leaves_a_checkpoint_unverified(run):
     with syscalls.watched(Failing(errno.EIO, 0, always=True, only=within(run))):
-        outcome = verify_shallow(run / "checkpoints" / NEWEST, "structure", 1.0)
+        outcome = verify_files(run / "checkpoints" / NEWEST, "structure", 1.0)
     assert outcome == Verification("bytes", 1.0, (), outcome.note, done=False)

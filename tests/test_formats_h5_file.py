@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from keras_savekit.base.digests import tensor_digest
 from keras_savekit.base.tensors import Blueprint, LayerWeights, Variable
 from keras_savekit.errors import CheckpointError
 from keras_savekit.formats import full_h5
 from keras_savekit.formats.directio.memory import PAGE
 from keras_savekit.formats.directio.writer import FileWriter
-from keras_savekit.formats.hdf5 import fill
+from keras_savekit.formats.hdf5 import extract, fill
 from keras_savekit.formats.hdf5.template import (
     ALIGNED_FROM,
     ATTRIBUTE_LIMIT,
@@ -73,11 +74,11 @@ def test_the_digest_of_a_file_is_that_of_its_bytes(tmp_path):
 
 
 def test_the_digest_of_a_tensor_is_that_of_its_own_bytes():
-    assert fill.tensor_digest(BIG) == xxhash.xxh3_128_hexdigest(BIG.tobytes())
+    assert tensor_digest(BIG) == xxhash.xxh3_128_hexdigest(BIG.tobytes())
     turned = np.asfortranarray(np.arange(12.0).reshape(3, 4))
-    assert fill.tensor_digest(turned) == xxhash.xxh3_128_hexdigest(turned.tobytes("C"))
+    assert tensor_digest(turned) == xxhash.xxh3_128_hexdigest(turned.tobytes("C"))
     scalar = np.array(3, "int32")
-    assert fill.tensor_digest(scalar) == xxhash.xxh3_128_hexdigest(scalar.tobytes())
+    assert tensor_digest(scalar) == xxhash.xxh3_128_hexdigest(scalar.tobytes())
 
 
 def test_large_tensors_are_contiguous_and_aligned(tmp_path):
@@ -103,7 +104,7 @@ def test_a_stored_dtype_may_be_wider_and_is_read_back_exactly(tmp_path):
         assert file["opaque"].attrs["dtype"] == "bfloat16"
         np.testing.assert_array_equal(file["wide"], value.astype("float32"))
         assert np.isnan(file["wide"][()]).any()
-    wide, opaque = fill.read(tmp_path / "f.h5", [("wide", "bfloat16"), ("opaque", "bfloat16")])
+    wide, opaque = extract.read(tmp_path / "f.h5", [("wide", "bfloat16"), ("opaque", "bfloat16")])
     assert opaque.view("uint16").tobytes() == bits.tobytes()
     assert wide.view("uint16").tobytes() == bits.tobytes()
 
@@ -175,10 +176,10 @@ def test_what_cannot_be_read_is_one_error_with_the_file(tmp_path):
     path = tmp_path / "f.h5"
     written(path, {"a": BIG})
     with pytest.raises(CheckpointError, match=r"cannot be read.*f\.h5"):
-        fill.read(path, [("b", "float32")])
+        extract.read(path, [("b", "float32")])
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(CheckpointError, match=r"cannot be read.*f\.h5"):
-        fill.read(path, [("a", "float32")])
+        extract.read(path, [("a", "float32")])
 
 
 NAMES = st.lists(
@@ -201,5 +202,5 @@ def test_every_layout_reads_back(tmp_path_factory, names, data):
     values = {name: data.draw(ARRAYS) for name in names}
     entry = written(path, values)
     assert entry.digest == xxhash.xxh3_128_hexdigest(path.read_bytes())
-    read = fill.read(path, [(name, value.dtype.name) for name, value in values.items()])
+    read = extract.read(path, [(name, value.dtype.name) for name, value in values.items()])
     assert [each.tobytes() for each in read] == [each.tobytes() for each in values.values()]

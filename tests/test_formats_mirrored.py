@@ -30,7 +30,7 @@ sk.save_model(model, directory / "m.h5", verify="structure")
 sk.save_model(model, directory / "m.keras", verify="structure")
 model.save_weights(directory / "stock.weights.h5")
 model.fit(x, y, batch_size=4, verbose=0)
-from keras_savekit.formats.snapshot import as_array
+from keras_savekit.base.tensors import as_array
 taken = [as_array(each) for each in snapshot.tensors[:len(model.weights)]]
 assert [each.tobytes() for each in taken] == [each[2] for each in before]
 for path in (checkpoint / "model.h5", directory / "m.h5", directory / "m.keras"):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_savekit.formats.directio.memory import LARGE, PAGE, page_aligned
+from keras_savekit.formats.directio.memory import LARGE, PAGE, allocate_pages
 
 _SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
@@ -25,7 +25,7 @@ def in_large_pages(address):
 @pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("size", [0, 1, PAGE, PAGE + 1, LARGE - 1, LARGE, 2 * LARGE + 3])
 def test_memory_begins_at_a_page_and_has_the_size_asked_for(size, large):
-    memory = page_aligned(size, large=large)
+    memory = allocate_pages(size, large=large)
     assert memory.nbytes == size
     assert memory.ctypes.data % PAGE == 0
     memory[:] = 1
@@ -36,7 +36,7 @@ def test_memory_begins_at_a_page_and_has_the_size_asked_for(size, large):
     not _SETTING.exists() or "[never]" in _SETTING.read_text(), reason="no large pages here"
 )
 def test_memory_that_is_used_often_is_in_large_pages():
-    memory = page_aligned(4 * LARGE + 1, large=True)
+    memory = allocate_pages(4 * LARGE + 1, large=True)
     assert memory.ctypes.data % LARGE == 0
     memory[:] = 1
     assert in_large_pages(memory.ctypes.data) >= 4 * LARGE

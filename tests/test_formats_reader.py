@@ -9,7 +9,7 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_savekit.formats.directio.memory import PAGE, page_aligned
+from keras_savekit.formats.directio.memory import PAGE, allocate_pages
 from keras_savekit.formats.directio.reader import FileReader, RangeDigests
 from keras_savekit.formats.directio.writer import PIECE
 from keras_savekit.store import syscalls
@@ -40,7 +40,7 @@ def test_a_reader_gives_any_range_in_pieces_of_whole_units(descriptor):
 @pytest.mark.parametrize("offset", [0, PAGE, 3, 2 * PIECE])
 def test_memory_is_filled_from_any_byte_on_as_far_as_the_file_goes(descriptor, offset, shift):
     for size in (0, 5, PAGE, 3 * PAGE + 7, PIECE + 1, len(DATA)):
-        memory = page_aligned(size + shift)[shift:]
+        memory = allocate_pages(size + shift)[shift:]
         with FileReader(descriptor) as reader:
             there = reader.fill(offset, memory.data)
         expected = DATA[offset : offset + size]
@@ -49,7 +49,7 @@ def test_memory_is_filled_from_any_byte_on_as_far_as_the_file_goes(descriptor, o
 
 
 def test_whole_pages_are_read_to_where_they_belong(descriptor):
-    memory = page_aligned(2 * PAGE + 10)
+    memory = allocate_pages(2 * PAGE + 10)
     seen = []
 
     def look(name, call, *given):

@@ -13,7 +13,7 @@ from formats_models import arrays, batch, fingerprint, layers, small, train, wri
 import keras_savekit as sk
 from keras_savekit.formats.full_h5 import unique_names
 from keras_savekit.formats.keras_zip import locate_weights
-from keras_savekit.verify.depths import verify_shallow
+from keras_savekit.verify.depths import verify_files
 
 pytestmark = pytest.mark.slow
 
@@ -306,7 +306,7 @@ def test_compressed_files_are_smaller_and_stock_keras_reads_them(form, compressi
     directory, manifest = write(tmp_path, model, save, form, compression)
     sizes = [(each / manifest.model_file).stat().st_size for each in (directory, plain)]
     assert sizes[0] < sizes[1] - 100_000
-    assert verify_shallow(directory, "structure", 0.0).good
+    assert verify_files(directory, "structure", 0.0).good
     for loaded in (stock_load(directory, manifest, model), sk.load_model(directory)):
         assert arrays(loaded.weights) == arrays(model.weights)
 

@@ -56,7 +56,7 @@ def test_the_sha256_of_a_file_is_taken_where_it_is_wanted(tmp_path, sizes):
     os.write(source, BYTES.data)
     entries = []
     for wanted in (True, False):
-        with FileWriter(tmp_path / f"{wanted}", sha256=wanted) as stream, stream.sharing(source):
+        with FileWriter(tmp_path / f"{wanted}", sha256=wanted) as stream, stream.share_with(source):
             for piece in pieces(sizes):  # shared or not: the bytes that were given count
                 stream.write(piece)
         entries.append(stream.entry())
@@ -138,7 +138,7 @@ def shared_write(base, path):
     try:
         with FileWriter(path) as stream:
             stream.write(head.data)
-            with stream.sharing(descriptor):
+            with stream.share_with(descriptor):
                 stream.write(middle.data)
             stream.write(head[:55].data)
     finally:

@@ -14,8 +14,8 @@ from hypothesis.extra import numpy as npst
 from test_store_builders import fake_checkpoint, write_manifest
 
 from keras_savekit.base.moment import MOST_NAMES, Moment
-from keras_savekit.formats import logs, state_h5
-from keras_savekit.formats.logs import exact, readable, restored
+from keras_savekit.formats import log_values, state_h5
+from keras_savekit.formats.log_values import decode_logs, encode_logs, readable_logs
 from keras_savekit.store.manifest import MANIFEST
 from keras_savekit.store.manifest_json import read_manifest, read_outline
 
@@ -71,7 +71,7 @@ def same(one, other):
 
 
 def through_the_state(reported):
-    return restored(json.loads(bytes(state_h5.encode(exact(reported)))))
+    return decode_logs(json.loads(bytes(state_h5.encode(encode_logs(reported)))))
 
 
 @laws
@@ -92,7 +92,7 @@ def place(tmp_path_factory):
 @laws
 @given(anything)
 def test_any_logs_come_back_from_a_manifest_as_they_were_read(place, reported):
-    read = readable(reported).logs
+    read = readable_logs(reported).logs
     write_manifest(place, moment=Moment(logs=read))
     for again in (read_manifest(place).moment.logs, read_outline(place).moment.logs):
         assert same(again, read_texts(read))
@@ -133,7 +133,7 @@ def read_texts(value):
     ],
 )
 def test_values_are_read_without_a_note(value, expected):
-    found = readable({"x": value})
+    found = readable_logs({"x": value})
     assert same(found.logs["x"], expected)
     assert not found.notes
 
@@ -172,7 +172,7 @@ NESTED.append(NESTED)
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_json_does_not_have_is_kept_as_text_and_noted(value, kind):
-    found = readable({"x": value, "loss": 0.5})
+    found = readable_logs({"x": value, "loss": 0.5})
     assert kind in found.notes["x"]
     assert found.logs["loss"] == 0.5
     json.dumps(found.logs)
@@ -180,10 +180,15 @@ def test_what_json_does_not_have_is_kept_as_text_and_noted(value, kind):
 
 
 def test_what_is_too_large_for_a_manifest_is_described_there_and_kept_in_the_history():
-    side = math.isqrt(logs.MOST_VALUES) + 1
+    side = math.isqrt(log_values.MOST_VALUES) + 1
     cm = np.arange(side * side, dtype=np.float32).reshape(side, side)
-    reported = {"cm": cm, "f1": np.zeros(100), "list": [0.0] * (logs.MOST_VALUES + 1), "z": 1.5}
-    found = readable(reported)
+    reported = {
+        "cm": cm,
+        "f1": np.zeros(100),
+        "list": [0.0] * (log_values.MOST_VALUES + 1),
+        "z": 1.5,
+    }
+    found = readable_logs(reported)
     assert found.logs["cm"] == f"float32 array of shape ({side}, {side})"
     assert found.logs["list"].startswith("list [0.0, 0.0")
     assert (len(found.logs["f1"]), found.logs["z"]) == (100, 1.5)
@@ -193,35 +198,35 @@ def test_what_is_too_large_for_a_manifest_is_described_there_and_kept_in_the_his
 
 def test_a_manifest_never_gets_more_names_than_can_be_read(place):
     for value in (0.5, 1):
-        found = readable({f"m{number}": value for number in range(MOST_NAMES + 1)})
+        found = readable_logs({f"m{number}": value for number in range(MOST_NAMES + 1)})
         write_manifest(place, moment=Moment(logs=found.logs))
         assert len(read_manifest(place).moment.logs) == MOST_NAMES
         assert found.notes[""] == "of 10001 metrics only 10000 are kept in manifests"
 
 
 def test_names_that_are_no_text_become_text():
-    assert readable({1: 0.5, ("a", 2): 1.0}).logs == {"1": 0.5, "('a', 2)": 1.0}
-    assert exact({1: 0.5}) == {"1": 0.5}
+    assert readable_logs({1: 0.5, ("a", 2): 1.0}).logs == {"1": 0.5, "('a', 2)": 1.0}
+    assert encode_logs({1: 0.5}) == {"1": 0.5}
 
 
 def test_tensors_come_back_as_tensors():
-    saved = exact({"x": tf.constant([1, 2], tf.int16)})
-    back = restored(saved, tf.convert_to_tensor)["x"]
+    saved = encode_logs({"x": tf.constant([1, 2], tf.int16)})
+    back = decode_logs(saved, tf.convert_to_tensor)["x"]
     assert tf.is_tensor(back)
     assert (back.dtype, back.numpy().tolist()) == (tf.int16, [1, 2])
 
 
 def test_the_json_of_scalars_is_what_it_was_in_version_0_1(place):
     was = {"loss": 0.25, "mae": 1, "nan": math.nan, "inf": -math.inf}
-    write_manifest(place, moment=Moment(logs=readable(was).logs))
+    write_manifest(place, moment=Moment(logs=readable_logs(was).logs))
     assert (
         b'    "logs": {\n      "loss": 0.25,\n      "mae": 1,\n      "nan": "NaN",\n'
         b'      "inf": "-Infinity"\n    }' in (place / MANIFEST).read_bytes()
     )
     assert same(dict(read_manifest(place).moment.logs), was)
     state = {"loss": 0.25, "mae": 1, "list of 0.1": [0.5, 1.5]}
-    assert exact({"loss": 0.25, "mae": 1}) == {"loss": 0.25, "mae": 1}
-    assert restored(state) == state
+    assert encode_logs({"loss": 0.25, "mae": 1}) == {"loss": 0.25, "mae": 1}
+    assert decode_logs(state) == state
 
 
 BITS = {"dtype": "<f4", "shape": [1], "bits": "AAAAAA=="}
@@ -249,4 +254,4 @@ BITS = {"dtype": "<f4", "shape": [1], "bits": "AAAAAA=="}
 )
 def test_a_history_that_nobody_wrote_is_refused(wrong):
     with pytest.raises(ValueError):  # noqa: PT011 - any of NumPy's words
-        restored({"x": wrong})
+        decode_logs({"x": wrong})

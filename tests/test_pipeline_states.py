@@ -18,7 +18,7 @@ from keras_savekit.formats import checkpoint as checkpoint_files
 from keras_savekit.policy.plan import Due, Policy
 from keras_savekit.resume.record import select_and_record
 from keras_savekit.save.pipeline import Pipeline
-from keras_savekit.verify.depths import verify_shallow
+from keras_savekit.verify.depths import verify_files
 
 PATIENCE = 20
 
@@ -154,7 +154,7 @@ class Sessions(RuleBasedStateMachine):
         if getattr(self, "newest", None) is None:
             return
         path = self.directory.checkpoints_path / self.newest
-        assert verify_shallow(path, "bytes", 1.0).findings == ()
+        assert verify_files(path, "bytes", 1.0).findings == ()
 
 
 TestSessions = Sessions.TestCase

@@ -22,7 +22,7 @@ quick = settings(deadline=None, derandomize=True, max_examples=100)
 
 
 def steps(before, now, stretch=1):
-    return Tick(Moment(step=before), Moment(step=now), "step", stretch=stretch)
+    return Tick(Moment(step=before), Moment(step=now), "step", interval_factor=stretch)
 
 
 def epochs(before, now):
@@ -63,7 +63,11 @@ def before_deadline(wall, memory=None, deadline=1000.0):
         (BOTH, steps(329, 330), "every 100 steps offset 30 first 250"),
         (Every(steps=100), steps(99, 100, stretch=2), None),
         (Every(steps=100), steps(199, 200, 2), "every 100 steps, made 2 times longer"),
-        (Every(epochs=1), Tick(Moment(), Moment(epoch=1), "epoch_end", stretch=8), "every epoch"),
+        (
+            Every(epochs=1),
+            Tick(Moment(), Moment(epoch=1), "epoch_end", interval_factor=8),
+            "every epoch",
+        ),
         (EpochEnd(at=[5, 10]), epochs(3, 4), None),
         (EpochEnd(at=[5, 10]), epochs(4, 5), "epoch 5"),
         (EpochEnd(at=[5, 10]), epochs(5, 6), None),
@@ -339,11 +343,13 @@ def test_triggers_combine_with_operators_as_in_yaml():
 
 
 def test_a_plan_does_not_see_the_signals_that_it_has_served():
-    tick = outside(signals=frozenset({"SIGTERM", "SIGUSR1"}), served=frozenset({("a", "SIGTERM")}))
-    assert tick.seen_by("a").outside.signals == {"SIGUSR1"}
-    assert tick.seen_by("b").outside.signals == {"SIGTERM", "SIGUSR1"}
+    tick = outside(
+        signals=frozenset({"SIGTERM", "SIGUSR1"}), acknowledged=frozenset({("a", "SIGTERM")})
+    )
+    assert tick.for_plan("a").requests.signals == {"SIGUSR1"}
+    assert tick.for_plan("b").requests.signals == {"SIGTERM", "SIGUSR1"}
     quiet = outside()
-    assert quiet.seen_by("a") is quiet
+    assert quiet.for_plan("a") is quiet
 
 
 @pytest.mark.parametrize(

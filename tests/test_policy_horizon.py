@@ -26,8 +26,8 @@ def test_before_its_horizon_a_policy_has_nothing_to_say(policy, step, seconds, a
     until = horizon(policy, before, stretch)
     for number in range(1, ahead + 1):
         now = Moment(0, step + number, step + number, seconds + 7.0 * number, logs)
-        tick = Tick(before, now, "step", {}, stretch=stretch)
-        if until.beyond(now):
+        tick = Tick(before, now, "step", {}, interval_factor=stretch)
+        if until.is_ahead_of(now):
             decision = decide(policy, tick)
             assert decision.due == ()
             assert decision.memory == {}

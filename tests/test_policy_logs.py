@@ -71,8 +71,8 @@ def test_a_name_leads_to_one_number(name, value):
         ("f1[0][1]", "f1[0][1] is not there: f1[0] is one number"),
         ("loss[1]", "loss[1] is not there: loss is one number"),
         ("scores[A]", 'scores[A] is not there: did you mean "a"?'),
-        ("note[0]", 'note[0] is not there: note is no number but text, "warming up"'),
-        ("note", 'note is no number but text, "warming up"'),
+        ("note[0]", 'note[0] is not there: note is not a number but text, "warming up"'),
+        ("note", 'note is not a number but text, "warming up"'),
         ("none", "none is None"),
         ("empty", "empty is empty"),
         ("empty[0]", "empty[0] is not there: empty is empty"),
@@ -85,7 +85,7 @@ def test_what_is_no_single_number_is_absent_for_one_clear_reason(name, why):
 
 
 def absent(name, rest):
-    return f"the policy looks at {name}, which was not reported by the end of an epoch: {rest}"
+    return f"the policy uses {name}, which was not reported by the end of an epoch: {rest}"
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_logs_are_read_from_json_and_become_tuples():
         ([1], "must be a mapping"),
         ({1: 2.0}, "a name in the logs is not text"),
         ({"a": {1: 2.0}}, "a name in the logs is not text"),
-        ({"a": b"x"}, "a bytes is no value of a log"),
+        ({"a": b"x"}, "a bytes is not a value of a log"),
     ],
 )
 def test_logs_that_no_json_holds_are_refused(logs, what):

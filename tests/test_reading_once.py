@@ -6,7 +6,7 @@ from formats_models import write
 from test_store_builders import reads_of
 
 from keras_savekit.model.assign import read_tensors
-from keras_savekit.verify.depths import verify_shallow
+from keras_savekit.verify.depths import verify_files
 
 ROUNDING = 1.1  # whole pages, and what HDF5 itself reads of an archive
 
@@ -22,7 +22,7 @@ def model():
 @pytest.mark.parametrize("form", ["h5", "keras", "weights.h5"])
 def test_a_checkpoint_is_read_once_by_the_depth_structure(model, form, tmp_path):
     directory, manifest = write(tmp_path, model, "weights" if "weights" in form else "model", form)
-    found, read = reads_of(lambda: verify_shallow(directory, "structure", 0.0))
+    found, read = reads_of(lambda: verify_files(directory, "structure", 0.0))
     size = sum(each.size for each in manifest.files)
     assert found.good
     assert size <= read <= ROUNDING * size

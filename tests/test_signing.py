@@ -27,7 +27,7 @@ from keras_savekit.store import manifest_json
 from keras_savekit.store.manifest import MANIFEST, SignatureError, UnhashedError, split_place
 from keras_savekit.store.manifest_json import read_manifest, to_json
 from keras_savekit.store.run import RunDirectory
-from keras_savekit.verify.loader.client import LoadChecker
+from keras_savekit.verify.loader.client import LoaderClient
 
 ROOT = Path(__file__).parent.parent / "keras_savekit"
 SECRET = b"a key that nobody guesses"
@@ -153,7 +153,7 @@ def test_what_is_not_signed_with_the_key_is_refused_and_the_one_before_it_serves
 
 def test_weights_that_were_replaced_and_kept_their_xxh3_128_are_refused(run, capsys):
     forge_weights(newest(run))
-    with LoadChecker() as without_a_key:  # nobody can tell
+    with LoaderClient() as without_a_key:  # nobody can tell
         assert without_a_key.verify(newest(run), 0.0, "structure").good
     kernel = sk.load_model(newest(run)).get_layer("large").kernel.numpy()
     assert (kernel.ravel()[:100] == 0.5).all()
@@ -371,7 +371,7 @@ def test_the_key_is_in_no_file_of_a_run_and_in_nothing_that_is_told(run, capsys,
 def test_the_process_that_loads_what_others_wrote_has_no_key(run, monkeypatch):
     monkeypatch.setenv("TF_COPY", SECRET.decode())
     monkeypatch.setenv("TF_OTHER", "stays")
-    with LoadChecker(key=Key(SECRET, "RUN_KEY")) as checker:
+    with LoaderClient(key=Key(SECRET, "RUN_KEY")) as checker:
         found = checker.verify(newest(run), 0.0)
         assert (found.good, found.depth) == (True, "load")
         environ = Path(f"/proc/{checker.pid}/environ").read_bytes()
@@ -382,7 +382,7 @@ def test_the_process_that_loads_what_others_wrote_has_no_key(run, monkeypatch):
 
 def test_what_is_not_signed_never_reaches_that_process(run):
     forge_weights(newest(run))
-    with LoadChecker(key=KEY) as checker:
+    with LoaderClient(key=KEY) as checker:
         (finding,) = checker.verify(newest(run), 0.0).findings
         assert (finding.kind, finding.where) == ("forged", "model.h5")
         assert checker.pid is None

@@ -23,7 +23,7 @@ from keras_savekit.store.prepare import prepare
 from keras_savekit.store.run import RunDirectory
 from keras_savekit.store.run_lock import RunLock
 from keras_savekit.store.run_writer import RunWriter
-from keras_savekit.verify.depths import verify_shallow
+from keras_savekit.verify.depths import verify_files
 
 LAYER = "/model_weights/dense/seq/dense"
 KERNEL = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -171,7 +171,7 @@ def crashes_everywhere(action, again) -> Iterator[int]:
 def test_the_fake_checkpoint_is_good_at_every_shallow_depth(tmp_path):
     manifest = fake_checkpoint(tmp_path)
     assert repr(read_manifest(tmp_path)) == repr(manifest)
-    assert verify_shallow(tmp_path, "structure", 1.0).findings == ()
+    assert verify_files(tmp_path, "structure", 1.0).findings == ()
 
 
 def reads_of(call):

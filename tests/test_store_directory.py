@@ -19,7 +19,7 @@ from keras_savekit.store.prepare import prepare
 from keras_savekit.store.run import LINKS, RunDirectory, resolve_link
 from keras_savekit.store.run_lock import RunLock
 from keras_savekit.store.run_writer import RunWriter
-from keras_savekit.verify.depths import verify_shallow
+from keras_savekit.verify.depths import verify_files
 
 GOOD = Verification("structure", 2.0)
 BAD = Verification("bytes", 2.0, (Finding("digest", "a.bin", "changed"),))
@@ -36,7 +36,7 @@ def assert_opens(run):
     scan = reopened.scan()
     assert scan.damaged == []
     for each in scan.checkpoints:
-        assert verify_shallow(each.path, "bytes", 0.0).good
+        assert verify_files(each.path, "bytes", 0.0).good
     for which in LINKS:
         if os.path.lexists(run.path / which):
             assert (run.path / which / "manifest.json").exists()
@@ -111,7 +111,7 @@ def test_a_verification_is_recorded_and_read_back(tmp_path):
     assert run.open(name).verification == GOOD
     run.record(name, BAD)
     assert run.open(name).status == "failed"
-    assert verify_shallow(run.open(name).path, "bytes", 0.0).good
+    assert verify_files(run.open(name).path, "bytes", 0.0).good
 
 
 def test_a_verification_that_cannot_be_read_counts_as_none(tmp_path):

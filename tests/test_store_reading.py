@@ -20,7 +20,7 @@ from keras_savekit.save import retention
 from keras_savekit.store import checkpoint_lock
 from keras_savekit.store.manifest import Finding, Verification
 from keras_savekit.store.run import RunDirectory
-from keras_savekit.verify.depths import verify_shallow
+from keras_savekit.verify.depths import verify_files
 
 GOOD = Verification("bytes", 1.0)
 BAD = Verification("bytes", 1.0, (Finding("digest", "a.bin", "is other than promised"),))
@@ -40,7 +40,7 @@ def test_a_pinned_checkpoint_says_so_and_is_as_good_as_before(run):
     run.pin(NAME, pinned=True)
     run.pin(NAME, pinned=True)
     assert run.open(NAME).pinned
-    assert verify_shallow(run.checkpoints_path / NAME, "bytes", 1.0).findings == ()
+    assert verify_files(run.checkpoints_path / NAME, "bytes", 1.0).findings == ()
     run.pin(NAME, pinned=False)
     run.pin(NAME, pinned=False)
     assert not run.open(NAME).pinned
@@ -203,7 +203,7 @@ class Runs(RuleBasedStateMachine):
             return
         assert self.newest in self.names("verified")
         path = self.run.checkpoints_path / self.newest
-        assert verify_shallow(path, "bytes", 1.0).findings == ()
+        assert verify_files(path, "bytes", 1.0).findings == ()
 
     @invariant()
     def what_is_pinned_is_there_and_links_lead_to_checkpoints(self):

@@ -24,8 +24,8 @@ def test_damage_is_found_and_a_resume_falls_back(scratch):
 
 def test_the_rung_sees_a_verification_that_looks_at_nothing(scratch, monkeypatch):
     blind = lambda *_: Verification("structure", 1.0)  # noqa: E731
-    monkeypatch.setattr(corruption, "verify_shallow", blind)
-    monkeypatch.setattr(select, "examine", blind)
+    monkeypatch.setattr(corruption, "verify_files", blind)
+    monkeypatch.setattr(select, "check_files", blind)
     scores = corruption.run(seed=1, count=15, scratch=scratch)
     assert len(scores[0].failures) >= 10
     assert scores[1].failures

@@ -168,7 +168,7 @@ def test_an_epoch_without_a_validation_is_waited_through_without_a_word(tmp_path
 
 
 def test_a_validation_that_never_came_is_reported_when_training_ends(tmp_path):
-    with pytest.warns(sk.SavekitWarning, match="looks at val_loss, which was not reported"):
+    with pytest.warns(sk.SavekitWarning, match="uses val_loss, which was not reported"):
         train(
             tmp_path, [plan("improved val_loss min")], epochs=1,
             validation_data=held_out(), validation_freq=3,

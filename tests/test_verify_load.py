@@ -17,21 +17,21 @@ import pytest
 from formats_models import layers, seal_again, small, train, write
 from training_builders import wait_until
 
+from keras_savekit.base.digests import tensor_digest
 from keras_savekit.formats import config_digest
-from keras_savekit.formats.hdf5 import fill
 from keras_savekit.store.manifest import MANIFEST
 from keras_savekit.store.manifest_json import read_manifest
 from keras_savekit.verify.loader import stock_load
-from keras_savekit.verify.loader.client import LoadChecker
-from keras_savekit.verify.loader.configuration import Configuration
+from keras_savekit.verify.loader.client import LoaderClient
 from keras_savekit.verify.loader.process import Budget
+from keras_savekit.verify.loader.saved_config import SavedConfig
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def checker():
-    with LoadChecker() as checker:
+    with LoaderClient() as checker:
         yield checker
 
 
@@ -50,7 +50,7 @@ def test_a_good_checkpoint_is_loaded_and_found_good(checker, model, form, tmp_pa
 
 
 def test_one_child_serves_every_checkpoint_and_is_gone_after_close(model, tmp_path):
-    with LoadChecker() as checker:
+    with LoaderClient() as checker:
         assert checker.pid is None
         first, _ = write(tmp_path, model)
         checker.verify(first, 0.0)
@@ -68,7 +68,7 @@ def test_a_child_that_was_started_early_is_the_one_that_answers_and_hears_no_ctr
     model, tmp_path
 ):
     directory, _ = write(tmp_path, model)
-    with LoadChecker() as checker:
+    with LoaderClient() as checker:
         checker.start()
         pid = checker.pid
         assert checker.verify(directory, 0.0).good
@@ -85,7 +85,7 @@ def test_a_flipped_weight_is_found_though_every_digest_fits(checker, model, save
         value = file[path][()]
         value.view("uint32")[0, 0] ^= 1
         file[path][...] = value
-    wrong = fill.tensor_digest(value)
+    wrong = tensor_digest(value)
     seal_again(directory, manifest)
     verification = checker.verify(directory, 0.0)
     assert not verification.good
@@ -122,7 +122,7 @@ def test_an_architecture_that_loads_as_another_is_found(checker, model, tmp_path
     seal_again(directory, manifest)
     (finding,) = checker.verify(directory, 0.0).findings
     assert finding.what == "is not the architecture that was saved"
-    said = Configuration.of(directory, manifest)
+    said = SavedConfig.of(directory, manifest)
     (differs,) = stock_load._compare_architecture(small(), said, manifest)
     assert differs.what == "its architecture differs after loading"
     assert not list(stock_load._compare_architecture(model, said, manifest))
@@ -139,7 +139,7 @@ def test_damage_on_the_disk_never_reaches_the_child(model, tmp_path):
     content = bytearray((directory / "model.h5").read_bytes())
     content[len(content) // 2] ^= 1
     (directory / "model.h5").write_bytes(content)
-    with LoadChecker() as checker:
+    with LoaderClient() as checker:
         verification = checker.verify(directory, 0.0)
         assert not verification.good
         assert checker.pid is None
@@ -182,7 +182,7 @@ def test_the_child_says_what_code_it_lacks(checker, net, compiled, named, tmp_pa
 
 def test_a_child_that_was_killed_is_told_and_another_serves(model, tmp_path):
     directory, _ = write(tmp_path, model)
-    with LoadChecker() as checker:
+    with LoaderClient() as checker:
         assert checker.verify(directory, 0.0).depth == "load"
         first = checker.pid
         os.kill(first, signal.SIGKILL)
@@ -197,7 +197,7 @@ def test_a_child_that_was_killed_is_told_and_another_serves(model, tmp_path):
 
 def test_a_child_that_takes_too_long_is_ended_and_told(model, tmp_path):
     directory, _ = write(tmp_path, model)
-    with LoadChecker(Budget(seconds=0.01)) as checker:
+    with LoaderClient(Budget(seconds=0.01)) as checker:
         outcome = checker.verify(directory, 0.0)
         assert (outcome.depth, outcome.done) == ("structure", False)
         assert outcome.good
@@ -207,13 +207,13 @@ def test_a_child_that_takes_too_long_is_ended_and_told(model, tmp_path):
 
 def test_a_child_that_takes_too_much_memory_is_ended_and_told_with_the_number(model, tmp_path):
     directory, _ = write(tmp_path, model)
-    with LoadChecker(Budget(memory=100 * 10**6)) as checker:
+    with LoaderClient(Budget(memory=100 * 10**6)) as checker:
         outcome = checker.verify(directory, 0.0)
         assert (outcome.depth, outcome.done) == ("structure", False)
         assert outcome.good
         assert checker.pid is None
     said = re.fullmatch(
-        r"not loaded: the verifying process took (\d+) bytes of memory, more than the 100MB it may"
+        r"not loaded: the verifying process used (\d+) bytes of memory, more than the allowed 100MB"
         r" \(limits.verify_memory\)",
         outcome.note,
     )
@@ -223,7 +223,7 @@ def test_a_child_that_takes_too_much_memory_is_ended_and_told_with_the_number(mo
 def test_a_child_that_the_system_gives_no_memory_accuses_nothing(model, tmp_path):
     """As under `ulimit -v`: whatever then fails in it, and however."""
     directory, _ = write(tmp_path, model)
-    with LoadChecker() as checker:
+    with LoaderClient() as checker:
         assert checker.verify(directory, 0.0).depth == "load"
         size = int(Path(f"/proc/{checker.pid}/statm").read_text().split()[0])
         limit = size * os.sysconf("SC_PAGE_SIZE")
@@ -248,7 +248,7 @@ def test_the_child_is_the_first_that_the_system_ends_and_the_last_that_it_serves
 
 def test_a_checker_that_was_ended_from_elsewhere_answers_at_once_and_says_why(model, tmp_path):
     directory, _ = write(tmp_path, model)
-    with LoadChecker() as checker:
+    with LoaderClient() as checker:
         ending = threading.Thread(target=_end_when_it_runs, args=(checker,))
         ending.start()
         outcome = checker.verify(directory, 0.0)
@@ -261,16 +261,16 @@ def test_a_checker_that_was_ended_from_elsewhere_answers_at_once_and_says_why(mo
 
 def _end_when_it_runs(checker):
     wait_until(lambda: checker.pid)
-    checker.end("the training has ended")
+    checker.stop("the training has ended")
 
 
 @pytest.fixture(scope="module")
-def made_ready():
+def prepare():
     """What a child is like before its first question."""
     code = """
 import gc, inspect, json
 from keras_savekit.verify import child
-child.made_ready()
+child.prepare()
 import keras, numpy as np
 found = {
     name: kind()((3, 3), dtype="float32")
@@ -286,9 +286,9 @@ print(json.dumps([gc.isenabled(), gc.get_freeze_count(), len(found), drawn, bool
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_what_the_child_imports_is_left_out_of_what_it_collects(made_ready):
+def test_what_the_child_imports_is_left_out_of_what_it_collects(prepare):
     """Each collection would else take as long as loading a model."""
-    collects_in_between, frozen, *_ = made_ready
+    collects_in_between, frozen, *_ = prepare
     assert frozen > 100_000
     assert not collects_in_between
 
@@ -299,7 +299,7 @@ def test_the_child_gives_the_memory_of_each_model_back(tmp_path):
     net.compile("sgd", "mse")
     directory, _ = write(tmp_path, net, "model", "keras")
     taken = []
-    with LoadChecker() as checker:
+    with LoaderClient() as checker:
         for _ in range(8):
             assert checker.verify(directory, 0.0).depth == "load"
             pages = int(Path(f"/proc/{checker.pid}/statm").read_text().split()[1])
@@ -307,9 +307,9 @@ def test_the_child_gives_the_memory_of_each_model_back(tmp_path):
     assert taken[-1] - taken[2] < 40e6  # the bytes of one
 
 
-def test_the_child_draws_no_values_that_loading_overwrites(made_ready):
+def test_the_child_draws_no_values_that_loading_overwrites(prepare):
     """What is not overwritten then is NaN, which differs from all that a model is saved with."""
-    *_, initializers, drawn, whole_numbers = made_ready
+    *_, initializers, drawn, whole_numbers = prepare
     assert initializers >= 11
     assert not drawn
     assert whole_numbers  # there is no NaN among them

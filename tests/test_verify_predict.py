@@ -11,7 +11,7 @@ import keras_savekit as sk
 from keras_savekit.cli import main as cli
 from keras_savekit.store.run import RunDirectory
 from keras_savekit.verify.loader import probe
-from keras_savekit.verify.loader.client import LoadChecker
+from keras_savekit.verify.loader.client import LoaderClient
 from keras_savekit.verify.loader.predict import UnansweredError, compare
 
 pytestmark = pytest.mark.slow
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def checker():
-    with LoadChecker() as checker:
+    with LoaderClient() as checker:
         yield checker
 
 
@@ -55,14 +55,14 @@ def test_a_vocabulary_that_stock_keras_does_not_read_is_a_note(checker, tmp_path
     assert predicted(checker, texts, tmp_path, form="keras") == ("predict", "")
     depth, note = predicted(checker, texts, tmp_path)
     assert depth == "load"
-    assert note == "not asked for outputs: stock Keras does not read vocabularies from model.h5"
+    assert note == "outputs were not compared: stock Keras does not read vocabularies from model.h5"
 
 
 def test_a_model_that_takes_no_batch_of_any_size_is_a_note(checker, tmp_path):
     reshaping = keras.Sequential([keras.Input((None,)), keras.layers.Reshape((7,))])
     depth, note = predicted(checker, reshaping, tmp_path)
     assert depth == "load"
-    assert "not asked for outputs: the model does not take the probe batch: " in note
+    assert "outputs were not compared: the model does not accept the probe batch: " in note
 
 
 def test_what_a_layer_saves_by_itself_is_told_where_stock_keras_does_not_read_it(tmp_path):
@@ -82,7 +82,7 @@ def test_what_a_layer_saves_by_itself_is_told_where_stock_keras_does_not_read_it
 @pytest.mark.parametrize(
     ("build", "said"),
     [
-        (predict_models.undescribed, "does not say what its inputs are: give SaveKit"),
+        (predict_models.undescribed, "the inputs of the model are not known: give SaveKit"),
         (lambda: predict_models.with_layer(predict_models.Whim()), "other outputs each time"),
     ],
 )
@@ -120,7 +120,7 @@ def test_a_batch_that_is_given_is_asked_with_and_one_that_does_not_fit_is_told(t
     changed.set_weights([2 * each for each in made.get_weights()])
     assert len(list(compare(changed, directory, manifest, given))) == 1
     given.write_bytes(probe.to_bytes(np.ones((2, 8), np.float32)))
-    with pytest.raises(UnansweredError, match="does not take the probe batch"):
+    with pytest.raises(UnansweredError, match="does not accept the probe batch"):
         list(compare(made, directory, manifest, given))
     given.write_bytes(b"nothing")
     with pytest.raises(UnansweredError, match="the probe cannot be read"):
@@ -150,7 +150,7 @@ def test_a_training_verifies_to_predict_with_the_probe_it_was_given(kit, tmp_pat
     assert cli.run(["verify", str(tmp_path), "--depth", "predict"]) == 0
     out = capsys.readouterr().out
     assert f"good  {name}  load" in out
-    assert "not asked for outputs: the model does not take the probe batch" in out
+    assert "outputs were not compared: the model does not accept the probe batch" in out
     assert RunDirectory(tmp_path).open(name).verification.depth == "predict"  # it was, once
 
 

@@ -29,7 +29,7 @@ from keras_savekit.store import syscalls
 from keras_savekit.store.manifest import FileEntry, Manifest, Verification
 from keras_savekit.store.manifest_json import read_manifest, to_json
 from keras_savekit.verify.bytes import check_bytes
-from keras_savekit.verify.depths import verify_shallow
+from keras_savekit.verify.depths import verify_files
 from keras_savekit.verify.tensors import check_structure
 
 
@@ -67,11 +67,11 @@ def test_one_flipped_bit_in_every_512th_byte_is_always_found(tmp_path):
             damaged = bytearray(whole)
             damaged[position] ^= 1 << (position // 512) % 8
             path.write_bytes(damaged)
-            assert not verify_shallow(tmp_path, "bytes", 0.0).good
+            assert not verify_files(tmp_path, "bytes", 0.0).good
             flipped += 1
         path.write_bytes(whole)
     assert flipped > 20
-    assert verify_shallow(tmp_path, "bytes", 0.0).good
+    assert verify_files(tmp_path, "bytes", 0.0).good
 
 
 def test_missing_extra_long_and_short_files_are_all_found_together(tmp_path):
@@ -148,7 +148,7 @@ def test_an_error_of_the_disk_is_no_finding_and_the_rest_is_checked(tmp_path, mo
     monkeypatch.setattr(os, "preadv", failing)
     with pytest.raises(UnverifiableError, match=r"Input/output error.*a\.bin"):
         bytes_found(tmp_path)
-    outcome = verify_shallow(tmp_path, "structure", 1.0)
+    outcome = verify_files(tmp_path, "structure", 1.0)
     assert (outcome.good, outcome.done) == (True, False)
     assert outcome.note == "could not be verified: cannot be read: Input/output error [a.bin]"
     (tmp_path / "b.bin").write_bytes(b"no longer empty")
@@ -213,7 +213,7 @@ def test_tensors_whose_place_is_known_are_digested_on_the_pass_that_reads_the_fi
     size = (tmp_path / "model.h5").stat().st_size
     for said, most in ((known, size + 2**20), (lied, 2 * size + 2**20), (tensors.values(), None)):
         write_manifest(tmp_path, tensors=tuple(said))
-        found, read = reads_of(lambda: verify_shallow(tmp_path, "structure", 0.0))
+        found, read = reads_of(lambda: verify_files(tmp_path, "structure", 0.0))
         assert found == Verification("structure", 0.0)
         assert most is None or read <= most
         if said is not known:
@@ -226,7 +226,7 @@ def test_a_tensor_that_was_written_wrongly_is_found_on_that_pass_too(tmp_path):
         offset = file["a"].id.get_offset()
     wrong = replace(tensor("a", KERNEL, "a"), offsets=(offset,))
     write_manifest(tmp_path, tensors=(wrong,))
-    (finding,) = verify_shallow(tmp_path, "structure", 0.0).findings
+    (finding,) = verify_files(tmp_path, "structure", 0.0).findings
     assert (finding.kind, finding.where) == ("tensor", "model.h5:a")
 
 
@@ -243,12 +243,12 @@ def test_a_changed_tensor_is_named_even_if_the_file_is_as_written(tmp_path):
         tensor("dense/bias", BIAS, f"{LAYER}/bias"),
     )
     manifest = stored(tmp_path, write, wrong, right)
-    (finding,) = verify_shallow(tmp_path, "structure", 0.0).findings
+    (finding,) = verify_files(tmp_path, "structure", 0.0).findings
     assert str(finding) == (
-        f"weight dense/kernel is not what it was in memory [model.h5:{LAYER}/kernel]"
+        f"weight dense/kernel is not what was in memory [model.h5:{LAYER}/kernel]"
     )
     (extra,) = check_structure(tmp_path, replace(manifest, tensors=(right,)))
-    assert str(extra) == f"the manifest does not know it [model.h5:{LAYER}/kernel]"
+    assert str(extra) == f"is not in the manifest [model.h5:{LAYER}/kernel]"
 
 
 VALUES = np.array([[1.5, -0.0, np.nan], [np.inf, -np.inf, 1e-40]])
@@ -506,7 +506,7 @@ def test_structure_does_not_open_a_damaged_file_and_says_so(tmp_path):
     damaged = bytearray(path.read_bytes())
     damaged[700] ^= 1
     path.write_bytes(damaged)
-    verification = verify_shallow(tmp_path, "structure", 3.0)
+    verification = verify_files(tmp_path, "structure", 3.0)
     assert kinds(verification.findings) == [("digest", "model.h5")]
     assert (verification.depth, verification.when) == ("bytes", 3.0)
     assert verification.note == "damaged files are not opened: model.h5"
@@ -515,8 +515,8 @@ def test_structure_does_not_open_a_damaged_file_and_says_so(tmp_path):
 def test_a_damaged_manifest_is_a_finding(tmp_path):
     fake_checkpoint(tmp_path)
     (tmp_path / "manifest.json").write_text("{}")
-    verification = verify_shallow(tmp_path, "structure", 0.0)
+    verification = verify_files(tmp_path, "structure", 0.0)
     assert kinds(verification.findings) == [("manifest", "manifest.json")]
-    assert kinds(verify_shallow(tmp_path / "gone", "bytes", 0.0).findings) == [
+    assert kinds(verify_files(tmp_path / "gone", "bytes", 0.0).findings) == [
         ("manifest", "manifest.json")
     ]

@@ -31,8 +31,8 @@ def test_a_model_is_built_once_while_weights_are_all_that_changes(form, times, b
     model, kept = small(), StockLoader()
     for step in range(3):
         directory, _ = saved(tmp_path, train(model, seed=step), form)
-        checked = kept.check(directory, "load", None)
-        assert (checked.reached, checked.not_portable, checked.note) == ("load", (), "")
+        result = kept.load(directory, "load", None)
+        assert (result.reached, result.not_portable, result.note) == ("load", (), "")
     assert len(built) == times
 
 
@@ -51,7 +51,7 @@ def test_another_configuration_is_built_anew(other, built, tmp_path):
     kept = StockLoader()
     for model in (small(), other(), small()):
         directory, _ = write(tmp_path, train(model))
-        assert not kept.check(directory, "load", None).not_portable
+        assert not kept.load(directory, "load", None).not_portable
     assert len(built) == 3
 
 
@@ -59,7 +59,7 @@ def test_a_model_that_was_asked_for_outputs_is_not_filled_again(built, tmp_path)
     kept = StockLoader()
     directory, _ = write(tmp_path, train(small()))
     for depth in ("predict", "load", "predict", "load"):
-        assert not kept.check(directory, depth, None).not_portable
+        assert not kept.load(directory, depth, None).not_portable
     assert len(built) == 4
 
 
@@ -68,15 +68,15 @@ def test_a_wrong_weight_is_found_in_a_model_that_was_filled(form, built, tmp_pat
     """And told as it is found by building: the next good one is good."""
     model, kept = train(small()), StockLoader()
     good, _ = saved(tmp_path, model, form)
-    assert not kept.check(good, "load", None).not_portable
+    assert not kept.load(good, "load", None).not_portable
     wrong, manifest = saved(tmp_path, train(model, seed=1), form)
     name, path = manifest.tensors[0].places[0].split(":")
     with h5py.File(wrong / name, "r+") as file:
         file[path][...] = file[path][()] + 1
     seal_again(wrong, manifest)
-    (finding,) = kept.check(wrong, "load", None).not_portable
+    (finding,) = kept.load(wrong, "load", None).not_portable
     assert finding.what == f"{manifest.tensors[0].name} differs after loading"
-    assert not kept.check(good, "load", None).not_portable
+    assert not kept.load(good, "load", None).not_portable
     assert len(built) == 3
 
 
@@ -92,25 +92,25 @@ def fail(*given):
 def test_a_model_that_is_not_filled_as_it_should_be_is_built(filling, built, monkeypatch, tmp_path):
     kept = StockLoader()
     directory, _ = write(tmp_path, train(small()))
-    kept.check(directory, "load", None)
+    kept.load(directory, "load", None)
     monkeypatch.setattr(keras.Model, "load_weights", filling)
-    assert not kept.check(directory, "load", None).not_portable
+    assert not kept.load(directory, "load", None).not_portable
     assert len(built) == 2
 
 
 def test_what_the_manifest_says_of_the_architecture_is_compared_again(built, tmp_path):
     kept = StockLoader()
     directory, manifest = write(tmp_path, train(small()))
-    kept.check(directory, "load", None)
+    kept.load(directory, "load", None)
     seal_again(directory, manifest, architecture="0" * 32)
-    kept.check(directory, "load", None)
+    kept.load(directory, "load", None)
     assert len(built) == 2
 
 
 def test_too_little_memory_to_fill_a_model_accuses_nothing(monkeypatch, tmp_path):
     kept = StockLoader()
     directory, _ = write(tmp_path, train(small()))
-    kept.check(directory, "load", None)
+    kept.load(directory, "load", None)
 
     def fail(*given):
         raise MemoryError("Unable to allocate 4 GiB")
@@ -118,8 +118,8 @@ def test_too_little_memory_to_fill_a_model_accuses_nothing(monkeypatch, tmp_path
     with monkeypatch.context() as patched:
         patched.setattr(keras.Model, "load_weights", fail)
         with pytest.raises(MemoryError, match="4 GiB"):
-            kept.check(directory, "load", None)
-    assert not kept.check(directory, "load", None).not_portable
+            kept.load(directory, "load", None)
+    assert not kept.load(directory, "load", None).not_portable
 
 
 class Counting(layers.Layer):

@@ -16,7 +16,7 @@ from figures import Found, Row, mb, table
 from keras_savekit.fit import callback_state
 from keras_savekit.fit.training_state import TrainingState
 from keras_savekit.formats import checkpoint
-from keras_savekit.formats.checkpoint import Forms
+from keras_savekit.formats.checkpoint import Templates
 from keras_savekit.model.capture import Capture
 from keras_savekit.save import preflight
 from keras_savekit.save.host_copy import HostBuffer
@@ -38,11 +38,11 @@ FUNCTIONS = {
     "stage": (HostBuffer, "copy_out"),
     "finite": (preflight, "find_not_finite"),
     "room": (RetentionApplier, "make_room"),
-    "layouts": (Forms, "layouts"),
-    "form": (Forms, "form"),
+    "layouts": (Templates, "layouts"),
+    "form": (Templates, "form"),
     "write": (checkpoint, "write"),
     "publish": (RunWriter, "publish"),
-    "verify": (keras_savekit.verify.loader.client.LoadChecker, "look"),
+    "verify": (keras_savekit.verify.loader.client.LoaderClient, "verify_files"),
     "record": (RunWriter, "record"),
     "settle": (RetentionApplier, "apply"),
 }

@@ -1,1 +1,1 @@
-"""Values that every layer speaks. Imports nothing of this package but `errors`."""
+"""Values that all layers use. Imports no other part of this package but `errors`."""

@@ -1,7 +1,7 @@
-"""The key that manifests are signed with: used, never shown.
+"""Sign manifests with a key that is never shown.
 
-Only what HMAC made of it is kept (RFC 2104), so that no message, log or traceback
-can repeat it, however a value that holds it is printed.
+Only the state of HMAC (RFC 2104) is kept, not the key. So no message, log or traceback can
+contain the key, even if it prints this object.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ class Key:
     """Signs texts with HMAC-SHA256, and compares signatures in constant time.
 
     secret: the key, not empty.
-    variable: of the environment, that it was in.
+    variable: the environment variable that contained it.
 
-    Cannot be pickled or copied: a process that needs no key gets none.
+    Cannot be pickled or copied, so that no other process gets the key.
     """
 
     __slots__ = ("_mac", "_variable")
@@ -31,17 +31,17 @@ class Key:
         self._variable = variable
 
     def signature(self, text: bytes) -> bytes:
-        """HMAC-SHA256 of `text`, in hex."""
+        """Return the HMAC-SHA256 of `text`, in hex."""
         mac = self._mac.copy()
         mac.update(text)
         return mac.hexdigest().encode("ascii")
 
-    def made(self, signature: bytes, text: bytes) -> bool:
-        """Whether this is its signature of `text`."""
+    def verify(self, signature: bytes, text: bytes) -> bool:
+        """Whether `signature` is this key's signature of `text`."""
         return hmac.compare_digest(signature, self.signature(text))
 
-    def hidden_from(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """An environment without the variable that the key was in, and all that hold the same."""
+    def remove_from(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """Return an environment without the key's variable and all others that contain the key."""
         return {
             name: value
             for name, value in environ.items()
@@ -50,15 +50,15 @@ class Key:
 
     def _is(self, text: str) -> bool:
         own = self.signature(b"")
-        return bool(text) and Key(in_bytes(text)).made(own, b"")
+        return bool(text) and Key(environment_bytes(text)).verify(own, b"")
 
     def __repr__(self) -> str:
         return "Key(hidden)"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a key is neither pickled nor copied; give it anew")
+        raise TypeError("a key cannot be pickled or copied; create a new Key")
 
 
-def in_bytes(text: str) -> bytes:
-    """What an environment variable holds, as the system has it."""
+def environment_bytes(text: str) -> bytes:
+    """Encode the value of an environment variable as the system does."""
     return text.encode("utf-8", "surrogateescape")

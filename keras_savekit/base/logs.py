@@ -1,12 +1,12 @@
-"""What a training reports: the values of its logs, and how a policy names one of them.
+"""Read the values of a training's logs, and find the one that a policy names.
 
-A value is a number, a text, None, or values in a tuple or under names. Arrays are
-nested tuples here. `formats.logs` makes these values of whatever Keras and the
-user's code report, so everything behind it can rely on them.
+A value is a number, a text, None, a tuple of values or a mapping of names to values. Arrays
+are nested tuples. `formats.log_values` converts what Keras and the user's code report to
+such values.
 
 A policy names a metric, or a value in one: `val_loss`, `val_f1_score[0]`,
-`val_cm[1][2]`, `scores[accuracy]`. Triggers and rules compare single numbers. What
-is no single number is for them as if it was not there; `why_absent` says why.
+`val_cm[1][2]`, `scores[accuracy]`. Triggers and rules compare single numbers and ignore
+all other values; `why_absent` says why a number is missing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     LogValue: TypeAlias = (
         "bool | int | float | str | tuple[LogValue, ...] | Mapping[str, LogValue] | None"
     )
-else:  # pydantic evaluates annotations where the name of a recursive type is not known
+else:  # pydantic evaluates annotations and does not know the name of a recursive type
     LogValue = Any
 Logs: TypeAlias = Mapping[str, LogValue]
 Validation = Literal["done", "later", "none"]
@@ -35,13 +35,13 @@ _SHOWN_TEXT = 40
 
 
 def read_logs(value: object) -> dict[str, LogValue]:
-    """Logs from the values of JSON. Raises ValueError for anything else.
+    """Convert JSON values to logs. Raise ValueError for other values.
 
-    The texts "NaN", "Infinity" and "-Infinity" are the numbers that JSON cannot hold.
+    The texts "NaN", "Infinity" and "-Infinity" become numbers, which JSON does not have.
     """
     if not isinstance(value, Mapping):
         raise ValueError("logs must be a mapping of names to values")
-    return {_read_name(name): _read(each) for name, each in value.items()}
+    return {_read_name(name): _read(inner) for name, inner in value.items()}
 
 
 def _read(value: object) -> LogValue:
@@ -50,10 +50,10 @@ def _read(value: object) -> LogValue:
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, list | tuple):
-        return tuple(_read(each) for each in value)
+        return tuple(_read(inner) for inner in value)
     if isinstance(value, Mapping):
-        return {_read_name(name): _read(each) for name, each in value.items()}
-    raise ValueError(f"a {type(value).__name__} is no value of a log")
+        return {_read_name(name): _read(inner) for name, inner in value.items()}
+    raise ValueError(f"a {type(value).__name__} is not a value of a log")
 
 
 def _read_name(name: object) -> str:
@@ -63,22 +63,22 @@ def _read_name(name: object) -> str:
 
 
 def number(logs: Logs, name: str) -> float | None:
-    """The number that a policy calls `name`; None if there is no such single number.
+    """Return the number that a policy calls `name`; None if there is no such single number.
 
-    A metric with one value in it counts as that value, as in Keras's own callbacks.
+    A metric that contains one value counts as that value, as in Keras's callbacks.
     """
     value, problem, _ = _find(logs, name)
     return None if problem else _as_float(value)
 
 
 def numbers(value: LogValue) -> Iterator[float]:
-    """Every number in a value, in order."""
+    """Yield each number in a value, in order."""
     if isinstance(value, tuple):
-        for each in value:
-            yield from numbers(each)
+        for inner in value:
+            yield from numbers(inner)
     elif isinstance(value, Mapping):
-        for each in value.values():
-            yield from numbers(each)
+        for inner in value.values():
+            yield from numbers(inner)
     else:
         found = _as_float(value)
         if found is not None:
@@ -88,13 +88,13 @@ def numbers(value: LogValue) -> Iterator[float]:
 def why_absent(
     logs: Logs, name: str, *, came: Collection[str] = (), validation: Validation = "done"
 ) -> str:
-    """Why the number that a policy calls `name` is not there when an epoch has ended.
+    """Return why the number that a policy calls `name` is missing at the end of an epoch.
 
     came: names that earlier epochs reported.
-    validation: whether this epoch was validated, whether a later one may be, or whether
-        `fit` has nothing to validate with.
+    validation: `done` if this epoch was validated, `later` if a later one may be, `none` if
+        `fit` has no validation data.
 
-    Returns one sentence; empty if the number is there, or is known to come at times.
+    Returns one sentence. It is empty if the number is there, or not in each epoch.
     """
     value, problem, known = _find(logs, name)
     if known:
@@ -109,13 +109,11 @@ def why_absent(
         near = f"fit reported {', '.join(sorted(logs)) or 'nothing'}"
     needs = name.startswith("val_") and validation == "none"
     hint = "; metrics with val_ need validation_data" if needs else ""
-    return (
-        f"the policy looks at {name}, which was not reported by the end of an epoch: {near}{hint}"
-    )
+    return f"the policy uses {name}, which was not reported by the end of an epoch: {near}{hint}"
 
 
 def value_text(value: LogValue) -> str:
-    """A value in a few characters, for a listing."""
+    """Return a value in a few characters, for a listing."""
     if isinstance(value, str):
         return value if len(value) <= _SHOWN_TEXT else f"{value[: _SHOWN_TEXT - 3]}..."
     if isinstance(value, tuple):
@@ -139,14 +137,14 @@ def _as_float(value: LogValue) -> float | None:
         return None
     try:
         return float(value)
-    except OverflowError:  # a whole number of more than 300 digits
+    except OverflowError:  # an integer of more than 300 digits
         return math.inf if value > 0 else -math.inf
 
 
 def _find(logs: Logs, name: str) -> tuple[LogValue, str, bool]:
-    """The value called `name`, what is wrong with its path, and whether its metric is there.
+    """Return the value called `name`, what is wrong with its path, and whether its metric exists.
 
-    The longest name that is in the logs is the metric: it may have brackets of its own.
+    The longest name that is in the logs is the metric, since its name may contain brackets.
     """
     if name in logs:
         return logs[name], "", True
@@ -155,7 +153,7 @@ def _find(logs: Logs, name: str) -> tuple[LogValue, str, bool]:
     for count in range(len(keys) - 1, -1, -1):
         at = metric + "".join(f"[{key}]" for key in keys[:count])
         if at in logs:
-            return *_inside(logs[at], at, keys[count:]), True
+            return *_resolve(logs[at], at, keys[count:]), True
     return None, "", False
 
 
@@ -164,7 +162,7 @@ def _split(name: str) -> tuple[str, str]:
     return (match["metric"], match["path"]) if match else (name, "")
 
 
-def _inside(value: LogValue, at: str, keys: list[str]) -> tuple[LogValue, str]:
+def _resolve(value: LogValue, at: str, keys: list[str]) -> tuple[LogValue, str]:
     for key in keys:
         if isinstance(value, tuple):
             if not (_INDEX.fullmatch(key) and int(key) < len(value)):
@@ -175,7 +173,7 @@ def _inside(value: LogValue, at: str, keys: list[str]) -> tuple[LogValue, str]:
                 return None, f"{at}[{key}] is not there: {suggest(key, value)}"
             value = value[key]
         elif key != "0" or _as_float(value) is None:
-            # Some versions of NumPy and Keras make a number of an array with one value.
+            # Some versions of NumPy and Keras convert an array with one value to a number.
             found = _why_no_number(value, at) or f"{at} is one number"
             return None, f"{at}[{key}] is not there: {found}"
         at = f"{at}[{key}]"
@@ -192,7 +190,7 @@ def _why_no_number(value: LogValue, name: str) -> str:
     if _as_float(value) is not None:
         return ""
     if isinstance(value, str):
-        return f"{name} is no number but text, {show(value)}"
+        return f"{name} is not a number but text, {show(value)}"
     if value is None:
         return f"{name} is None"
     if not value:

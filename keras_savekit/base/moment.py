@@ -1,7 +1,7 @@
-"""The position of a training, and what happened since a trigger last looked.
+"""Describe the position of a training, and what happened since the triggers were last evaluated.
 
-Plain values, made by the session and read by triggers. They know neither Keras
-nor a clock.
+These are plain values. The session makes them and triggers read them. This module uses
+neither Keras nor a clock.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from keras_savekit.base.logs import Logs, read_logs
 MOST_NAMES = 10_000
 
 
-def _few(value: Any) -> Any:
-    # Before each is looked at: of a hostile file, each would be an error of its own.
+def _limit_names(value: Any) -> Any:
+    # Before the values are validated: a hostile file would cause one error for each.
     if isinstance(value, Mapping) and len(value) > MOST_NAMES:
         raise ValueError(f"has {len(value)} names, more than {MOST_NAMES}")
     return value
@@ -31,7 +31,7 @@ def _logs_schema(_: Any, __: Any) -> core_schema.CoreSchema:
 
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
-Few = BeforeValidator(_few)
+Few = BeforeValidator(_limit_names)
 Event = Literal["train_begin", "step", "validation", "epoch_end", "train_end", "exception"]
 
 
@@ -39,11 +39,11 @@ Event = Literal["train_begin", "step", "validation", "epoch_end", "train_end", "
 class Moment:
     """A position in training.
 
-    epoch: epochs finished, which is also the index of the epoch under way.
-    batch: batches finished in the epoch under way; 0 at the end of an epoch.
-    step: optimizer updates since training began, over all sessions.
-    seconds: time trained, summed over interruptions.
-    logs: the latest logs Keras reported, metric name to value; see `logs`.
+    epoch: finished epochs, which is also the index of the current epoch.
+    batch: finished batches of the current epoch; 0 at the end of an epoch.
+    step: optimizer updates since training began, in all sessions.
+    seconds: training time of all sessions.
+    logs: the latest logs that Keras reported, metric name to value; see `base.logs`.
     """
 
     epoch: Count = 0
@@ -55,39 +55,39 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class ExternalRequests:
-    """What came from outside the training since the last tick.
+    """Requests for saves that do not come from the training.
 
-    signals: names of the signals that were received, such as SIGTERM, until every
-        plan that waits for one has saved.
-    served: pairs of a plan's name and a signal that this plan has saved for.
+    signals: names of the received signals, such as SIGTERM, until each plan that waits for
+        one has saved.
+    acknowledged: pairs of the name of a plan and a signal for which this plan has saved.
     files: names of the files in the run's directory that request a save.
-    wall: seconds since 1970.
-    deadlines: what a policy's `at` means, in seconds since 1970.
+    wall: the current time in seconds since 1970.
+    deadlines: text of a policy's `at` to its time in seconds since 1970.
     """
 
     signals: frozenset[str] = frozenset()
-    served: frozenset[tuple[str, str]] = frozenset()
+    acknowledged: frozenset[tuple[str, str]] = frozenset()
     files: frozenset[str] = frozenset()
     wall: float = 0.0
     deadlines: Mapping[str, float] = field(default_factory=dict)
 
 
-NOTHING = ExternalRequests()
+NO_REQUESTS = ExternalRequests()
 
 
 @dataclass(frozen=True, slots=True)
 class Horizon:
-    """Until when a batch's end needs no look, as long as nothing comes from outside.
+    """Until when triggers need no evaluation at the end of a batch, unless a request comes.
 
-    Before this step and before so many seconds trained nothing is due, and
-    nothing is to be learned.
+    Before this step and before this training time, nothing is due and no trigger has to
+    update its memory.
     """
 
     step: float = math.inf
     seconds: float = math.inf
 
-    def beyond(self, now: Moment) -> bool:
-        """Whether it is still ahead of `now`."""
+    def is_ahead_of(self, now: Moment) -> bool:
+        """Whether `now` is before the horizon."""
         return now.step < self.step and now.seconds < self.seconds
 
 
@@ -96,7 +96,7 @@ AT_ONCE = Horizon(0, 0)
 
 
 def nearest(horizons: Iterable[Horizon]) -> Horizon:
-    """The first of several to come, in both units."""
+    """Return the horizon that is reached first, in each of both units."""
     step = seconds = math.inf
     for horizon in horizons:
         step, seconds = min(step, horizon.step), min(seconds, horizon.seconds)
@@ -105,28 +105,31 @@ def nearest(horizons: Iterable[Horizon]) -> Horizon:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """The stretch between two moments: what a trigger looks at.
+    """The interval between two moments, for which triggers are evaluated.
 
-    event: what Keras reported at `now`. A batch that ends an epoch is reported
-        once, at the epoch's end, when the epoch's length is known. In a validation
-        no time passes: only what comes from outside can fire.
-    memory: what triggers have learned so far (best values); see `decide`.
-    outside: what did not come from Keras.
-    stretch: how many times longer the intervals in steps and time are for now,
-        because saving costs more than it may; see `governor`.
+    event: what Keras reported at `now`. A batch that ends an epoch is reported once, as the
+        end of the epoch, when the epoch's length is known. During a validation both moments
+        are equal: only requests can make a save due.
+    memory: what triggers remember, such as best values; see `policy.plan.decide`.
+    requests: requests that do not come from Keras.
+    interval_factor: how many times longer the intervals in steps and time currently are,
+        since saving costs more than it may; see `policy.overhead`.
     """
 
     before: Moment
     now: Moment
     event: Event
     memory: Mapping[str, float] = field(default_factory=dict)
-    outside: ExternalRequests = NOTHING
-    stretch: int = 1
+    requests: ExternalRequests = NO_REQUESTS
+    interval_factor: int = 1
 
-    def seen_by(self, plan: str) -> Tick:
-        """The same for one plan: without the signals that it has saved for."""
-        outside = self.outside
-        if not outside.served:
+    def for_plan(self, plan: str) -> Tick:
+        """Return the same tick without the signals for which this plan has saved."""
+        requests = self.requests
+        if not requests.acknowledged:
             return self
-        waiting = frozenset(name for name in outside.signals if (plan, name) not in outside.served)
-        return replace(self, outside=replace(outside, signals=waiting, served=frozenset()))
+        waiting = frozenset(
+            name for name in requests.signals if (plan, name) not in requests.acknowledged
+        )
+        requests = replace(requests, signals=waiting, acknowledged=frozenset())
+        return replace(self, requests=requests)

@@ -1,8 +1,7 @@
-"""The state of a model at one moment, held by reference.
+"""Describe the state of a model at one moment, by references to its tensors.
 
-What does not change from save to save (the model's structure) is a `Blueprint`,
-made once; a `Snapshot` adds the tensors. Neither knows Keras: `training` makes
-them, the other modules here write them.
+A `Blueprint` contains the structure of the model, which is the same for all saves. A
+`Snapshot` adds the tensors. Neither uses Keras: `model` makes them, `formats` writes them.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ Array = npt.NDArray[Any]
 class Variable:
     """One variable of a model.
 
-    role, index: its position among the model's variables of that role.
-    name: its Keras path, not necessarily unique.
+    role, index: its position among the variables of this role.
+    name: its Keras path, which may not be unique.
     """
 
     role: Role
@@ -45,7 +44,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Where Keras's own walk puts one variable in a `.weights.h5` file."""
+    """The dataset of a `.weights.h5` file in which Keras stores one variable."""
 
     path: str
     position: int
@@ -53,7 +52,7 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
-    """A layer's name and the positions of its weights, trainable first."""
+    """The name of a layer and the positions of its weights, trainable ones first."""
 
     name: str
     weights: tuple[int, ...]
@@ -61,18 +60,18 @@ class LayerWeights:
 
 @dataclass(frozen=True, slots=True)
 class Blueprint:
-    """What stays the same over all saves of one `fit`.
+    """What is the same for all saves of one `fit`.
 
-    Positions count into `variables`.
+    Positions are indices of `variables`.
 
-    layers, top_level: the model's layers and its own weights, in the order of
-        the full `.h5` format.
-    groups, slots: the walk of the `.weights.h5` format.
+    layers, top_level: the layers of the model and its own weights, in the order of the full
+        `.h5` format.
+    groups, slots: the groups and datasets of the `.weights.h5` format.
     model_config: the architecture, in Keras 3's serialization.
     training_config: for the stock `.h5` reader; None if not compiled.
-    compile_config: everything `compile` was given; None if not compiled.
+    compile_config: all arguments of `compile`; None if not compiled.
     learning_rate: position of the optimizer's learning rate, if it is a variable.
-    assets: what layers keep in files of their own, such as vocabularies, by path.
+    assets: path to content of the files that layers save, such as vocabularies.
     """
 
     variables: tuple[Variable, ...]
@@ -88,7 +87,7 @@ class Blueprint:
     assets: Mapping[str, bytes] = field(default_factory=dict)
 
     def positions(self, *roles: Role) -> tuple[int, ...]:
-        """Positions of the variables with one of these roles."""
+        """Return the positions of the variables that have one of these roles."""
         return tuple(i for i, variable in enumerate(self.variables) if variable.role in roles)
 
 
@@ -96,11 +95,11 @@ class Blueprint:
 class Snapshot:
     """A model's state at one moment.
 
-    tensors: one for each variable of the blueprint, sharing the memory that the
-        variable had at that moment. TensorFlow writes later updates elsewhere,
-        and what is still referenced costs memory, so `staging` replaces each by a
-        copy of the same bits, and a snapshot is dropped as soon as it is written.
-    state: what resume needs besides tensors, as JSON values, arrays and small tensors.
+    tensors: one for each variable of the blueprint, in the memory that the variable had at
+        that moment. TensorFlow writes updates to new memory, so a reference keeps the old
+        memory in use: `save.host_copy` replaces each tensor by a copy of the same bits, and
+        a snapshot is dropped as soon as it is written.
+    state: what a resume needs besides tensors: JSON values, arrays and small tensors.
     """
 
     blueprint: Blueprint
@@ -110,10 +109,10 @@ class Snapshot:
 
 
 def as_array(tensor: Any) -> Array:
-    """The bytes of an eager tensor or array as an array, without a copy where that is possible.
+    """Return an eager tensor or array as an array, without a copy if possible.
 
-    Scalars, tensors on other devices and dtypes that Python's buffer protocol
-    lacks (bfloat16, float8) are copied.
+    Scalars, tensors on other devices and dtypes that Python's buffer protocol does not
+    support (bfloat16, float8) are copied.
     """
     if isinstance(tensor, np.ndarray):
         return tensor
@@ -128,7 +127,7 @@ def as_array(tensor: Any) -> Array:
 def in_host_memory(tensor: Any) -> bool:
     """Whether an eager tensor or array is in memory that this process can read.
 
-    Other logical devices of the processor count as devices, which they only
-    pretend to be: so the way of a device's tensors is tried without one.
+    Further logical devices of the CPU count as other devices, so that tests can copy from a
+    device without having one.
     """
     return isinstance(tensor, np.ndarray) or tensor.device.endswith("CPU:0")

@@ -1,4 +1,4 @@
-"""How messages quote values, count things and suggest names."""
+"""Quote values, count things and suggest names in messages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 
 def show(value: object) -> str:
-    """`value` as a message quotes it, in the words of YAML."""
+    """Return `value` as a message quotes it, in the words of YAML."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):
@@ -21,7 +21,7 @@ def show(value: object) -> str:
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """`did you mean ...?`, or all that is allowed if nothing is near."""
+    """Return `did you mean ...?`, or all allowed words if none is similar."""
     allowed = {word.lower(): word for word in known}
     near = get_close_matches(word.lower(), allowed, n=1, cutoff=0.6)
     return (
@@ -30,10 +30,10 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 
 def plural(count: float, thing: str) -> str:
-    """`3 steps`, `1 step`."""
+    """Return a count with its noun, such as `3 steps` or `1 step`."""
     return f"{number_text(count)} {thing}{'' if count == 1 else 's'}"
 
 
 def number_text(value: float) -> str:
-    """The shortest text that reads back as `value`; whole numbers without a point."""
+    """Return the shortest text that reads back as `value`; whole numbers have no point."""
     return repr(value).removesuffix(".0")

@@ -35,7 +35,7 @@ from keras_savekit.store.manifest import MANIFEST, Depth, Finding, Verification,
 from keras_savekit.store.naming import CheckpointName
 from keras_savekit.store.run import CHECKPOINTS, RunDirectory, resolve_link
 from keras_savekit.store.run_writer import RunWriter
-from keras_savekit.verify.depths import undone
+from keras_savekit.verify.depths import unverified
 
 if TYPE_CHECKING:
     from keras_savekit.base.key import Key
@@ -175,13 +175,13 @@ def _foreign(directory: Path) -> list[str]:
 @contextmanager
 def _verifier(depth: Depth, run: RunDirectory | None, key: Key | None) -> Iterator[Verify]:
     """Yield a function that verifies to `depth`, within the limits of the run."""
-    from keras_savekit.verify.loader.client import LoadChecker
+    from keras_savekit.verify.loader.client import LoaderClient
     from keras_savekit.verify.loader.probe import PROBE
     from keras_savekit.verify.loader.process import Budget
 
     info = run.run_info() if run is not None and depth in ("load", "predict") else None
-    budget = Budget.within(info.policy if info is not None else {})
-    with LoadChecker(budget, run.path / PROBE if run is not None else None, key) as checker:
+    budget = Budget.from_policy(info.policy if info is not None else {})
+    with LoaderClient(budget, run.path / PROBE if run is not None else None, key) as checker:
         yield lambda path, now: checker.verify(path, now, depth)
 
 
@@ -197,7 +197,7 @@ def _verify(target: _Target, verify: Verify) -> Verification:
         except CheckpointError as removed:  # since it was listed
             error = removed
     if isinstance(error, UnverifiableError):
-        return undone(error, now)
+        return unverified(error, now)
     where = Path(error.where).name or target.path.name
     return Verification("bytes", now, (Finding("manifest", where, error.what),))
 

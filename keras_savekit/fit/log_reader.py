@@ -10,7 +10,7 @@ from typing import Any
 
 from keras_savekit.base.logs import Logs, Validation, why_absent
 from keras_savekit.fit.reporting import Reporter
-from keras_savekit.formats.logs import exact, readable
+from keras_savekit.formats.log_values import encode_logs, readable_logs
 
 Epoch = tuple[int, dict[str, Any]]
 
@@ -20,7 +20,7 @@ class LogReader:
 
     metrics: the names that the policy looks at.
 
-    history: each epoch of the training with its logs, as `formats.logs.exact` makes them.
+    history: each epoch of the training with its logs, as `formats.log_values.encode_logs` makes them.
     """
 
     def __init__(self, metrics: Collection[str], report: Reporter) -> None:
@@ -43,7 +43,7 @@ class LogReader:
         """Return the newest logs as values of our own; None if they were read before."""
         if self._unread is None:
             return None
-        found = readable(self._unread)
+        found = readable_logs(self._unread)
         self._unread = None
         for name, note in found.notes.items():
             self._report.warn_once(f"value {name}", note)
@@ -51,7 +51,7 @@ class LogReader:
 
     def end_epoch(self, epoch: int, logs: Mapping[str, Any]) -> None:
         """Add an epoch to the history."""
-        self.history.append((epoch, exact(logs)))
+        self.history.append((epoch, encode_logs(logs)))
 
     def check_metrics(self, logs: Logs, validation: Validation) -> None:
         """Warn once about each metric of the policy that an ended epoch did not report."""

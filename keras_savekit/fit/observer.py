@@ -82,7 +82,7 @@ class Observer:
         """Return whether there is nothing to save, to learn, to report or to prepare."""
         if self._capture is None:
             return False
-        ahead = self._horizon.beyond(now) and not self._meter.limited
+        ahead = self._horizon.is_ahead_of(now) and not self._meter.limited
         return ahead and self.requests.quiet() and self._pipeline.outcomes.empty
 
     def prepare(self, now: Moment) -> None:

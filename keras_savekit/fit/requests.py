@@ -121,7 +121,7 @@ class RequestMonitor:
         """
         stop = False
         for save in due:
-            seen = tick.seen_by(save.plan.name)
+            seen = tick.for_plan(save.plan.name)
             fired = [trigger for trigger in save.plan.when if trigger.reason(seen) is not None]
             for trigger in leaves(fired):
                 response = trigger.response(seen)

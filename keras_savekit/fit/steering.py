@@ -17,7 +17,7 @@ from typing import Any
 
 import keras
 
-from keras_savekit.formats.logs import restored
+from keras_savekit.formats.log_values import decode_logs
 from keras_savekit.model.traced import WRAPPER, Wrapper, unwrap
 
 _BYSTANDERS = {"SaveKit", "FullModelSaver", "WeightsSaver", "History", "ProgbarLogger"}
@@ -124,7 +124,7 @@ class Fit:
     def restore_history(self, epochs: Sequence[tuple[int, Mapping[str, Any]]]) -> None:
         """Let the `History` that `fit` returns begin with these epochs and their logs.
 
-        epochs: with logs as `formats.logs.exact` makes them.
+        epochs: logs as `formats.log_values.encode_logs` makes them.
 
         Call it when an epoch begins, or training ends: Keras has emptied the history then.
         """
@@ -134,7 +134,7 @@ class Fit:
         history.epoch = [epoch for epoch, _ in epochs]
         history.history = {}
         for _, logs in epochs:
-            for name, value in restored(logs, keras.ops.convert_to_tensor).items():
+            for name, value in decode_logs(logs, keras.ops.convert_to_tensor).items():
                 history.history.setdefault(name, []).append(value)
 
     def start_at(self, epoch: int) -> None:

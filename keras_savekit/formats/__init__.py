@@ -1,1 +1,1 @@
-"""WRITE: a snapshot to and from the bytes of files that stock Keras reads."""
+"""WRITE: convert snapshots to files that stock Keras reads, and read them back."""

@@ -1,4 +1,4 @@
-"""Zip archives as they come from anywhere: what reading them raises, where members begin."""
+"""Read zip archives of unknown origin: the errors to expect, and where members begin."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import zipfile
 import zlib
 from typing import Any
 
-# What `zipfile` and its decompressors raise over damage: the second is for encrypted members.
-NO_ARCHIVE = (
+# What `zipfile` and its decompressors raise for damaged archives. RuntimeError: encrypted members.
+ARCHIVE_ERRORS = (
     zipfile.BadZipFile,
     RuntimeError,
     NotImplementedError,
@@ -19,7 +19,7 @@ NO_ARCHIVE = (
 )
 
 
-def start_of(file: Any, member: zipfile.ZipInfo) -> int:
+def content_offset(file: Any, member: zipfile.ZipInfo) -> int:
     """Return the byte of an open archive at which a stored member's content begins.
 
     Raises BadZipFile if the member has no header.

@@ -1,7 +1,7 @@
-"""A snapshot as the files of a checkpoint, with the manifest that promises them.
+"""Write a snapshot as the files of a checkpoint, with a manifest that describes them.
 
-Every variable of the snapshot is in at least one file: in the model file where
-that format has a place for it, else in `state.h5`.
+Each variable of the snapshot is in at least one file: in the model file if that format
+has a place for it, else in `state.h5`.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from pathlib import Path
 
 import xxhash
 
+from keras_savekit.base.digests import tensor_digest
 from keras_savekit.base.key import Key
 from keras_savekit.base.tensors import Array, Blueprint, Snapshot, as_array
 from keras_savekit.formats import config_digest, state_h5
 from keras_savekit.formats.directio.writer import FileWriter
 from keras_savekit.formats.hdf5 import fill
-from keras_savekit.formats.hdf5.fill import Written
+from keras_savekit.formats.hdf5.fill import WrittenFile
 from keras_savekit.formats.hdf5.template import Compression, Layout, Template
 from keras_savekit.formats.model_format import ModelFormat
 from keras_savekit.store import syscalls
 from keras_savekit.store.manifest import MANIFEST, FileEntry, Manifest, TensorEntry
 from keras_savekit.store.manifest_json import to_json
 
-Layouts = dict[str, Layout]  # by the file's name
-Files = Mapping[str, Written]  # too
-ARCHITECTURE_FILE = "model.json"
+Layouts = dict[str, Layout]  # file name to layout
+WrittenFiles = Mapping[str, WrittenFile]  # file name to file
 
 
 @dataclass(frozen=True, slots=True)
 class Purpose:
-    """Why a checkpoint is written, in the words its manifest will carry."""
+    """Why a checkpoint is written, as its manifest says it, and in which format."""
 
     run: str
     plan: str
@@ -43,18 +43,18 @@ class Purpose:
     compression: Compression = None
 
 
-class Forms:
-    """What the checkpoints of one `fit` have in common: all but tensors and a few texts."""
+class Templates:
+    """Layouts and HDF5 templates that the checkpoints of one `fit` share."""
 
     def __init__(self) -> None:
         self._blueprint: Blueprint | None = None
         self._layouts: dict[str, Layouts] = {}  # by the name of the model file
-        self._forms: dict[str, Template] = {}
-        self.architecture = ""  # its digest
-        self.written: Files = {}  # by the last `write`
+        self._templates: dict[str, Template] = {}
+        self.architecture = ""  # digest
+        self.written: WrittenFiles = {}  # the files of the last `write`
 
     def layouts(self, snapshot: Snapshot, model_format: ModelFormat) -> Layouts:
-        """The layout of each file of a checkpoint."""
+        """Return the layout of each file of a checkpoint."""
         blueprint, name = snapshot.blueprint, model_format.file
         if blueprint != self._blueprint:
             self._blueprint = blueprint
@@ -68,60 +68,66 @@ class Forms:
         layouts = dict(self._layouts[name])
         return layouts | {name: _with_attributes(layouts[name], snapshot, model_format)}
 
-    def form(self, key: str, layout: Layout, values: list[Array]) -> Template:
-        """Of one file; its last one, if that serves again."""
-        before = self._forms.get(key)
-        if before is not None and before.serves(layout, values):
-            return before
-        form = Template(layout, values)
-        if layout.compression is None:  # else it holds the tensors too
-            self._forms[key] = form
-        return form
+    def template(self, key: str, layout: Layout, values: list[Array]) -> Template:
+        """Return the template of one file: the previous one if it can be adapted, else a new one.
+
+        key: names the file and its format.
+        """
+        previous = self._templates.get(key)
+        if previous is not None and previous.adapt(layout, values):
+            return previous
+        template = Template(layout, values)
+        if layout.compression is None:  # a compressed template contains the tensors too
+            self._templates[key] = template
+        return template
 
 
 def write(
     directory: Path,
     snapshot: Snapshot,
     purpose: Purpose,
-    forms: Forms | None = None,
-    base: Files | None = None,
+    templates: Templates | None = None,
+    base: WrittenFiles | None = None,
     key: Key | None = None,
 ) -> Manifest:
     """Write all files of a checkpoint into an existing, empty directory.
 
-    forms: of the checkpoints before it.
-    key: to sign the manifest with, which then has the SHA-256 of each file.
-    base: the files of one of them, to share blocks with.
+    templates: those that the previous checkpoints of this `fit` used.
+    base: files of a previous checkpoint, to share blocks with.
+    key: signs the manifest, which then contains the SHA-256 of each file.
 
     Nothing is synced or published here. The manifest is written last.
     """
-    forms = forms or Forms()
+    templates = templates or Templates()
     layouts = {
         name: replace(layout, compression=purpose.compression)
-        for name, layout in forms.layouts(snapshot, purpose.format).items()
+        for name, layout in templates.layouts(snapshot, purpose.format).items()
     }
     blueprint = snapshot.blueprint
     values = [as_array(tensor) for tensor in snapshot.tensors]
     values.append(state_h5.encode(snapshot.state))
     values += state_h5.asset_values(blueprint)
-    written: dict[str, Written] = {}
+    written: dict[str, WrittenFile] = {}
     sha256 = key is not None
     for name, layout in layouts.items():
-        form = forms.form(f"{purpose.format.name} {name}", layout, values)
-        before = (base or {}).get(name)
+        template = templates.template(f"{purpose.format.name} {name}", layout, values)
+        previous = (base or {}).get(name)
         with FileWriter(directory / name, sha256=sha256) as stream:
             if name == purpose.format.file:
                 written[name] = purpose.format.write(
-                    stream, blueprint, form, values, purpose.created, before
+                    stream, blueprint, template, values, purpose.created, previous
                 )
             else:
-                written[name] = fill.write(stream, form, values, before)
-    forms.written = written
-    files = [each.entry for each in written.values()]
-    digests = {at: digest for each in written.values() for at, digest in each.digests.items()}
-    if purpose.format.save == "weights":
+                written[name] = fill.write(stream, template, values, previous)
+    templates.written = written
+    files = [file.entry for file in written.values()]
+    digests = {
+        position: digest for file in written.values() for position, digest in file.digests.items()
+    }
+    architecture_file = purpose.format.architecture_file
+    if architecture_file:
         text = blueprint.model_config.encode()
-        files.append(write_text(directory / ARCHITECTURE_FILE, text, sha256=sha256))
+        files.append(write_text(directory / architecture_file, text, sha256=sha256))
     manifest = Manifest(
         run=purpose.run,
         plan=purpose.plan,
@@ -134,19 +140,19 @@ def write(
         tensors=tensor_entries(snapshot, layouts, values, digests, _offsets(written))
         + state_h5.asset_entries(blueprint, file=state_h5.STATE_FILE),
         versions=blueprint.versions,
-        architecture=forms.architecture,
+        architecture=templates.architecture,
     )
     syscalls.write_new(directory / MANIFEST, to_json(manifest, key))
     return manifest
 
 
-def moved(files: Files, directory: Path) -> Files:
-    """The same files, in the directory of this checkpoint."""
-    return {name: replace(each, path=directory / name) for name, each in files.items()}
+def relocate(files: WrittenFiles, directory: Path) -> WrittenFiles:
+    """Return the same files with their paths in another directory, after it was published."""
+    return {name: replace(file, path=directory / name) for name, file in files.items()}
 
 
-def model_layout(snapshot: Snapshot, model_format: ModelFormat) -> Layout:
-    """The layout of a model file, with what it says of its own snapshot."""
+def layout_of(snapshot: Snapshot, model_format: ModelFormat) -> Layout:
+    """Return the layout of a model file, with the attributes of this snapshot."""
     return _with_attributes(model_format.layout(snapshot.blueprint), snapshot, model_format)
 
 
@@ -158,17 +164,17 @@ def _with_attributes(layout: Layout, snapshot: Snapshot, model_format: ModelForm
 
 
 def positions_outside(layout: Layout, blueprint: Blueprint) -> list[int]:
-    """Everything of a snapshot that a file has no place for."""
-    held = {dataset.position for dataset in layout.datasets}
-    return [position for position in range(len(blueprint.variables)) if position not in held]
+    """Return the positions of the variables that a layout has no dataset for."""
+    included = {dataset.position for dataset in layout.datasets}
+    return [position for position in range(len(blueprint.variables)) if position not in included]
 
 
-def _offsets(files: Files) -> dict[tuple[str, int], int]:
-    """Where in each file the values begin that it holds as they are, by its name and position."""
+def _offsets(files: WrittenFiles) -> dict[tuple[str, int], int]:
+    """Return the offset of each value that is stored unchanged, by file name and position."""
     return {
         (name, extent.position): written.begin + extent.offset
         for name, written in files.items()
-        for extent in written.form.extents
+        for extent in written.template.extents
         if extent.dtype is None
     }
 
@@ -180,17 +186,20 @@ def tensor_entries(
     known: Mapping[int, str],
     offsets: Mapping[tuple[str, int], int],
 ) -> tuple[TensorEntry, ...]:
-    """Every variable that has a place in one of the layouts, by the names of their files.
+    """Return the manifest's entry of each variable that is in one of the layouts.
 
-    known: digests that were taken already, by position.
-    offsets: where values begin, as far as known, by the file's name and position.
+    layouts: by file name.
+    known: digests that are already computed, by position.
+    offsets: where values begin in a file, if known, by file name and position.
     """
     places: dict[int, list[str]] = {}
-    begins: dict[int, list[int | None]] = {}
+    offsets_of: dict[int, list[int | None]] = {}
     for name, layout in layouts.items():
         for dataset in layout.datasets:
             places.setdefault(dataset.position, []).append(f"{name}:/{dataset.path}")
-            begins.setdefault(dataset.position, []).append(offsets.get((name, dataset.position)))
+            offsets_of.setdefault(dataset.position, []).append(
+                offsets.get((name, dataset.position))
+            )
     return tuple(
         TensorEntry(
             role=variable.role,
@@ -198,9 +207,9 @@ def tensor_entries(
             name=variable.name,
             shape=variable.shape,
             dtype=variable.dtype,
-            digest=known.get(position) or fill.tensor_digest(values[position]),
+            digest=known.get(position) or tensor_digest(values[position]),
             places=tuple(places[position]),
-            offsets=tuple(begins[position]),
+            offsets=tuple(offsets_of[position]),
         )
         for position, variable in enumerate(snapshot.blueprint.variables)
         if position in places
@@ -208,7 +217,7 @@ def tensor_entries(
 
 
 def write_text(path: Path, text: bytes, *, sha256: bool = False) -> FileEntry:
-    """Write a small file; return what a manifest promises of it."""
+    """Write a small file; return its entry for a manifest."""
     syscalls.write_new(path, text)
-    strong = hashlib.sha256(text).hexdigest() if sha256 else None
-    return FileEntry(path.name, len(text), xxhash.xxh3_128_hexdigest(text), strong)
+    sha256_text = hashlib.sha256(text).hexdigest() if sha256 else None
+    return FileEntry(path.name, len(text), xxhash.xxh3_128_hexdigest(text), sha256_text)

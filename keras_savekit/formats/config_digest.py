@@ -1,7 +1,7 @@
-"""What is equal in two descriptions of one architecture.
+"""Compare architectures by a digest that is the same in every file format and process.
 
-Keras's serialization has numbers that each process makes anew for objects that are used
-twice, and may say how the model is compiled, which is no matter of architecture.
+Keras's serialization contains ids of shared objects, which differ from process to process,
+and may contain how the model is compiled. The digest leaves both out.
 """
 
 from __future__ import annotations
@@ -11,36 +11,36 @@ from typing import Any
 
 import xxhash
 
-_OTHERWISE = ("shared_object_id", "compile_config")
+_LEFT_OUT = ("shared_object_id", "compile_config")
 
 
 def digest(config: Any) -> str:
-    """xxh3_128, in hex, of an architecture as any of our files has it. ValueError if it is none."""
+    """Return the xxh3_128, in hex, of an architecture. Raise ValueError if `config` is none."""
     if not isinstance(config, dict):
-        raise ValueError("no architecture")
-    same = json.dumps(_same(unwrapped(config)), sort_keys=True, separators=(",", ":"))
-    found: str = xxhash.xxh3_128_hexdigest(same.encode())
+        raise ValueError("is not an architecture")
+    text = json.dumps(_normalize(unwrap(config)), sort_keys=True, separators=(",", ":"))
+    found: str = xxhash.xxh3_128_hexdigest(text.encode())
     return found
 
 
-def wrapped(config: dict[str, Any]) -> dict[str, Any]:
-    """An architecture in the form by which the stock `.h5` reader builds any class.
+def wrap(config: dict[str, Any]) -> dict[str, Any]:
+    """Wrap an architecture so that the stock `.h5` reader can build a model of any class.
 
-    That reader takes the name of a function in `keras.layers` too: `deserialize` builds
-    whatever it is given.
+    That reader calls the function in `keras.layers` that `class_name` names. `deserialize`
+    builds any object.
     """
     return {"class_name": "deserialize", "config": {"config": config}}
 
 
-def unwrapped(config: Any) -> Any:
-    """The architecture in a form that `wrapped` may have given it."""
+def unwrap(config: Any) -> Any:
+    """Return the architecture without what `wrap` adds."""
     is_wrapped = isinstance(config, dict) and config.get("class_name") == "deserialize"
     return config["config"]["config"] if is_wrapped else config
 
 
-def _same(config: Any) -> Any:
+def _normalize(config: Any) -> Any:
     if isinstance(config, dict):
-        return {key: _same(value) for key, value in config.items() if key not in _OTHERWISE}
+        return {key: _normalize(value) for key, value in config.items() if key not in _LEFT_OUT}
     if isinstance(config, list):
-        return [_same(value) for value in config]
+        return [_normalize(value) for value in config]
     return config

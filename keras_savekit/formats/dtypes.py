@@ -1,7 +1,7 @@
-"""Numbers as files hold them: what no file format knows is widened, to the last bit and back.
+"""Convert values to dtypes that file formats have, and back, without losing a bit.
 
-NumPy's own casts change some kinds of NaN and warn about others; here every
-bit pattern of a bfloat16 survives the way through float32.
+NumPy's casts change some NaN values and warn about others. Here each bit pattern of a
+bfloat16 is the same after it was widened to float32 and narrowed again.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ import numpy as np
 from keras_savekit.base.tensors import Array
 
 
-def by_name(name: str) -> np.dtype[Any]:
-    """The dtype of this name, those of `ml_dtypes` included. Raises TypeError for others."""
+def parse_dtype(name: str) -> np.dtype[Any]:
+    """Return the dtype with this name, also those of `ml_dtypes`. Raise TypeError for others."""
     return np.dtype(getattr(ml_dtypes, name, name))
 
 
-def widened(value: Array, stored: np.dtype[Any]) -> Array:
-    """`value` in the wider dtype it is stored in."""
+def widen(value: Array, stored: np.dtype[Any]) -> Array:
+    """Return `value` in the wider dtype in which it is stored."""
     if value.dtype == ml_dtypes.bfloat16 and stored == np.float32:
         return (value.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     return value.astype(stored)
 
 
-def narrowed(stored: Array, own: np.dtype[Any]) -> Array:
-    """What a variable of dtype `own` held, from what a file stores for it.
+def narrow(stored: Array, own: np.dtype[Any]) -> Array:
+    """Return the value of a variable of dtype `own` from its value in a file.
 
-    The inverse of `widened`; opaque bytes (`V2`) are taken as they are. Raises
-    ValueError where a bfloat16 was widened and the file holds what never was one.
+    This is the inverse of `widen`. Opaque bytes (`V2`) are reinterpreted. Raises ValueError
+    if `own` is bfloat16 and a stored float32 is not a widened bfloat16.
     """
     if stored.dtype == own:
         return stored
@@ -39,7 +39,7 @@ def narrowed(stored: Array, own: np.dtype[Any]) -> Array:
     if own == ml_dtypes.bfloat16 and stored.dtype == np.float32:
         bits = stored.view(np.uint32)
         if np.any(bits & 0xFFFF):
-            raise ValueError(f"has values that are no {own.name}")
+            raise ValueError(f"has values that are not {own.name}")
         return np.asarray(bits >> 16, np.uint16).view(own)
     with np.errstate(all="ignore"):
         return stored.astype(own)

@@ -1,7 +1,8 @@
-"""Which parts of a model's configuration are code, or have other code than Keras's run.
+"""Find the parts of a model's configuration that are code, or that make Keras run other code.
 
-Looked for before Keras sees a configuration: older versions run lambdas of `.h5` files
-whatever they are told, and import any module that a file names. Knows no Keras.
+The search happens before Keras reads a configuration: older versions run the lambdas of
+`.h5` files even in safe mode, and import any module that a file names. This module does not
+import Keras.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-# What Keras itself imports, whatever the name.
+# Modules whose objects Keras may import under any name.
 _TRUSTED = {"keras", "keras_hub", "keras_cv", "keras_nlp", "builtins"}
-_RUNNING = {
+_CODE = {
     "__lambda__": "a lambda",
     "TFSMLayer": "a SavedModel, from elsewhere on the disk",
     "TorchModuleWrapper": "a pickled PyTorch module",
@@ -20,9 +21,12 @@ _SHOWN = 60
 
 
 def code_in(config: Any, within: str) -> Iterator[tuple[str, str]]:
-    """Code that a configuration holds: the innermost named layer, else `within`, and what it is."""
+    """Yield the place and the kind of all code in a configuration.
+
+    The place is the innermost layer that has a name, else `within`.
+    """
     for place, found in _objects(config, within):
-        what = _RUNNING.get(found["class_name"])
+        what = _CODE.get(found["class_name"])
         inner = found.get("config")
         if what is None and isinstance(inner, dict) and inner.get("function_type") == "lambda":
             what = "a lambda"  # as Keras 2 wrote it
@@ -31,9 +35,9 @@ def code_in(config: Any, within: str) -> Iterator[tuple[str, str]]:
 
 
 def names_in(config: Any, known: Callable[[str], bool]) -> Iterator[str]:
-    """Classes and functions of modules that are not Keras's, by which a file has those imported.
+    """Yield the classes and functions that Keras would import from modules that are not its own.
 
-    known: whether the user registered this name, or gave it.
+    known: returns whether the user registered this name or passed it as a custom object.
     """
     for _, found in _objects(config, ""):
         module, name = found.get("module"), found["class_name"]
@@ -49,8 +53,9 @@ def names_in(config: Any, known: Callable[[str], bool]) -> Iterator[str]:
 
 
 def _objects(config: Any, within: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Everything in a configuration that becomes an object, in order, with the layer it is in."""
-    pending = [(config, within)]  # and no recursion: a file may nest deeper than Python's stack
+    """Yield each part of a configuration that becomes an object, in order, with its layer."""
+    # Without recursion: a file may be nested deeper than Python's stack allows.
+    pending = [(config, within)]
     while pending:
         value, within = pending.pop()
         inside: list[Any] = []
@@ -63,13 +68,13 @@ def _objects(config: Any, within: str) -> Iterator[tuple[str, dict[str, Any]]]:
                 within = f"layer {name[:_SHOWN]}"
             if isinstance(value.get("class_name"), str):
                 yield within, value
-            # What `compile` was given is looked through by itself.
-            inside = [each for key, each in value.items() if key != "compile_config"]
-        pending += [(each, within) for each in reversed(inside)]
+            # `code_of_compile` searches this part.
+            inside = [inner for key, inner in value.items() if key != "compile_config"]
+        pending += [(inner, within) for inner in reversed(inside)]
 
 
 def code_of_compile(config: Any) -> Iterator[tuple[str, str]]:
-    """The same for what `compile` was given."""
+    """Yield the place and the kind of all code in what `compile` was given."""
     if isinstance(config, dict):
         for part, value in config.items():
             yield from code_in(value, f"the {part[:_SHOWN]} of compile")

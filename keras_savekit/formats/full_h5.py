@@ -1,14 +1,14 @@
-"""The whole model in one `.h5` file that stock Keras reads.
+"""Write a whole model into one `.h5` file that stock Keras reads.
 
-The layout is that of `keras/src/legacy/saving/legacy_h5_format.py`, read there
-and written anew here, with three differences that `docs/formats.md` explains:
+The layout follows `keras/src/legacy/saving/legacy_h5_format.py`, with three differences
+that `docs/formats.md` explains:
 
-- `model_config` is in Keras 3's own serialization, which the stock reader
-  understands and which rebuilds models that the legacy one cannot.
-- The optimizer's variables are in a group of our own name. Under the stock name
-  the stock reader would restore them wrongly and leave a model that cannot train.
-- What HDF5 or the stock reader cannot hold is stored so that it can be read:
-  equal names are made unique (reading is positional), bfloat16 is widened.
+- `model_config` is in Keras 3's serialization. The stock reader accepts it, and it
+  describes models that the legacy serialization cannot.
+- The optimizer's variables are in a group with a name of this package. From the stock
+  group, the stock reader restores them wrongly and returns a model that cannot train.
+- Equal names are made unique, and bfloat16 is widened, since HDF5 or the stock reader does
+  not support them. Readers go by position, not by name.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from typing import Any, ClassVar
 
 from keras_savekit.base.roles import Role
 from keras_savekit.base.tensors import Array, Blueprint, Snapshot, as_array
-from keras_savekit.formats.config_digest import wrapped
+from keras_savekit.formats.config_digest import wrap
 from keras_savekit.formats.directio.writer import FileWriter
 from keras_savekit.formats.hdf5 import access, fill
-from keras_savekit.formats.hdf5.fill import Written
+from keras_savekit.formats.hdf5.fill import WrittenFile
 from keras_savekit.formats.hdf5.template import Attribute, Dataset, Layout, Template
 from keras_savekit.formats.model_format import ModelFormat, ModelTexts, Name
 
 OPTIMIZER_GROUP = "savekit_optimizer"
 COMPILE_ATTRIBUTE = "savekit_compile_config"
-_ROUNDED = 256  # a learning rate has 3 to 22 digits
+_PADDED_TO = 256  # bytes; a learning rate has 3 to 22 digits
 WIDENED = {"bfloat16": "float32"}
 _BUILT_BY_FROM_CONFIG = {
     ("keras", "Sequential"),
@@ -40,13 +40,13 @@ _BUILT_BY_FROM_CONFIG = {
 
 
 class FullH5(ModelFormat):
-    """A whole model in one `.h5` file."""
+    """The format of a whole model in one `.h5` file."""
 
     name: ClassVar[Name] = "h5"
     stock_loses: ClassVar[tuple[Role, ...]] = ("asset", "computed")
 
     def layout(self, blueprint: Blueprint) -> Layout:
-        """The file of any snapshot of this blueprint, without its own `attributes`."""
+        """Return the layout of the file, without the `attributes` of a snapshot."""
         keras = {"keras_version": blueprint.versions["keras"].encode(), "backend": b"tensorflow"}
         groups: dict[str, dict[str, Any]] = {
             "": {**keras, "model_config": _architecture(blueprint)},
@@ -66,17 +66,17 @@ class FullH5(ModelFormat):
         return Layout(groups, tuple(datasets))
 
     def attributes(self, snapshot: Snapshot) -> Mapping[str, Attribute]:
-        """How the model is compiled; texts of one length, as far as that is possible."""
+        """Return how the model is compiled, padded so that the length rarely changes."""
         blueprint = snapshot.blueprint
         if blueprint.training_config is None:
             return {}
         config: dict[str, Any] = copy.deepcopy(dict(blueprint.training_config))
         if blueprint.learning_rate is not None:
-            # Callbacks change the learning rate; the configuration was read when training began.
+            # Callbacks change the learning rate. The configuration has its value at the start.
             rate = as_array(snapshot.tensors[blueprint.learning_rate])
             config["optimizer_config"]["config"]["learning_rate"] = float(rate)
         return {
-            "training_config": padded(json.dumps(config).encode(), _ROUNDED),
+            "training_config": pad(json.dumps(config).encode(), _PADDED_TO),
             COMPILE_ATTRIBUTE: json.dumps(blueprint.compile_config).encode(),
         }
 
@@ -87,14 +87,14 @@ class FullH5(ModelFormat):
         template: Template,
         values: Sequence[Array],
         created: float,
-        base: Written | None = None,
-    ) -> Written:
+        base: WrittenFile | None = None,
+    ) -> WrittenFile:
         """Write a new HDF5 file."""
         return fill.write(stream, template, values, base)
 
     def read_texts(self, path: Path, architecture: Path) -> ModelTexts:
-        """The attributes of the file, Keras's own and ours."""
-        with access.reading(path) as file:
+        """Read the attributes of the file."""
+        with access.open_for_reading(path) as file:
             names = ("model_config", "training_config", COMPILE_ATTRIBUTE)
             return ModelTexts(*(file.attrs.get(name, "null") for name in names))
 
@@ -102,7 +102,7 @@ class FullH5(ModelFormat):
 def _section(
     group: str, positions: Iterable[int], blueprint: Blueprint
 ) -> tuple[dict[str, list[str]], list[Dataset]]:
-    """A group with `weight_names` and one dataset per weight, read by position."""
+    """Return a group's `weight_names` and one dataset per weight, in the order of reading."""
     positions = tuple(positions)
     variables = [blueprint.variables[position] for position in positions]
     names = unique_names(variable.name for variable in variables)
@@ -114,7 +114,9 @@ def _section(
 
 
 def unique_names(names: Iterable[str]) -> list[str]:
-    """The same names, numbered where one is taken, flattened where one is a group of another.
+    """Return the names with a number added to each repeated one.
+
+    If another name is also a group of a name, the slashes of the latter become underscores.
 
     >>> unique_names(["dense/kernel", "dense/kernel", "dense"])
     ['dense/kernel', 'dense/kernel_1', 'dense_1']
@@ -144,19 +146,18 @@ def _parents(path: str) -> set[str]:
 
 
 def _architecture(blueprint: Blueprint) -> bytes:
-    """The architecture in a form that the stock `.h5` reader builds whole.
+    """Return the architecture in a form from which the stock `.h5` reader builds all of it.
 
-    The reader calls `from_config` of the outermost class and no more, which
-    leaves a subclassed model without weights. It also takes the name of a
-    function in `keras.layers`: `deserialize` builds whatever it is given.
+    The reader only calls `from_config` of the outermost class, which leaves a subclassed
+    model without weights. `wrap` makes it call `deserialize` instead.
     """
     config = json.loads(blueprint.model_config)
-    config.pop("compile_config", None)  # `training_config` says it
+    config.pop("compile_config", None)  # is in `training_config`
     if (config.get("module"), config.get("class_name")) not in _BUILT_BY_FROM_CONFIG:
-        config = wrapped(config)
+        config = wrap(config)
     return json.dumps(config).encode()
 
 
-def padded(text: bytes, multiple: int) -> bytes:
-    """JSON with spaces behind it, so that texts of about one length have one length."""
+def pad(text: bytes, multiple: int) -> bytes:
+    """Add spaces to a JSON text, so that texts of similar lengths get the same length."""
     return text + b" " * (-len(text) % multiple)

@@ -1,9 +1,8 @@
-"""The whole model in one `.keras` archive, as stock Keras writes and reads it.
+"""Write a whole model into one `.keras` archive that stock Keras reads.
 
-An uncompressed zip of `metadata.json`, `config.json` and `model.weights.h5`,
-by PKWARE's APPNOTE 6.3, written from its first byte to its last: each CRC is taken
-on the way and stands in a data descriptor behind its member. The weights begin
-at a page.
+The archive is an uncompressed zip of `metadata.json`, `config.json` and `model.weights.h5`
+(PKWARE's APPNOTE 6.3). It is written from its first byte to its last: the CRC of a member
+is computed meanwhile and follows it in a data descriptor. The weights begin at a page.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from typing import Any, ClassVar
 from keras_savekit.base.tensors import Array, Blueprint
 from keras_savekit.errors import CheckpointError
 from keras_savekit.formats import untrusted
-from keras_savekit.formats.archive import NO_ARCHIVE, start_of
+from keras_savekit.formats.archive import ARCHIVE_ERRORS, content_offset
 from keras_savekit.formats.directio.memory import PAGE
 from keras_savekit.formats.directio.writer import FileWriter
 from keras_savekit.formats.hdf5 import fill
-from keras_savekit.formats.hdf5.fill import Written
+from keras_savekit.formats.hdf5.fill import WrittenFile
 from keras_savekit.formats.hdf5.template import Layout, Template
 from keras_savekit.formats.model_format import ModelFormat, ModelTexts, Name
 from keras_savekit.formats.weights_h5 import WeightsH5
@@ -36,17 +35,18 @@ CONFIG_MEMBER = "config.json"
 ASSETS = "assets"
 MEMBERS = ("metadata.json", CONFIG_MEMBER, WEIGHTS_MEMBER)
 _DESCRIPTOR_FOLLOWS = 0x08
-_PADDING = 0xD935  # the extra field that zipalign pads with
+_PADDING = 0xD935  # the extra field with which zipalign pads
 
 
 class KerasZip(ModelFormat):
-    """A whole model in a `.keras` archive."""
+    """The format of a whole model in a `.keras` archive."""
 
     name: ClassVar[Name] = "keras"
     config_member: ClassVar[str] = CONFIG_MEMBER
+    weights_are_all: ClassVar[bool] = False
 
     def layout(self, blueprint: Blueprint) -> Layout:
-        """The weights, as a `.weights.h5` file has them."""
+        """Return the layout of the weights, which is that of a `.weights.h5` file."""
         return WeightsH5().layout(blueprint)
 
     def write(
@@ -56,8 +56,8 @@ class KerasZip(ModelFormat):
         template: Template,
         values: Sequence[Array],
         created: float,
-        base: Written | None = None,
-    ) -> Written:
+        base: WrittenFile | None = None,
+    ) -> WrittenFile:
         """Write a new archive."""
         day = datetime.fromtimestamp(created, tz=timezone.utc)
         metadata = {
@@ -71,43 +71,43 @@ class KerasZip(ModelFormat):
                 archive.writestr(f"{ASSETS}/{name}", content)
             weights = _aligned(WEIGHTS_MEMBER, stream.size)
             with archive.open(weights, "w", force_zip64=True) as member:
-                weights.extra = b""  # the directory at the end needs no padding
+                weights.extra = b""  # the central directory needs no padding
                 begin = stream.size
                 digests = fill.write_into(stream, member.write, template, values, base)
-        return Written(stream.path, template, begin, stream.shared, stream.entry(), digests)
+        return WrittenFile(stream.path, template, begin, stream.shared, stream.entry(), digests)
 
     def hdf5_begins(self, path: Path) -> int:
-        """Where the weights begin."""
+        """Return the byte at which the weights begin."""
         return locate_weights(path)
 
     def require_harmless_container(self, path: Path) -> None:
-        """Look through the archive."""
+        """Check the members of the archive."""
         untrusted.require_harmless_zip(path)
 
     def require_harmless(self, path: Path) -> None:
-        """Look through the archive, then through the HDF5 files in it."""
+        """Check the members of the archive, then the HDF5 files among them."""
         untrusted.require_harmless_zip(path)
         untrusted.require_harmless_weights(path)
 
     def extra_members(self, path: Path) -> Iterator[tuple[str, str, str]]:
-        """An archive has nothing but what Keras reads, once each."""
+        """Yield the members that Keras does not read, and those that occur more than once."""
         for member, count in members(path).items():
             if member not in MEMBERS and not member.startswith(f"{ASSETS}/"):
-                yield "extra", member, "no such archive has it"
+                yield "extra", member, "is not part of such an archive"
             if count > 1:
                 yield "twice", member, f"is there {count} times"
 
     def read_texts(self, path: Path, architecture: Path) -> ModelTexts:
-        """The architecture, which says how to compile the model too."""
+        """Read the architecture, which contains how to compile the model."""
         return ModelTexts(read_config(path))
 
     def read_assets(self, path: Path) -> dict[str, bytes]:
-        """The assets in the archive."""
+        """Read the assets in the archive."""
         return read_assets(path)
 
 
 class _Unseekable(io.RawIOBase):
-    """A stream as `zipfile` knows it: what cannot seek has sizes and CRC behind each member."""
+    """A stream that cannot seek, so that `zipfile` writes sizes and CRC behind each member."""
 
     def __init__(self, stream: FileWriter) -> None:
         super().__init__()
@@ -115,9 +115,10 @@ class _Unseekable(io.RawIOBase):
         self._failed = False
 
     def write(self, data: Any) -> int:
-        """Hand all of `data` on; return its length.
+        """Write all of `data`; return its length.
 
-        Raises once: `zipfile` writes more while it closes, and would tell of that instead.
+        Only the first error is raised: `zipfile` writes more while it closes, and a second
+        error would hide the first.
         """
         if not self._failed:
             self._failed = True
@@ -127,7 +128,7 @@ class _Unseekable(io.RawIOBase):
 
 
 def _aligned(name: str, offset: int) -> zipfile.ZipInfo:
-    """A member whose header, at `offset`, is so long that what follows begins at a page."""
+    """Return a member whose header begins at `offset` and ends at the end of a page."""
     member = zipfile.ZipInfo(name)
     member.flag_bits |= _DESCRIPTOR_FOLLOWS
     bare = len(member.FileHeader(zip64=True)) + 4
@@ -137,28 +138,28 @@ def _aligned(name: str, offset: int) -> zipfile.ZipInfo:
 
 
 def members(path: Path) -> Counter[str]:
-    """How often each name stands in an archive. ValueError or OSError if it is none."""
+    """Return how often each name is in an archive. Raise ValueError or OSError if it is none."""
     try:
         with zipfile.ZipFile(path) as archive:
             return Counter(archive.namelist())
-    except NO_ARCHIVE as error:
+    except ARCHIVE_ERRORS as error:
         raise ValueError(str(error)) from error
 
 
 def read_config(path: Path) -> bytes:
-    """The architecture in an archive. OSError, KeyError or ValueError if it cannot be read."""
+    """Read the architecture from an archive. Raise OSError, KeyError or ValueError on failure."""
     try:
         with zipfile.ZipFile(path) as archive:
             size = archive.getinfo(CONFIG_MEMBER).file_size
             if size > path.stat().st_size:
                 raise ValueError(f"{CONFIG_MEMBER} claims {size} bytes")
             return archive.read(CONFIG_MEMBER)
-    except NO_ARCHIVE as error:
+    except ARCHIVE_ERRORS as error:
         raise ValueError(str(error)) from error
 
 
 def read_assets(path: Path) -> dict[str, bytes]:
-    """What lies in an archive's assets, by path; CheckpointError if it cannot be read."""
+    """Read an archive's assets, by path. Raise CheckpointError if they cannot be read."""
     try:
         with zipfile.ZipFile(path) as archive:
             return {
@@ -166,18 +167,18 @@ def read_assets(path: Path) -> dict[str, bytes]:
                 for name in archive.namelist()
                 if name.startswith(f"{ASSETS}/") and not name.endswith("/")
             }
-    except (OSError, *NO_ARCHIVE) as error:
+    except (OSError, *ARCHIVE_ERRORS) as error:
         raise unreadable("its assets cannot be read", str(path), error) from error
 
 
 def locate_weights(path: Path) -> int:
-    """The byte at which the weights of an archive begin. CheckpointError if there are none."""
+    """Return the byte at which the weights begin. Raise CheckpointError if there are none."""
     try:
         with zipfile.ZipFile(path) as archive:
             weights = archive.getinfo(WEIGHTS_MEMBER)
         if weights.compress_type != zipfile.ZIP_STORED:
-            raise CheckpointError("its weights are not stored as they are", str(path))
+            raise CheckpointError("its weights are compressed", str(path))
         with path.open("rb") as file:
-            return start_of(file, weights)
-    except (OSError, KeyError, ValueError, *NO_ARCHIVE) as error:
-        raise unreadable("is no archive with weights", str(path), error) from error
+            return content_offset(file, weights)
+    except (OSError, KeyError, ValueError, *ARCHIVE_ERRORS) as error:
+        raise unreadable("is not an archive with weights", str(path), error) from error

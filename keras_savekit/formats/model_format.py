@@ -1,9 +1,9 @@
-"""What a format of model files is.
+"""Define what a format of model files provides.
 
-A new format is one class in a file of its own, an entry in `registry`, and its name in
-`policy.plan.FORMATS`. Everything else asks the format: what its files are called, how
-they are laid out and written, where HDF5 begins in them, what they say of the model, and
-what stock Keras does not read from them.
+A new format is one class in a module of its own, an entry in `registry`, and its name in
+`policy.plan.FORMATS`. All other code asks the format: how its files are named, laid out and
+written, where HDF5 begins in them, how they describe the model, and what stock Keras does
+not read from them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from keras_savekit.base.roles import Role
 from keras_savekit.base.tensors import Array, Blueprint, Snapshot
 from keras_savekit.formats import untrusted
 from keras_savekit.formats.directio.writer import FileWriter
-from keras_savekit.formats.hdf5.fill import Written
+from keras_savekit.formats.hdf5.fill import WrittenFile
 from keras_savekit.formats.hdf5.template import Attribute, Layout, Template
 
 Name = Literal["h5", "keras", "weights.h5"]
@@ -25,11 +25,11 @@ Save = Literal["model", "weights"]
 
 
 class ModelTexts(NamedTuple):
-    """What the files of a model say of it, as JSON texts; `null` where they say nothing.
+    """What the files of a model say about it, as JSON texts; `null` if they say nothing.
 
     model: the architecture.
-    training: what stock Keras compiles the model from; part of `model` in some formats.
-    compile: what `compile` was given, in a form that only this package reads.
+    training: what stock Keras compiles the model from. Some formats have it in `model`.
+    compile: the arguments of `compile`, in a form that only this package reads.
     """
 
     model: str | bytes
@@ -40,21 +40,27 @@ class ModelTexts(NamedTuple):
 class ModelFormat(ABC):
     """One format of model files.
 
-    name: its word in a policy.
-    save: whether it holds a whole model, or weights with the architecture beside them.
-    stock_loses: what stock Keras does not read from such a file, though it is saved.
-    config_member: the member of the file that holds the architecture, if that is outside
-        of HDF5.
+    name: its name in a policy.
+    save: whether a file contains a whole model or only weights.
+    architecture_file: the name of the file in a checkpoint that contains the architecture;
+        empty if the model file itself contains it.
+    config_member: the member of the model file that contains the architecture; empty if it
+        is an HDF5 attribute, or in another file.
+    stock_loses: what is saved, but not read by stock Keras from such a file.
+    weights_are_all: whether stock Keras's `load_weights` reads all that loading the model
+        reads, apart from the architecture.
     """
 
     name: ClassVar[Name]
     save: ClassVar[Save] = "model"
     stock_loses: ClassVar[tuple[Role, ...]] = ()
+    architecture_file: ClassVar[str] = ""
     config_member: ClassVar[str] = ""
+    weights_are_all: ClassVar[bool] = True
 
     @property
     def suffix(self) -> str:
-        """How names of its files end."""
+        """The end of the names of its files."""
         return f".{self.name}"
 
     @property
@@ -66,10 +72,10 @@ class ModelFormat(ABC):
 
     @abstractmethod
     def layout(self, blueprint: Blueprint) -> Layout:
-        """The HDF5 part of its file, for every snapshot of this blueprint."""
+        """Return the layout of the HDF5 part of its file, for each snapshot of this blueprint."""
 
     def attributes(self, snapshot: Snapshot) -> Mapping[str, Attribute]:
-        """Attributes of the file that differ from snapshot to snapshot."""
+        """Return the attributes of the file that differ between snapshots."""
         return {}
 
     @abstractmethod
@@ -80,23 +86,23 @@ class ModelFormat(ABC):
         template: Template,
         values: Sequence[Array],
         created: float,
-        base: Written | None = None,
-    ) -> Written:
+        base: WrittenFile | None = None,
+    ) -> WrittenFile:
         """Write a new file.
 
-        template: its HDF5 part.
+        template: the HDF5 part.
         created: seconds since 1970.
-        base: a file written before; what is equal in both is shared, where the disk can.
+        base: a previous file. Blocks that are equal in both are shared if the file system can.
         """
 
     # Reading.
 
     def hdf5_begins(self, path: Path) -> int:
-        """The byte of the file at which HDF5 begins. Raises CheckpointError if there is none."""
+        """Return the byte at which HDF5 begins. Raise CheckpointError if there is no HDF5."""
         return 0
 
     def require_harmless_container(self, path: Path) -> None:
-        """Raise CheckpointError if what is around HDF5 in the file could do harm."""
+        """Raise CheckpointError if the part of the file outside of HDF5 could do harm."""
         return
 
     def require_harmless(self, path: Path) -> None:
@@ -104,19 +110,19 @@ class ModelFormat(ABC):
         untrusted.require_harmless_h5(path)
 
     def extra_members(self, path: Path) -> Iterator[tuple[str, str, str]]:
-        """What is in the file outside of HDF5 and should not be: kind, name, what is wrong."""
+        """Yield the parts outside of HDF5 that should not be there: kind, name, what is wrong."""
         return iter(())
 
     @abstractmethod
     def read_texts(self, path: Path, architecture: Path) -> ModelTexts:
-        """What the file at `path` says of the model.
+        """Read what the file at `path` says about the model.
 
-        architecture: the file beside it, if the architecture is there.
+        architecture: the path of the file with the architecture, if the format has one.
 
         Raises OSError, LookupError, ValueError, TypeError or RuntimeError if it cannot be
         read.
         """
 
     def read_assets(self, path: Path) -> dict[str, bytes] | None:
-        """The assets of a checkpoint that its model file holds; None if they are elsewhere."""
+        """Read the assets in the model file of a checkpoint; None if another file has them."""
         return None

@@ -1,4 +1,4 @@
-"""The formats of model files that there are."""
+"""The known formats of model files."""
 
 from __future__ import annotations
 
@@ -10,23 +10,30 @@ from keras_savekit.formats.keras_zip import KerasZip
 from keras_savekit.formats.model_format import ModelFormat
 from keras_savekit.formats.weights_h5 import WeightsH5
 
-FORMATS: dict[str, ModelFormat] = {each.name: each for each in (FullH5(), KerasZip(), WeightsH5())}
-_BY_SUFFIX = sorted(FORMATS.values(), key=lambda known: len(known.suffix), reverse=True)
+FORMATS: dict[str, ModelFormat] = {
+    known.name: known for known in (FullH5(), KerasZip(), WeightsH5())
+}
 
 
 def find_format(name: str) -> ModelFormat | None:
-    """The format of a file of this name; None if it is the name of no model's file.
+    """Return the format of a file with this name, None if no format has such names.
 
-    `model.weights.h5` is a weights file, though its name ends in `.h5` too.
+    The longest suffix decides: `model.weights.h5` is a weights file.
     """
-    return next((known for known in _BY_SUFFIX if name.endswith(known.suffix)), None)
+    matching = [known for known in FORMATS.values() if name.endswith(known.suffix)]
+    return max(matching, key=lambda known: len(known.suffix), default=None)
 
 
 def format_of(path: Path) -> ModelFormat:
-    """The format that a file's name requests. Raises ModelError for a name of no model."""
+    """Return the format of a file with this name. Raise ModelError if no format has such names."""
     found = find_format(path.name)
     if found is None:
         *others, last = (known.suffix for known in FORMATS.values())
         remedy = f"give it a name ending in {', '.join(others)} or {last}"
         raise ModelError("is not the name of a model's file", str(path), remedy)
     return found
+
+
+def is_architecture_file(name: str) -> bool:
+    """Whether some format keeps the architecture of a checkpoint in a file with this name."""
+    return any(name == known.architecture_file for known in FORMATS.values())

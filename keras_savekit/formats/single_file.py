@@ -1,9 +1,8 @@
-"""A model, or its weights, in one file that needs no directory around it.
+"""Write a model, or its weights, into one file that is complete without a checkpoint directory.
 
-The file is what `full_h5` or `weights_h5` lays out, so stock Keras reads it.
-Beside Keras's own groups it has two of ours: every variable that format has no
-place for, and a manifest with a digest of every tensor, so that a file that was
-damaged is known before anything is made of it.
+The file has the layout of its format, so stock Keras reads it. It also contains two things
+of this package: the variables that the format has no place for, and a manifest with a digest
+of each tensor. With these digests, damage is found before the model is built.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from keras_savekit.base.tensors import Snapshot, as_array
 from keras_savekit.errors import CheckpointError
 from keras_savekit.formats import checkpoint, config_digest, state_h5
 from keras_savekit.formats.directio.writer import FileWriter
-from keras_savekit.formats.hdf5 import fill
+from keras_savekit.formats.hdf5 import extract
 from keras_savekit.formats.hdf5.template import Dataset, Layout, Template
 from keras_savekit.formats.registry import find_format, format_of
 from keras_savekit.store.manifest import FileEntry, Manifest
@@ -31,12 +30,12 @@ STATE_GROUP = "savekit_state"
 
 
 def write(path: Path, snapshot: Snapshot, created: float) -> Manifest:
-    """Write a snapshot into a new file; return what the file promises.
+    """Write a snapshot into a new file; return its manifest.
 
     created: seconds since 1970.
     """
     blueprint, model_format = snapshot.blueprint, format_of(path)
-    layout = checkpoint.model_layout(snapshot, model_format)
+    layout = checkpoint.layout_of(snapshot, model_format)
     rest = checkpoint.positions_outside(layout, blueprint)
     datasets = (
         *layout.datasets,
@@ -51,7 +50,7 @@ def write(path: Path, snapshot: Snapshot, created: float) -> Manifest:
         reasons=(),
         moment=snapshot.moment,
         created=created,
-        model_file="",  # whatever the file is called
+        model_file="",  # the file may be renamed later
         files=(),
         tensors=checkpoint.tensor_entries(snapshot, {"": Layout({}, datasets)}, values, {}, {})
         + state_h5.asset_entries(blueprint, prefix=f"{STATE_GROUP}/"),
@@ -63,25 +62,25 @@ def write(path: Path, snapshot: Snapshot, created: float) -> Manifest:
     last = Dataset(MANIFEST_DATASET, len(values) - 1)
     whole = Layout(layout.groups, (*datasets, *extra, last))
     with FileWriter(path) as stream:
-        form = Template(whole, values)
-        written = model_format.write(stream, blueprint, form, values, created)
-    return _named(manifest, written.entry)
+        template = Template(whole, values)
+        written = model_format.write(stream, blueprint, template, values, created)
+    return _with_file(manifest, written.entry)
 
 
-def architecture_beside(weights: Path) -> Path:
-    """The file beside a `.weights.h5` file that has its architecture."""
+def architecture_path(weights: Path) -> Path:
+    """Return the path of the file that contains the architecture for a weights file."""
     return weights.with_name(weights.name.removesuffix(format_of(weights).suffix) + ".json")
 
 
 def read_manifest(path: Path) -> Manifest | None:
-    """The manifest inside a file, None for a file that was not written by `write`.
+    """Read the manifest from a file; return None if `write` did not write the file.
 
-    Raises CheckpointError if the file is no HDF5 file or its manifest is damaged.
+    Raises CheckpointError if the file is not an HDF5 file or its manifest is damaged.
     """
     try:
         known = find_format(path.name)
-        base = known.hdf5_begins(path) if known else 0  # Keras reads HDF5 under any name
-        with fill.opened(path, base) as (file, _):
+        base = known.hdf5_begins(path) if known else 0  # Keras reads HDF5 files with any name
+        with extract.open_hdf5(path, base) as (file, _):
             if file.get(MANIFEST_DATASET, getclass=True, getlink=True) is not h5py.HardLink:
                 return None
             dataset = file[MANIFEST_DATASET]
@@ -91,10 +90,10 @@ def read_manifest(path: Path) -> Manifest | None:
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         raise unreadable("cannot be read", str(path), error) from error
     size = path.stat().st_size
-    return _named(manifest_from_json(text, str(path)), FileEntry(path.name, size, ""))
+    return _with_file(manifest_from_json(text, str(path)), FileEntry(path.name, size, ""))
 
 
-def _named(manifest: Manifest, entry: FileEntry) -> Manifest:
+def _with_file(manifest: Manifest, entry: FileEntry) -> Manifest:
     tensors = (
         replace(tensor, places=tuple(entry.name + place for place in tensor.places))
         for tensor in manifest.tensors

@@ -1,8 +1,7 @@
-"""`state.h5`: what resume needs and no Keras file holds.
+"""Write and read `state.h5`: what a resume needs and no Keras file contains.
 
-Seed generators, metric variables as they stood, every other variable that the
-model file beside it leaves out, and the position with everything else that is
-plain JSON.
+It contains the variables that the model file does not, such as seed generators and metrics,
+and a JSON text with the position in training and the states of callbacks.
 """
 
 from __future__ import annotations
@@ -16,10 +15,11 @@ import h5py
 import numpy as np
 import xxhash
 
+from keras_savekit.base.defects import DefectError
 from keras_savekit.base.tensors import Array, Blueprint
 from keras_savekit.errors import CheckpointError
 from keras_savekit.formats.hdf5 import access
-from keras_savekit.formats.hdf5.datasets import ExternalDataError, own_dataset, require_own_data
+from keras_savekit.formats.hdf5.datasets import own_dataset, require_own_data
 from keras_savekit.formats.hdf5.template import Dataset, Layout
 from keras_savekit.store.manifest import TensorEntry
 from keras_savekit.store.read_errors import unreadable
@@ -28,11 +28,11 @@ STATE_FILE = "state.h5"
 STATE_DATASET = "training_state"
 STATE_FORMAT = 1
 ASSETS = "assets"
-_ROUNDED = 4096  # spaces behind the JSON let files that differ little have one form
+_PADDED_TO = 4096  # bytes; JSON texts of similar lengths then use the same template
 
 
 def layout(blueprint: Blueprint, positions: Iterable[int], state_position: int) -> Layout:
-    """Variables at `positions`, by role and index, and the JSON state at `state_position`."""
+    """Return the layout for variables at `positions` and the JSON state at `state_position`."""
     datasets = (
         Dataset(STATE_DATASET, state_position),
         *variables(blueprint, positions),
@@ -44,7 +44,7 @@ def layout(blueprint: Blueprint, positions: Iterable[int], state_position: int) 
 def variables(
     blueprint: Blueprint, positions: Iterable[int], prefix: str = ""
 ) -> Iterator[Dataset]:
-    """A dataset for each variable at `positions`, by role and index."""
+    """Yield a dataset for each variable at `positions`, named by role and index."""
     for position in positions:
         variable = blueprint.variables[position]
         dtype = "V2" if variable.dtype == "bfloat16" else None
@@ -54,20 +54,20 @@ def variables(
 
 
 def assets(blueprint: Blueprint, first: int, prefix: str = "") -> Iterator[Dataset]:
-    """A dataset for the bytes of each asset, whose values are those at `first` and behind."""
+    """Yield a dataset for each asset; their values are at `first` and the positions after it."""
     for number, name in enumerate(blueprint.assets):
         yield Dataset(f"{prefix}{ASSETS}/{name}", first + number)
 
 
 def asset_values(blueprint: Blueprint) -> list[Array]:
-    """The values that `assets` has places for."""
+    """Return the values for the datasets of `assets`."""
     return [np.frombuffer(content, np.uint8) for content in blueprint.assets.values()]
 
 
 def asset_entries(
     blueprint: Blueprint, prefix: str = "", file: str = ""
 ) -> tuple[TensorEntry, ...]:
-    """What a manifest promises of the assets in a file."""
+    """Return the manifest's entries of the assets in a file."""
     return tuple(
         TensorEntry(
             role="asset",
@@ -83,7 +83,7 @@ def asset_entries(
 
 
 def read_assets(path: Path, prefix: str = "") -> dict[str, bytes]:
-    """The assets in a file, by path; CheckpointError if it cannot be read."""
+    """Read the assets in a file, by path. Raise CheckpointError if it cannot be read."""
     found: dict[str, bytes] = {}
 
     def visit(name: str, item: Any) -> None:
@@ -92,10 +92,10 @@ def read_assets(path: Path, prefix: str = "") -> dict[str, bytes]:
             found[name] = bytes(np.asarray(item))
 
     try:
-        with access.reading(path) as file:
+        with access.open_for_reading(path) as file:
             if f"{prefix}{ASSETS}" in file:
                 file[f"{prefix}{ASSETS}"].visititems(visit)
-    except ExternalDataError as error:
+    except DefectError as error:
         raise CheckpointError(f"an asset {error.what}", str(path)) from error
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError) as error:
         raise unreadable("its assets cannot be read", str(path), error) from error
@@ -103,21 +103,21 @@ def read_assets(path: Path, prefix: str = "") -> dict[str, bytes]:
 
 
 def encode(state: Mapping[str, Any]) -> Array:
-    """JSON values as the bytes of a dataset; arrays and tensors become lists.
+    """Encode JSON values as the bytes of a dataset. Arrays and tensors become lists.
 
-    NaN and infinities keep Python's spelling.
+    NaN and infinities are written as Python writes them.
     """
     text = json.dumps(state, default=lambda value: np.asarray(value).tolist()).encode()
-    return np.frombuffer(text + b" " * (-len(text) % _ROUNDED), dtype=np.uint8)
+    return np.frombuffer(text + b" " * (-len(text) % _PADDED_TO), dtype=np.uint8)
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The JSON state in a `state.h5`; CheckpointError if it cannot be read."""
+    """Read the JSON state from a `state.h5`. Raise CheckpointError if it cannot be read."""
     try:
-        with access.reading(path) as file:
+        with access.open_for_reading(path) as file:
             text = bytes(np.asarray(own_dataset(file, STATE_DATASET)))
         state = json.loads(text)
-    except ExternalDataError as error:
+    except DefectError as error:
         raise CheckpointError(f"the training state {error.what}", str(path)) from error
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError) as error:
         raise unreadable("the training state cannot be read", str(path), error) from error

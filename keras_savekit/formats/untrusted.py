@@ -1,8 +1,7 @@
-"""Files from anywhere: what must be known of one before Keras is let near it.
+"""Refuse files of unknown origin that could do harm when Keras reads them.
 
-Refuses what would make a reader follow a path out of the file, ask for memory
-that the file cannot fill, or never come back. Whether the content makes sense
-is for whoever reads it.
+Refused are paths that lead out of the file, sizes that the file cannot fill, and structures
+that a reader would not finish. Whether the content is valid is the reader's question.
 """
 
 from __future__ import annotations
@@ -15,23 +14,24 @@ from typing import Any
 
 import h5py
 
+from keras_savekit.base.defects import DefectError
 from keras_savekit.errors import CheckpointError
-from keras_savekit.formats.archive import NO_ARCHIVE, start_of
-from keras_savekit.formats.hdf5 import access, datasets, fill
+from keras_savekit.formats.archive import ARCHIVE_ERRORS, content_offset
+from keras_savekit.formats.hdf5 import access, datasets, extract
 from keras_savekit.store.read_errors import unreadable
 
-EXPANDED = 100  # a whole file: weights hardly compress, and `.keras` members are stored as they are
-FLOOR = 2**28  # below which nothing is too much
+EXPANDED = 100  # times a file's size: weights hardly compress, `.keras` members are not compressed
+FLOOR = 2**28  # bytes that are always allowed
 
 
 def require_harmless_h5(path: Path, file: Any = None) -> None:
-    """Raise CheckpointError unless every tensor of an HDF5 file lies in the file itself.
+    """Raise CheckpointError unless the data of each dataset are in the HDF5 file itself.
 
-    file: what to read it from, if it lies inside another.
+    file: the object to read from, if the HDF5 file is part of the file at `path`.
     """
     room = max(FLOOR, EXPANDED * path.stat().st_size)
     try:
-        with access.reading(file or path) as opened:
+        with access.open_for_reading(file or path) as opened:
             seen: set[int] = set()
             pending: list[tuple[str, Any]] = [("", opened)]
             while pending:
@@ -52,25 +52,26 @@ def require_harmless_h5(path: Path, file: Any = None) -> None:
 def _harmless_size(dataset: Any, where: str, room: int) -> int:
     try:
         datasets.require_own_data(dataset)
-    except datasets.ExternalDataError as error:
+    except DefectError as error:
         raise CheckpointError(error.what, where, _REMEDY) from error
     size = int(dataset.size or 0) * int(dataset.dtype.itemsize)
     if size > room:
-        raise CheckpointError(f"claims {size} bytes, more than the file can mean", where, _REMEDY)
+        raise CheckpointError(
+            f"claims {size} bytes, more than such a file can contain", where, _REMEDY
+        )
     return size
 
 
 def _require_hard_links(group: Any, where: str) -> None:
     for key in group:
         if group.get(key, getclass=True, getlink=True) is not h5py.HardLink:
-            raise CheckpointError("is a link to somewhere else", f"{where}/{key}", _REMEDY)
+            raise CheckpointError("is a link to another place", f"{where}/{key}", _REMEDY)
 
 
 def require_harmless_zip(path: Path) -> None:
-    """Raise CheckpointError unless every member of a `.keras` archive stays inside it.
+    """Raise CheckpointError if a member of a `.keras` archive leads out of it or is too large.
 
-    Together they must not claim more than such a file can mean. What the weights
-    among them are is the business of `require_harmless_weights`.
+    `require_harmless_weights` checks the weights among the members.
     """
     room = max(FLOOR, EXPANDED * path.stat().st_size)
     try:
@@ -84,32 +85,32 @@ def require_harmless_zip(path: Path) -> None:
                 if room < 0:
                     what = f"claims {member.file_size} bytes in {member.compress_size}"
                     raise CheckpointError(what, where, _REMEDY)
-    except (OSError, ValueError, *NO_ARCHIVE) as error:
-        raise unreadable("is no zip archive", str(path), error) from error
+    except (OSError, ValueError, *ARCHIVE_ERRORS) as error:
+        raise unreadable("is not a zip archive", str(path), error) from error
 
 
 def require_harmless_weights(path: Path) -> None:
-    """The same as `require_harmless_h5` for the HDF5 files in a harmless archive."""
+    """Check each HDF5 file in a harmless archive as `require_harmless_h5` does."""
     try:
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
                 if member.filename.endswith(".h5"):
                     _require_harmless_member(path, archive, member)
-    except (OSError, ValueError, *NO_ARCHIVE) as error:
-        raise unreadable("is no zip archive", str(path), error) from error
+    except (OSError, ValueError, *ARCHIVE_ERRORS) as error:
+        raise unreadable("is not a zip archive", str(path), error) from error
 
 
 def _require_harmless_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
     if member.compress_type == zipfile.ZIP_STORED:
         with path.open("rb") as file:
-            window = fill.Window(file.fileno(), start_of(file, member))
+            window = extract.Window(file.fileno(), content_offset(file, member))
             require_harmless_h5(path, window)
         return
-    # Out of a stream, since HDF5 goes back and forth.
+    # HDF5 seeks, which the stream of a compressed member cannot do fast.
     with tempfile.TemporaryFile() as copy:
         with archive.open(member) as stream:
             shutil.copyfileobj(stream, copy)
         require_harmless_h5(path, copy)
 
 
-_REMEDY = "nothing was loaded; such a file was not written by Keras or by this package"
+_REMEDY = "nothing was loaded; neither Keras nor this package writes such a file"

@@ -10,10 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from keras_savekit.base.defects import DefectError
+from keras_savekit.base.digests import tensor_digest
 from keras_savekit.base.roles import Role
 from keras_savekit.base.tensors import Array, Variable
 from keras_savekit.errors import CheckpointError, MismatchError
-from keras_savekit.formats.hdf5 import fill
+from keras_savekit.formats.hdf5 import extract
 from keras_savekit.formats.registry import format_of
 from keras_savekit.model import differences
 from keras_savekit.model.layer_loading import (
@@ -25,7 +27,7 @@ from keras_savekit.model.layer_loading import (
 from keras_savekit.model.live_variables import describe_variable, variables_by_role
 from keras_savekit.store.manifest import Manifest, split_place
 from keras_savekit.store.read_errors import unreadable
-from keras_savekit.store.regular_file import NotRegularFileError, resolve_inside
+from keras_savekit.store.regular_file import resolve_inside
 
 Tensors = Mapping[tuple[Role, int], Array]
 
@@ -51,8 +53,8 @@ def read_tensors(directory: Path, manifest: Manifest) -> Tensors:
         file = _resolve(directory, name)
         base = format_of(file).hdf5_begins(file)
         paths = [(dataset, tensor.dtype) for dataset, tensor in entries]
-        for (dataset, tensor), value in zip(entries, fill.read(file, paths, base), strict=True):
-            if value.shape != tensor.shape or fill.tensor_digest(value) != tensor.digest:
+        for (dataset, tensor), value in zip(entries, extract.read(file, paths, base), strict=True):
+            if value.shape != tensor.shape or tensor_digest(value) != tensor.digest:
                 raise CheckpointError(
                     f"{tensor.name} differs from the manifest", f"{directory / name}:/{dataset}"
                 )
@@ -63,7 +65,7 @@ def read_tensors(directory: Path, manifest: Manifest) -> Tensors:
 def _resolve(directory: Path, name: str) -> Path:
     try:
         return resolve_inside(directory, name)
-    except NotRegularFileError as error:
+    except DefectError as error:
         raise CheckpointError(error.what, f"{directory}:{name}") from error
     except OSError as error:
         raise unreadable("cannot be read", f"{directory}:{name}", error) from error

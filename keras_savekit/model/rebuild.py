@@ -17,10 +17,10 @@ import keras
 from keras_savekit.base.roles import Role
 from keras_savekit.errors import CheckpointError, ModelError, SavekitError
 from keras_savekit.formats import single_file, state_h5
-from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE
-from keras_savekit.formats.config_digest import unwrapped
+from keras_savekit.formats.config_digest import unwrap
 from keras_savekit.formats.embedded_code import code_in, code_of_compile, names_in
 from keras_savekit.formats.registry import format_of
+from keras_savekit.formats.weights_h5 import ARCHITECTURE_FILE
 from keras_savekit.model.assign import (
     Tensors,
     computed_values,
@@ -95,7 +95,7 @@ def _configurations(stored: StoredModel) -> tuple[dict[str, Any], dict[str, Any]
     """Read the architecture, and the arguments of `compile`."""
     try:
         texts = format_of(stored.file).read_texts(stored.file, stored.architecture)
-        config, compiled = unwrapped(json.loads(texts.model)), json.loads(texts.compile)
+        config, compiled = unwrap(json.loads(texts.model)), json.loads(texts.compile)
         inside = config.pop("compile_config", None)
         return config, inside if compiled is None else compiled
     except (OSError, LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -112,14 +112,15 @@ def require_no_code(path: Path, config: Any, compiled: Any) -> None:
         held = ", ".join(dict.fromkeys(f"{what} in {place}" for place, what in code[:_SHOWN]))
         remedy = "if you trust the origin of the file, load it with safe_mode=False"
         raise ModelError(f"contains Python code, which is not run: {held}", str(path), remedy)
-    names = list(names_in([config, compiled], _is_registered))
+    names = list(names_in([config, compiled], is_registered))
     if names:
         needed = ", ".join(dict.fromkeys(names[:_SHOWN]))
         what = f"Keras cannot build this model: it needs {needed}, which is not registered"
         raise ModelError(what, str(path), _GIVE)
 
 
-def _is_registered(name: str) -> bool:
+def is_registered(name: str) -> bool:
+    """Whether the user registered a class or function by this name."""
     return keras.saving.get_registered_object(name) is not None
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_savekit.base.tensors import Array
 from keras_savekit.errors import MismatchError
-from keras_savekit.formats.dtypes import by_name, narrowed
+from keras_savekit.formats.dtypes import narrow, parse_dtype
 from keras_savekit.formats.hdf5 import access
 from keras_savekit.model.live_variables import describe_variable, variables_by_role
 from keras_savekit.model.saving_walk import group_path, list_members, read_own_values
@@ -39,7 +39,7 @@ def read_stock_weights(model: Any, path: Path) -> tuple[dict[str, Array], dict[s
             unknown.add(group_path(place))
     found: dict[str, Array] = {}
     differences = []
-    with _read_errors(path), access.reading(path) as file:
+    with _read_errors(path), access.open_for_reading(path) as file:
         present = _datasets(file)
         differences += [f"{name} is missing in the file" for name in wanted if name not in present]
         new = (name for name in present if name.rpartition("/")[0] in unknown)
@@ -84,4 +84,4 @@ def _datasets(file: Any) -> dict[str, Any]:
 
 
 def _value(dataset: Any, dtype: str) -> Array:
-    return narrowed(np.asarray(dataset), by_name(dtype))
+    return narrow(np.asarray(dataset), parse_dtype(dtype))

@@ -274,7 +274,7 @@ def decide(policy: Policy, tick: Tick) -> Decision:
     learned: dict[str, float] = {}
     for plan in policy.plans:
         reasons: list[str] = []
-        seen = tick.seen_by(plan.name)
+        seen = tick.for_plan(plan.name)
         for trigger in plan.when:
             reason = trigger.reason(seen)
             if reason is not None:

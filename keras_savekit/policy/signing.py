@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from keras_savekit.base.key import Key, in_bytes
+from keras_savekit.base.key import Key, environment_bytes
 from keras_savekit.errors import SavekitError
 from keras_savekit.policy.fields import Value, wrong
 
@@ -73,4 +73,4 @@ def _held(name: str, environ: Mapping[str, str], where: str) -> Key:
             where,
             f"set {name} to the key of this run; nothing was changed",
         )
-    return Key(in_bytes(text), name)
+    return Key(environment_bytes(text), name)

@@ -21,7 +21,7 @@ from keras_savekit.errors import CheckpointError, ResumeError, UnverifiableError
 from keras_savekit.store.checkpoint import Checkpoint
 from keras_savekit.store.manifest import Finding, Verification
 from keras_savekit.store.run import RunDirectory
-from keras_savekit.verify.depths import examine, undone, why_unverified
+from keras_savekit.verify.depths import check_files, unverified, why_unverified
 
 NONE_TRUSTED = "the key authenticates no checkpoint"
 
@@ -239,7 +239,7 @@ def candidates(
     scan = directory.scan()
     for name, error in scan.damaged:
         if isinstance(error, UnverifiableError):
-            yield Candidate(name, None, undone(error, now), error)
+            yield Candidate(name, None, unverified(error, now), error)
             continue
         finding = Finding("manifest", name, error.what)
         yield Candidate(name, None, Verification("bytes", now, (finding,)))
@@ -250,9 +250,9 @@ def candidates(
 
 def _verify(checkpoint: Checkpoint, now: float, key: Key | None) -> Candidate:
     try:
-        found = examine(checkpoint.path, "structure", now, key)
+        found = check_files(checkpoint.path, "structure", now, key)
     except UnverifiableError as error:
-        return Candidate(checkpoint.name, checkpoint, undone(error, now), error)
+        return Candidate(checkpoint.name, checkpoint, unverified(error, now), error)
     known = checkpoint.verification
     if known is not None and known.good and known.done and found.good:
         found = known  # it may have reached a greater depth

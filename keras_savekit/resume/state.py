@@ -8,16 +8,17 @@ from typing import Annotated, Any, cast
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 from typing_extensions import NotRequired, TypedDict
 
+from keras_savekit.base.defects import DefectError
 from keras_savekit.errors import CheckpointError
-from keras_savekit.formats import logs, state_h5
+from keras_savekit.formats import log_values, state_h5
 from keras_savekit.formats.state_h5 import STATE_FILE
 from keras_savekit.store.read_errors import unreadable
-from keras_savekit.store.regular_file import NotRegularFileError, resolve_inside
+from keras_savekit.store.regular_file import resolve_inside
 
 
 def _require_logs(epochs: list[tuple[int, dict[str, Any]]]) -> list[tuple[int, dict[str, Any]]]:
     for _, saved in epochs:
-        logs.restored(saved)  # raises ValueError: a file may contain anything
+        log_values.decode_logs(saved)  # raises ValueError: a file may contain anything
     return epochs
 
 
@@ -55,7 +56,7 @@ def read_state(directory: Path) -> TrainingState:
     where = str(directory / STATE_FILE)
     try:
         path = resolve_inside(directory, STATE_FILE)
-    except NotRegularFileError as error:
+    except DefectError as error:
         raise CheckpointError(error.what, where) from error
     except OSError as error:
         raise unreadable("cannot be read", where, error) from error

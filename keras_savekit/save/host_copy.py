@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from keras_savekit.base.tensors import Array, Snapshot, Variable, as_array, in_host_memory
-from keras_savekit.formats.directio.memory import PAGE, give_up, page_aligned
+from keras_savekit.formats.directio.memory import PAGE, allocate_pages, release_pages
 from keras_savekit.formats.directio.writer import PIECE
-from keras_savekit.formats.dtypes import by_name
+from keras_savekit.formats.dtypes import parse_dtype
 
 _SMALL = 64 * 1024  # smaller tensors are written through a buffer anyway: 64 bytes are enough
 _MORE = 2**20  # for the variables that metrics get in the first step
@@ -63,7 +63,7 @@ class HostBuffer:
     def _offer(self) -> None:
         """Let the operating system reclaim the memory, if that was chosen."""
         if self._low:
-            give_up(self._kept)
+            release_pages(self._kept)
 
     def _take_back(self, borrower: weakref.ref[Snapshot]) -> None:
         """Offer the memory when its snapshot is freed, on whichever thread that happens."""
@@ -96,7 +96,7 @@ class HostBuffer:
         if self._mapping is not None:
             self._mapping.join()
         if lent:
-            memory = page_aligned(size)
+            memory = allocate_pages(size)
         else:
             if len(self._kept) < size:
                 self._grow(size)
@@ -104,7 +104,7 @@ class HostBuffer:
             self._borrower = weakref.ref(snapshot, self._take_back)
         for position, begin, end in _last_first(places, variables):
             variable = variables[position]
-            copy = memory[begin:end].view(by_name(variable.dtype)).reshape(variable.shape)
+            copy = memory[begin:end].view(parse_dtype(variable.dtype)).reshape(variable.shape)
             _copy(snapshot.tensors[position], copy)
             snapshot.tensors[position] = copy  # releases the tensor
 
@@ -129,7 +129,7 @@ def _places(
     places = []
     end = 0
     for position, variable in variables:
-        size = math.prod(variable.shape) * by_name(variable.dtype).itemsize
+        size = math.prod(variable.shape) * parse_dtype(variable.dtype).itemsize
         begin = end + -end % (PAGE if size >= _SMALL else 64)
         end = begin + size
         places.append((position, begin, end))
@@ -151,6 +151,6 @@ def _last_first(
 
 def _mapped_memory(size: int) -> Array:
     """Return new memory with every page mapped."""
-    memory = page_aligned(size, large=True)
+    memory = allocate_pages(size, large=True)
     memory[::PAGE] = 0
     return memory

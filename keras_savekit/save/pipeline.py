@@ -18,7 +18,7 @@ from pathlib import Path
 from keras_savekit.base.tensors import Snapshot, Variable
 from keras_savekit.errors import CheckpointError, DirectoryError, SaveError
 from keras_savekit.formats import checkpoint as checkpoint_files
-from keras_savekit.formats.checkpoint import Files, Forms, Purpose
+from keras_savekit.formats.checkpoint import Purpose, Templates, WrittenFiles
 from keras_savekit.formats.registry import FORMATS
 from keras_savekit.policy.plan import Due, Policy, SavePlan
 from keras_savekit.save import preflight
@@ -73,8 +73,8 @@ class Pipeline:
         self._duration: dict[str, float] = {}  # seconds of each plan's last save
         self._computed = 0.0  # processor seconds of the writer
         self._not_portable: set[tuple[str, str]] = set()  # plans and problems that were reported
-        self._forms = Forms()
-        self._bases: dict[str, Files | None] = {}  # known good files of each plan, to share
+        self._forms = Templates()
+        self._bases: dict[str, WrittenFiles | None] = {}  # known good files of each plan, to share
         self._buffer = HostBuffer(low=policy.memory == "low")
         self._writer = Worker("savekit-writer", self._write, self._save_failed, policy.limits.queue)
         self._verifier = Verifier(
@@ -184,7 +184,7 @@ class Pipeline:
             seconds=round(seconds, 3),
         )
         self._computed += time.thread_time() - computed
-        files = checkpoint_files.moved(self._forms.written, published) if plan.reuse else None
+        files = checkpoint_files.relocate(self._forms.written, published) if plan.reuse else None
         # Waits while too many are unverified: their number on the disk is bounded.
         self._verifier.submit(VerificationJob(save.name, plan, files))
 

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
+from keras_savekit.base.digests import tensor_digest
 from keras_savekit.base.logs import numbers
 from keras_savekit.base.tensors import Snapshot, as_array
-from keras_savekit.formats.hdf5.fill import tensor_digest
 from keras_savekit.policy.plan import Due
 from keras_savekit.policy.rules.base import Record
 from keras_savekit.store.manifest import Manifest

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from keras_savekit.formats.checkpoint import Files
+from keras_savekit.formats.checkpoint import WrittenFiles
 from keras_savekit.policy.plan import Policy, SavePlan
 from keras_savekit.save.worker import WhenFull, Worker
 from keras_savekit.store.manifest import Verification
 from keras_savekit.store.run import RunDirectory
-from keras_savekit.verify.loader.client import LoadChecker
+from keras_savekit.verify.loader.client import LoaderClient
 from keras_savekit.verify.loader.probe import PROBE
 from keras_savekit.verify.loader.process import Budget
 
@@ -39,7 +39,7 @@ class VerificationJob:
 
     name: str
     plan: SavePlan
-    files: Files | None = None
+    files: WrittenFiles | None = None
     earlier: bool = False
     began: float = 0.0
     result: Verification | None = None
@@ -68,7 +68,7 @@ class Verifier:
         limits = policy.limits
         self._patience = limits.final_wait
         budget = Budget(limits.verify_time, limits.verify_memory)
-        self.checker = LoadChecker(budget, directory.path / PROBE, directory.key)
+        self.checker = LoaderClient(budget, directory.path / PROBE, directory.key)
         self._computed = 0.0
         self.undecided: set[str] = set()
         self._files = Worker("savekit-verifier", self._check, self._fail, UNVERIFIED)
@@ -91,7 +91,7 @@ class Verifier:
 
     def computed(self) -> float:
         """Return the processor seconds spent so far, those of the loading process included."""
-        return self._computed + self.checker.computed
+        return self._computed + self.checker.cpu_seconds
 
     def accept_all(self) -> None:
         """Let no `submit` wait for room from now on."""
@@ -124,7 +124,7 @@ class Verifier:
         if self.join(self._patience, on_left):
             return True
         cancelled = [job for worker in self.workers for job in worker.cancel()]
-        self.checker.end(NO_LONGER)
+        self.checker.stop(NO_LONGER)
         for job in cancelled:
             if job.result is not None:  # only the record is missing
                 self._hand_over(job, job.result)
@@ -157,7 +157,7 @@ class Verifier:
     def _check_files(self, job: VerificationJob) -> VerificationJob:
         """Return the job with the result for its files; without, if it must be loaded too."""
         began, depth = time.monotonic(), job.plan.verify
-        result = self.checker.look(self._path(job), self._clock(), depth)
+        result = self.checker.verify_files(self._path(job), self._clock(), depth)
         job = replace(job, began=began)
         if not (result.good and result.done) or result.depth == depth:
             return replace(job, result=result)
@@ -173,7 +173,7 @@ class Verifier:
     # On the thread that waits for the loading process.
 
     def _load(self, job: VerificationJob) -> None:
-        result = self.checker.load(self._path(job), self._clock(), job.plan.verify)
+        result = self.checker.verify_load(self._path(job), self._clock(), job.plan.verify)
         self._hand_over(job, result)
 
     def _hand_over(self, job: VerificationJob, result: Verification) -> None:

@@ -156,7 +156,7 @@ def is_signed_with(body: bytes, key: Key) -> bool:
     """Whether this text ends with a signature made with `key`."""
     text, line = body[:-_SIGNATURE_LENGTH], body[-_SIGNATURE_LENGTH:]
     signature = line[len(_SIGNATURE_BEGIN) : -len(_SIGNATURE_END)]
-    return is_signed(body) and key.made(signature, text)
+    return is_signed(body) and key.verify(signature, text)
 
 
 class _MissingError(CheckpointError):

@@ -11,41 +11,33 @@ import os
 import stat
 from pathlib import Path, PurePosixPath
 
+from keras_savekit.base.defects import DefectError
 from keras_savekit.store import syscalls
 
 # Follow no link and wait for no writer: the file may have changed since it was checked.
 FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-class NotRegularFileError(Exception):
-    """A file must not be opened. kind, what: as in a finding."""
-
-    def __init__(self, kind: str, what: str) -> None:
-        super().__init__(kind, what)
-        self.kind = kind
-        self.what = what
-
-
 def resolve_inside(directory: Path, name: str) -> Path:
     """The path of the regular file `name` of a directory.
 
     Only a relative path without `..` and without links stays inside the directory.
-    Raises NotRegularFileError for any other, OSError if the disk fails.
+    Raises DefectError for any other, OSError if the disk fails.
     """
     path = PurePosixPath(name)
     if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name:
-        raise NotRegularFileError("escape", f"the name {name!r} leads out of the checkpoint")
+        raise DefectError("escape", f"the name {name!r} leads out of the checkpoint")
     at = directory
     for part in path.parts:
         at = at / part
         try:
             mode = at.lstat().st_mode
         except (FileNotFoundError, NotADirectoryError):
-            raise NotRegularFileError("missing", "the file is missing") from None
+            raise DefectError("missing", "the file is missing") from None
         if stat.S_ISLNK(mode):
-            raise NotRegularFileError("link", "is a link; links are not followed")
+            raise DefectError("link", "is a link; links are not followed")
     if not stat.S_ISREG(mode):
-        raise NotRegularFileError("unreadable", "is not a plain file")
+        raise DefectError("unreadable", "is not a plain file")
     return at
 
 

@@ -1,11 +1,11 @@
-"""Depth `structure`: every tensor is where the manifest says, with the same content.
+"""Depth `structure`: each tensor is at its place in the manifest and has the same content.
 
-Tensors are compared with digests that were taken from memory, so this also
-finds a writer's mistakes, which `bytes` cannot. HDF5 is only asked where things
-are: plain datasets were digested on the pass that read the file, or are read around
-its process-wide lock, so that a check beside a training does not hold up a save.
+Tensors are compared with digests of what was in memory, so this also finds errors of the
+writer, which `bytes` cannot. HDF5 only locates datasets. Their bytes were digested while
+`bytes` read the file, or are read without HDF5's process-wide lock, so that a check does not
+delay a save.
 
-Whether Keras can make a model of it is the business of the depth `load`.
+The depth `load` checks whether Keras can build the model.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ import ml_dtypes
 import numpy as np
 import xxhash
 
+from keras_savekit.base.defects import DefectError
+from keras_savekit.base.tensors import Array
 from keras_savekit.errors import CheckpointError, UnverifiableError
-from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE
 from keras_savekit.formats.config_digest import digest
 from keras_savekit.formats.directio.reader import FileReader, RangeDigests
 from keras_savekit.formats.directio.writer import PIECE
-from keras_savekit.formats.dtypes import by_name, narrowed
-from keras_savekit.formats.hdf5 import access, fill
-from keras_savekit.formats.hdf5.datasets import ExternalDataError, own_dataset
-from keras_savekit.formats.registry import find_format
+from keras_savekit.formats.dtypes import narrow, parse_dtype
+from keras_savekit.formats.hdf5 import access, extract
+from keras_savekit.formats.hdf5.datasets import own_dataset
+from keras_savekit.formats.registry import find_format, is_architecture_file
 from keras_savekit.formats.single_file import MANIFEST_DATASET
 from keras_savekit.formats.state_h5 import ASSETS, STATE_DATASET, STATE_FILE
 from keras_savekit.store import syscalls
@@ -47,44 +48,45 @@ from keras_savekit.store.manifest import (
 )
 from keras_savekit.store.read_errors import unverifiable
 from keras_savekit.store.regular_file import as_text
-from keras_savekit.verify.bytes import MOST_EXTRA, Examined, plain_path
+from keras_savekit.verify.bytes import MOST_EXTRA, Inspection, path_or_finding
 
 CONFIGURATIONS = ("model_config", "training_config")
-_SLACK = 2**20  # of a compressed dataset's chunk over the tensor it holds
-
-Array = np.ndarray[Any, np.dtype[Any]]
+_SLACK = 2**20  # bytes by which the chunk of a compressed dataset may exceed its tensor
 
 
 @dataclass(frozen=True, slots=True)
 class _File:
     """An open HDF5 file.
 
-    plain: the same file's bytes.
-    base: where HDF5 begins in it.
-    digests: of ranges of it, as far as known.
+    reader: reads the bytes of the same file.
+    base: the byte at which HDF5 begins.
+    digests: range of the file to its digest, if known.
     """
 
     hdf5: Any
-    plain: FileReader
+    reader: FileReader
     base: int
     digests: Mapping[tuple[int, int], str]
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """What has come of it so far, as `Examined` has it."""
+class _Collector:
+    """Collects findings and errors for an `Inspection`."""
 
     findings: list[Finding] = field(default_factory=list)
-    unknown: list[UnverifiableError] = field(default_factory=list)
+    errors: list[UnverifiableError] = field(default_factory=list)
 
     @contextmanager
-    def at(self, where: str, subject: str = "") -> Iterator[None]:
-        """Note what h5py and the system raise in here: the one seam to both."""
+    def collecting(self, where: str, subject: str = "") -> Iterator[None]:
+        """Turn errors that are raised inside into findings, or into errors of the system.
+
+        subject: what a finding is about, at the start of its text.
+        """
         try:
             yield
-        except (_WrongError, ExternalDataError) as wrong:
-            self.findings.append(Finding(wrong.kind, where, f"{subject}{wrong.what}"))
-        # What h5py raises over damaged files depends on which of its parts trips.
+        except DefectError as defect:
+            self.findings.append(Finding(defect.kind, where, f"{subject}{defect.what}"))
+        # What h5py raises for damaged files depends on which of its range_digests trips.
         except (
             CheckpointError,
             OSError,
@@ -95,9 +97,9 @@ class _Found:
             ArithmeticError,
             MemoryError,
         ) as error:
-            failed = unverifiable(error, where)
-            if failed is not None:
-                self.unknown.append(failed)
+            failure = unverifiable(error, where)
+            if failure is not None:
+                self.errors.append(failure)
             elif isinstance(error, CheckpointError):
                 self.findings.append(Finding("unreadable", where, error.what))
             else:
@@ -105,54 +107,46 @@ class _Found:
                 self.findings.append(Finding("unreadable", where, what))
 
 
-class _WrongError(Exception):
-    """Carries one finding out of the middle of a tensor."""
-
-    def __init__(self, kind: str, what: str) -> None:
-        super().__init__(kind, what)
-        self.kind = kind
-        self.what = what
-
-
 def check_structure(
     directory: Path,
     manifest: Manifest,
     *,
     closed: Collection[str] = (),
-    parts: Mapping[str, RangeDigests] | None = None,
+    range_digests: Mapping[str, RangeDigests] | None = None,
 ) -> tuple[Finding, ...]:
-    """Everything in which the tensors in `directory` differ from what `manifest` promises.
+    """Return each difference between the tensors in `directory` and `manifest`.
 
-    Each tensor is looked at in each of its places: a plain dataset of that
-    shape, of the variable's dtype or a wider one, with the variable's content.
-    Nothing else may be there. Configurations must be JSON, the architecture the
-    one that was saved. Damaged files give findings.
+    Each place of a tensor must be a dataset with the shape and the content of the variable,
+    in its dtype or a wider one. There must be no other datasets. Configurations must be
+    JSON, and the architecture must be the one that was saved.
 
     Arguments:
         directory: of one checkpoint.
-        manifest: its own.
-        closed: names of files that are known to be damaged and are not opened.
-            One flipped bit can make the HDF5 library loop forever with its
-            lock held, which would take every other thread's HDF5 with it.
-        parts: of files, digested just now: what lies there is not read again.
+        manifest: of the same checkpoint.
+        closed: names of files that are known to be damaged and are not opened. One flipped
+            bit can make the HDF5 library loop forever while it holds its lock, which would
+            stop HDF5 in each other thread.
+        range_digests: file name to digests that were just computed. These ranges are not
+            read again.
 
-    Raises UnverifiableError if nothing is wrong as far as could be looked at, and the
-    system failed at the rest.
+    Raises UnverifiableError if there are no findings and the system failed.
     """
-    return examine_structure(directory, manifest, closed=closed, parts=parts).proven()
+    return inspect_structure(
+        directory, manifest, closed=closed, range_digests=range_digests
+    ).conclusive_findings()
 
 
-def examine_structure(
+def inspect_structure(
     directory: Path,
     manifest: Manifest,
     *,
     closed: Collection[str] = (),
-    parts: Mapping[str, RangeDigests] | None = None,
-) -> Examined:
-    """The same, with what could not be looked at."""
-    found = _Found()
+    range_digests: Mapping[str, RangeDigests] | None = None,
+) -> Inspection:
+    """Return the same findings as `check_structure`, and the errors of the system."""
+    found = _Collector()
     findings = found.findings
-    promised = _known(manifest)
+    promised = _expected_datasets(manifest)
     with ExitStack() as stack:
         files: dict[str, _File | None] = {}
         for entry in manifest.files:
@@ -160,8 +154,8 @@ def examine_structure(
                 files.setdefault(entry.name, None)
                 continue
             files[entry.name] = None
-            with found.at(entry.name):
-                known = parts.get(entry.name) if parts else None
+            with found.collecting(entry.name):
+                known = range_digests.get(entry.name) if range_digests else None
                 files[entry.name] = file = _check_file(
                     directory, entry, manifest, stack, found, known.digests if known else {}
                 )
@@ -169,46 +163,46 @@ def examine_structure(
                     findings += _extra_datasets(
                         file.hdf5, entry.name, manifest, promised[entry.name]
                     )
-        findings += _said_twice(manifest)
+        findings += _repeated_entries(manifest)
         if manifest.model_file not in files:
-            what = "is said to be the model's, and the manifest does not know it"
+            what = "is named as the model file, and is not in the manifest"
             findings.append(Finding("missing", manifest.model_file, what))
         for tensor in manifest.tensors:
             _check_tensor(tensor, files, found)
-    return Examined(tuple(findings), tuple(found.unknown))
+    return Inspection(tuple(findings), tuple(found.errors))
 
 
-def parts_of(manifest: Manifest) -> dict[str, RangeDigests]:
-    """What of each file is a tensor as it was in memory, as the manifest has it."""
+def range_digests_of(manifest: Manifest) -> dict[str, RangeDigests]:
+    """Return, for each file, what digests its tensors that are stored unchanged."""
     ranges: dict[str, list[tuple[int, int]]] = {}
     for tensor in manifest.tensors:
         for place, offset in zip(tensor.places, tensor.offsets, strict=False):
             if offset is not None:
-                with suppress(TypeError):  # an unknown dtype is found soon enough
+                with suppress(TypeError):  # an unknown dtype becomes a finding later
                     ranges.setdefault(split_place(place)[0], []).append((offset, _size(tensor)))
-    return {name: RangeDigests(each) for name, each in ranges.items()}
+    return {name: RangeDigests(found) for name, found in ranges.items()}
 
 
 def _size(tensor: TensorEntry) -> int:
-    return math.prod(tensor.shape) * by_name(tensor.dtype).itemsize
+    return math.prod(tensor.shape) * parse_dtype(tensor.dtype).itemsize
 
 
-def _said_twice(manifest: Manifest) -> Iterator[Finding]:
-    """Tensors, or places of tensors, that the manifest has more than once."""
+def _repeated_entries(manifest: Manifest) -> Iterator[Finding]:
+    """Yield the tensors, and the places of tensors, that the manifest contains more than once."""
     tensors = Counter((tensor.role, tensor.index) for tensor in manifest.tensors)
     places = Counter(place for tensor in manifest.tensors for place in tensor.places)
     for (role, index), count in tensors.items():
         if count > 1:
-            yield Finding("twice", MANIFEST, f"{role} {index} stands there {count} times")
+            yield Finding("twice", MANIFEST, f"contains {role} {index} {count} times")
     for place, count in places.items():
         if count > 1:
             yield Finding("twice", place, f"is the place of {count} tensors")
 
 
-def _known(manifest: Manifest) -> dict[str, set[str]]:
-    """The datasets that each file may have."""
-    ours = {STATE_FILE: STATE_DATASET}  # else it has its manifest inside
-    known = {each.name: {ours.get(each.name, MANIFEST_DATASET)} for each in manifest.files}
+def _expected_datasets(manifest: Manifest) -> dict[str, set[str]]:
+    """Return the paths of the datasets that each file may contain."""
+    ours = {STATE_FILE: STATE_DATASET}  # other files may contain a manifest
+    known = {entry.name: {ours.get(entry.name, MANIFEST_DATASET)} for entry in manifest.files}
     for tensor in manifest.tensors:
         for name, path in map(split_place, tensor.places):
             known.setdefault(name, set()).add(path.strip("/"))
@@ -216,8 +210,8 @@ def _known(manifest: Manifest) -> dict[str, set[str]]:
 
 
 def _extra_datasets(hdf5: Any, name: str, manifest: Manifest, known: set[str]) -> list[Finding]:
-    folders = {str(each) for path in known for each in PurePosixPath(path).parents}
-    # Older manifests do not name the assets.
+    folders = {str(parent) for path in known for parent in PurePosixPath(path).parents}
+    # Manifests of older versions do not list assets.
     unnamed = f"{ASSETS}/" if name == STATE_FILE and not manifest.architecture else "/"
     found: list[Finding] = []
 
@@ -225,10 +219,10 @@ def _extra_datasets(hdf5: Any, name: str, manifest: Manifest, known: set[str]) -
         text = as_text(path.decode("utf-8", "surrogateescape"))
         if text in known or text in folders or text.startswith(unnamed):
             return None
-        hard = link.type == h5py.h5l.TYPE_HARD  # others are not followed
+        hard = link.type == h5py.h5l.TYPE_HARD  # other links are not followed
         if hard and h5py.h5o.get_info(hdf5.id, path).type == h5py.h5o.TYPE_GROUP:
-            return None  # Keras makes empty ones
-        found.append(Finding("extra", f"{name}:/{text}", "the manifest does not know it"))
+            return None  # Keras writes empty groups
+        found.append(Finding("extra", f"{name}:/{text}", "is not in the manifest"))
         return True if len(found) == MOST_EXTRA else None
 
     hdf5.id.links.visit(visit, info=True)
@@ -240,10 +234,10 @@ def _check_file(
     entry: FileEntry,
     manifest: Manifest,
     stack: ExitStack,
-    found: _Found,
+    found: _Collector,
     digests: Mapping[tuple[int, int], str],
 ) -> _File | None:
-    path = plain_path(directory, entry.name)
+    path = path_or_finding(directory, entry.name)
     if isinstance(path, Finding):
         found.findings.append(path)
         return None
@@ -251,9 +245,10 @@ def _check_file(
         what = f"the file has {path.stat().st_size} bytes, {entry.size} were written"
         found.findings.append(Finding("size", entry.name, what))
         return None
-    has_it = ARCHITECTURE_FILE if manifest.save == "weights" else manifest.model_file
-    architecture = manifest.architecture if entry.name == has_it else ""
-    if path.suffix == ".json":
+    saved_as = find_format(manifest.model_file)
+    beside = saved_as.architecture_file if saved_as else ""
+    architecture = manifest.architecture if entry.name == (beside or manifest.model_file) else ""
+    if is_architecture_file(entry.name):
         _parse(path.read_bytes(), architecture)
     model_format = find_format(path.name)
     if model_format is None:
@@ -263,27 +258,29 @@ def _check_file(
     for kind, member, what in model_format.extra_members(path):
         found.findings.append(Finding(kind, f"{entry.name}:{member}", what))
     if model_format.config_member:
-        with found.at(f"{entry.name}:{model_format.config_member}"):
+        with found.collecting(f"{entry.name}:{model_format.config_member}"):
             _parse(model_format.read_texts(path, path).model, architecture)
         architecture = ""
-    source = fill.Window(_opened(path, stack), base) if base else path
-    opened = access.reading(source)
+    source = extract.Window(_open_descriptor(path, stack), base) if base else path
+    opened = access.open_for_reading(source)
     stack.callback(_close, opened)
-    file = _File(opened, stack.enter_context(FileReader(_opened(path, stack))), base, digests)
+    file = _File(
+        opened, stack.enter_context(FileReader(_open_descriptor(path, stack))), base, digests
+    )
     if entry.name == STATE_FILE:
-        with found.at(f"{entry.name}:{STATE_DATASET}", "the training state "):
+        with found.collecting(f"{entry.name}:{STATE_DATASET}", "the training state "):
             _parse(bytes(own_dataset(file.hdf5, STATE_DATASET)[()]))
     for name in CONFIGURATIONS:
-        with found.at(f"{entry.name}:{name}"):
+        with found.collecting(f"{entry.name}:{name}"):
             wanted = architecture if name == "model_config" else ""
             if name in file.hdf5.attrs:
                 _check_configuration(file.hdf5, name, entry.size, wanted)
             elif wanted:
-                raise _WrongError("missing", "is missing")
+                raise DefectError("missing", "is missing")
     return file
 
 
-def _opened(path: Path, stack: ExitStack) -> int:
+def _open_descriptor(path: Path, stack: ExitStack) -> int:
     descriptor = syscalls.retry_once(lambda: syscalls.open(path, os.O_RDONLY | os.O_NOFOLLOW))
     stack.callback(syscalls.close, descriptor)
     return descriptor
@@ -292,35 +289,35 @@ def _opened(path: Path, stack: ExitStack) -> int:
 def _check_configuration(hdf5: Any, name: str, limit: int, architecture: str) -> None:
     attribute = h5py.h5a.open(hdf5.id, name.encode())
     if attribute.shape != () or attribute.get_storage_size() > limit:
-        raise _WrongError("config", "is not one text")
+        raise DefectError("config", "is not one text")
     _parse(hdf5.attrs[name], architecture)
 
 
 def _parse(text: Any, architecture: str = "") -> None:
-    """Raise unless it is JSON and, if a digest is given, the architecture that it is of."""
+    """Raise DefectError unless it is JSON and, if a digest is given, that architecture."""
     try:
         value = json.loads(text)
         found = digest(value) if architecture else ""
     except (ValueError, TypeError, LookupError, RecursionError) as error:
-        raise _WrongError("config", f"is not JSON: {error}") from error
+        raise DefectError("config", f"is not JSON: {error}") from error
     if found != architecture:
-        raise _WrongError("config", "is not the architecture that was saved")
+        raise DefectError("config", "is not the architecture that was saved")
 
 
-def _check_tensor(tensor: TensorEntry, files: dict[str, _File | None], found: _Found) -> None:
+def _check_tensor(tensor: TensorEntry, files: dict[str, _File | None], found: _Collector) -> None:
     if not tensor.places:
         what = f"{_title(tensor)} is stored nowhere"
         found.findings.append(Finding("missing", tensor.name, what))
     for place in tensor.places:
         name, path = split_place(place)
         if name not in files:
-            what = f"{_title(tensor)} is said to be in a file the manifest does not know"
+            what = f"{_title(tensor)} is in a file that is not in the manifest"
             found.findings.append(Finding("missing", place, what))
             continue
         file = files[name]
         if file is None:
-            continue  # the file itself is a finding, or unknown
-        with found.at(place, f"{_title(tensor)} "):
+            continue  # there is a finding or an error for the file already
+        with found.collecting(place, f"{_title(tensor)} "):
             _check_place(tensor, file, path)
 
 
@@ -328,19 +325,19 @@ def _check_place(tensor: TensorEntry, file: _File, path: str) -> None:
     dataset = own_dataset(file.hdf5, path)
     stored = _stored_dtype(dataset, tensor)
     if stored == _dtype(tensor.dtype):
-        held, offset = dataset.id.get_storage_size(), dataset.id.get_offset()
-        found = None if offset is None else file.digests.get((file.base + offset, held))
-        if found is not None and held == _size(tensor):
-            _require_equal(tensor, found)
+        stored_size, offset = dataset.id.get_storage_size(), dataset.id.get_offset()
+        known = None if offset is None else file.digests.get((file.base + offset, stored_size))
+        if known is not None and stored_size == _size(tensor):
+            _require_equal(tensor, known)
             return
     _compare(tensor, _pieces(file, dataset, stored))
 
 
 def _stored_dtype(dataset: Any, tensor: TensorEntry) -> np.dtype[Any]:
-    """How the tensor is stored, checked against how the manifest says it is."""
+    """Return the dtype in the file. Raise DefectError if it does not fit the manifest."""
     if dataset.shape != tensor.shape:
         what = f"has shape {dataset.shape}, {tensor.shape} was written"
-        raise _WrongError("shape", what)
+        raise DefectError("shape", what)
     own = _dtype(tensor.dtype)
     stored: np.dtype[Any] = dataset.dtype
     if stored == own:
@@ -351,14 +348,14 @@ def _stored_dtype(dataset: Any, tensor: TensorEntry) -> np.dtype[Any]:
             return own
     if _is_wider(stored, own):
         return stored
-    raise _WrongError("dtype", f"is stored as {stored}, which does not hold {tensor.dtype}")
+    raise DefectError("dtype", f"is stored as {stored}, which cannot contain {tensor.dtype}")
 
 
 def _dtype(name: str) -> np.dtype[Any]:
     try:
-        return by_name(name)
+        return parse_dtype(name)
     except TypeError as error:
-        raise _WrongError("dtype", f"is of an unknown dtype, {name}") from error
+        raise DefectError("dtype", f"has an unknown dtype, {name}") from error
 
 
 def _is_wider(stored: np.dtype[Any], own: np.dtype[Any]) -> bool:
@@ -368,34 +365,34 @@ def _is_wider(stored: np.dtype[Any], own: np.dtype[Any]) -> bool:
 
 
 def _pieces(file: _File, dataset: Any, stored: np.dtype[Any]) -> Iterator[Array]:
-    """The dataset's content in C order, flat, a few MB at a time."""
+    """Yield the content of a dataset in C order, flat, in pieces of a few MB."""
     size = math.prod(dataset.shape) * stored.itemsize
     if not size:
         return iter(())
     if dataset.chunks is not None:
         return _chunked(dataset, stored, size)
-    held, offset = dataset.id.get_storage_size(), dataset.id.get_offset()
-    if held != size:
-        raise _WrongError("size", f"has {held} bytes in the file, {size} were written")
-    if offset is None:  # compact: inside the header, 64 KiB at most
+    stored_size, offset = dataset.id.get_storage_size(), dataset.id.get_offset()
+    if stored_size != size:
+        raise DefectError("size", f"has {stored_size} bytes in the file, {size} were written")
+    if offset is None:  # compact: in the header, 64 KiB at most
         return iter([dataset[()].reshape(-1).view(stored)])
-    return _contiguous(file.plain, stored, file.base + offset, size)
+    return _contiguous(file.reader, stored, file.base + offset, size)
 
 
 def _contiguous(
-    plain: FileReader, stored: np.dtype[Any], offset: int, size: int
+    reader: FileReader, stored: np.dtype[Any], offset: int, size: int
 ) -> Iterator[Array]:
     left = size
-    for piece in plain.pieces(offset, size, stored.itemsize):
+    for piece in reader.pieces(offset, size, stored.itemsize):
         left -= len(piece)
         yield np.frombuffer(piece, stored)
     if left:
-        raise _WrongError("size", f"ends {left} bytes too early")
+        raise DefectError("size", f"ends {left} bytes too early")
 
 
 def _chunked(dataset: Any, stored: np.dtype[Any], size: int) -> Iterator[Array]:
     if math.prod(dataset.chunks) * stored.itemsize > size + _SLACK:
-        raise _WrongError("size", f"has chunks of {dataset.chunks}, larger than itself")
+        raise DefectError("size", f"has chunks of {dataset.chunks}, larger than the dataset")
     row = size // dataset.shape[0]
     rows = max(1, PIECE // row)
     for start in range(0, dataset.shape[0], rows):
@@ -407,16 +404,16 @@ def _compare(tensor: TensorEntry, pieces: Iterator[Array]) -> None:
     found = xxhash.xxh3_128()
     for piece in pieces:
         try:
-            value = np.ascontiguousarray(narrowed(piece, own))
+            value = np.ascontiguousarray(narrow(piece, own))
         except ValueError as error:
-            raise _WrongError("tensor", str(error)) from error
+            raise DefectError("tensor", str(error)) from error
         found.update(value.view(np.uint8).data)
     _require_equal(tensor, found.hexdigest())
 
 
 def _require_equal(tensor: TensorEntry, digest: str) -> None:
     if digest != tensor.digest:
-        raise _WrongError("tensor", "is not what it was in memory")
+        raise DefectError("tensor", "is not what was in memory")
 
 
 def _title(tensor: TensorEntry) -> str:
@@ -424,5 +421,5 @@ def _title(tensor: TensorEntry) -> str:
 
 
 def _close(opened: Any) -> None:
-    with _Found().at(""):
+    with _Collector().collecting(""):
         opened.close()

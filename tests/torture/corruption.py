@@ -51,7 +51,7 @@ from keras_savekit.store.manifest_json import to_json
 from keras_savekit.store.naming import CheckpointName
 from keras_savekit.store.run import RunDirectory
 from keras_savekit.store.run_writer import RunWriter
-from keras_savekit.verify.depths import verify_shallow
+from keras_savekit.verify.depths import verify_files
 from torture.score import Score
 
 FULL = 10_000
@@ -385,7 +385,7 @@ def suspects(run: RunDirectory) -> set[str]:
     scan = run.scan()
     found = {each for each, _ in scan.damaged}
     for each in scan.checkpoints:
-        if not verify_shallow(each.path, "structure", 2.0).good:
+        if not verify_files(each.path, "structure", 2.0).good:
             found.add(each.name)
     return found
 
@@ -476,7 +476,7 @@ def master(scratch: Path, form: tuple[str, str, str | None]) -> Path:
         directory = run.new_scratch(name(each))
         checkpoint.write(directory, snapshot, purpose)
         run.publish(directory, name(each))
-        run.record(name(each), verify_shallow(run.checkpoints_path / name(each), "structure", 1.0))
+        run.record(name(each), verify_files(run.checkpoints_path / name(each), "structure", 1.0))
     return run.path
 
 

@@ -871,7 +871,7 @@ def build_master(master: Path) -> None:
     from keras_savekit.model.capture import Capture
     from keras_savekit.model.live_variables import build_optimizer
     from keras_savekit.model.structure import LiveModel
-    from keras_savekit.verify.depths import verify_shallow
+    from keras_savekit.verify.depths import verify_files
     from torture.corruption import STATE
 
     run = prepared(master / "run")
@@ -883,7 +883,7 @@ def build_master(master: Path) -> None:
         state = Capture(LiveModel(live))(Moment(step=step), STATE, {})
         checkpoint.write(scratch, state, purpose)
         run.publish(scratch, name)
-        run.record(name, verify_shallow(run.checkpoints_path / name, "structure", 1.0))
+        run.record(name, verify_files(run.checkpoints_path / name, "structure", 1.0))
     run.write_run_info({})
     run.link("latest", NEWEST)
     (master / "outside").mkdir()

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from keras_savekit.store import syscalls
 from keras_savekit.store.run import RunDirectory
-from keras_savekit.verify.depths import verify_shallow
+from keras_savekit.verify.depths import verify_files
 from torture.forking import forked, ready_to_fork, wait
 from torture.score import Score
 
@@ -83,7 +83,7 @@ def wrong_with(directory: Path) -> list[str]:
     listed = {each.name for each in scan.checkpoints}
     wrong = [f"{name} is listed and no checkpoint: {error.what}" for name, error in scan.damaged]
     for each in scan.checkpoints:
-        findings = verify_shallow(each.path, "structure", 0.0).findings
+        findings = verify_files(each.path, "structure", 0.0).findings
         wrong += [f"{each.name} is listed and not whole: {finding}" for finding in findings]
     wrong += [f"{name} was set aside" for name, _ in run.quarantined()]
     log = run.events.read()

@@ -30,7 +30,7 @@ from keras_savekit.store.prepare import missing_features, prepare
 from keras_savekit.store.run import LINKS, RunDirectory
 from keras_savekit.store.run_lock import RunLock
 from keras_savekit.store.run_writer import RunWriter
-from keras_savekit.verify.depths import verify_shallow
+from keras_savekit.verify.depths import verify_files
 
 SHAPE = (40, 50)
 BLUEPRINT = Blueprint(
@@ -165,7 +165,7 @@ def faults_of(directory: RunDirectory) -> Iterator[str]:
     for name, error in scan.damaged:
         yield f"{name} is listed and no checkpoint: {error.what}"
     for each in scan.checkpoints:
-        verification = verify_shallow(each.path, "structure", 0.0)
+        verification = verify_files(each.path, "structure", 0.0)
         yield from (f"{each.name}: {finding}" for finding in verification.findings)
         if verification.good:
             value = load_checkpoint(each).tensors.get("weight", {0: None})[0]
@@ -181,9 +181,7 @@ def faults_of(directory: RunDirectory) -> Iterator[str]:
 
 def good(directory: RunDirectory) -> set[str]:
     return {
-        each.name
-        for each in directory.checkpoints()
-        if verify_shallow(each.path, "bytes", 0.0).good
+        each.name for each in directory.checkpoints() if verify_files(each.path, "bytes", 0.0).good
     }
 
 
@@ -196,7 +194,7 @@ def lost_good(before: set[str], directory: RunDirectory) -> Iterator[str]:
         if len(newer) < (2 if plan == "latest" else 1):
             yield f"{name} was good and is gone"
     for name, verification in directory.quarantined():
-        if verify_shallow(directory.quarantine_path / name, "bytes", 0.0).good:
+        if verify_files(directory.quarantine_path / name, "bytes", 0.0).good:
             why = verification.findings if verification else "no reason"
             yield f"{name} is good and was set aside: {why}"
 

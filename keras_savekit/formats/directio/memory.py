@@ -1,10 +1,10 @@
-"""Memory that files are written from and read into past the page cache (`O_DIRECT`).
+"""Allocate memory for reading and writing without the page cache (`O_DIRECT`).
 
-What is used again and again is in large pages where Linux has them
-(`/sys/kernel/mm/transparent_hugepage`): a transfer then takes the kernel a quarter of
-the processor's time, and the disk, which is given few long pieces instead of many short
-ones, down to half the time (`docs/benchmarks.md`). What is used once is not: a virtual
-machine may have to ask its host for large pages, while small ones are at hand.
+Memory that is used many times is in large pages if Linux has them
+(`/sys/kernel/mm/transparent_hugepage`). A transfer then needs a quarter of the processor
+time, and as little as half the disk time, since the disk gets few long pieces instead of
+many short ones (`docs/benchmarks.md`). Memory that is used once is in usual pages: a virtual
+machine may have to request large pages from its host.
 """
 
 from __future__ import annotations
@@ -20,28 +20,27 @@ PAGE = 4096
 LARGE = 2 * 2**20
 
 
-def page_aligned(size: int, *, large: bool = False) -> npt.NDArray[np.uint8]:
-    """Fresh memory that begins at a page; nothing is there before it is touched.
+def allocate_pages(size: int, *, large: bool = False) -> npt.NDArray[np.uint8]:
+    """Allocate memory that begins at a page. The system provides each page on first use.
 
-    large: in large pages, as far as the system has them; of a size that is no multiple
-        of theirs the rest takes one more.
+    large: use large pages if the system has them. The size is rounded up to whole ones.
     """
     whole = size + -size % LARGE + LARGE if large else max(size, PAGE)
     memory = mmap.mmap(-1, whole, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     begin = 0
     if large:
-        with suppress(OSError):  # a kernel without: pages of the usual size will do
+        with suppress(OSError):  # the kernel has no large pages: use the usual ones
             memory.madvise(mmap.MADV_HUGEPAGE)
         begin = -np.frombuffer(memory, np.uint8).ctypes.data % LARGE
     return np.frombuffer(memory, np.uint8, size, begin)
 
 
-def give_up(memory: npt.NDArray[np.uint8]) -> None:
-    """Let the system have what `page_aligned` returned, as soon as it needs some.
+def release_pages(memory: npt.NDArray[np.uint8]) -> None:
+    """Allow the system to reclaim memory from `allocate_pages` when it needs some.
 
-    What is in it may be gone from now on. Whoever writes to it has it again, at no cost
-    if nobody has taken it meanwhile (`MADV_FREE`, `man madvise`).
+    The content may be lost from now on. Writing to the memory makes it usable again, at no
+    cost if the system did not reclaim it (`MADV_FREE`, `man madvise`).
     """
     view: Any = memory.base
-    with suppress(OSError):  # a kernel without: it stays as it is
+    with suppress(OSError):  # the kernel does not support it: keep the memory
         view.obj.madvise(mmap.MADV_FREE)

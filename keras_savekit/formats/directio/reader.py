@@ -1,9 +1,9 @@
-"""A file's bytes as they are on the disk, not as the page cache has them.
+"""Read a file's bytes from the disk, not from the page cache.
 
-The cache says nothing about what was written, and filling it costs a training beside
-it several times what reading costs. So the cache is gone past where the file system
-can (`O_DIRECT`, which reads whole pages to page-aligned memory), else asked to let go
-of the file before and after.
+The page cache does not show what is on the disk, and filling it slows down a training
+several times as much as reading does. So files are read with `O_DIRECT`, which transfers
+whole pages to page-aligned memory. If the file system does not support that, the file is
+dropped from the cache before and after.
 """
 
 from __future__ import annotations
@@ -17,35 +17,34 @@ from types import TracebackType
 import numpy as np
 import xxhash
 
-from keras_savekit.formats.directio.memory import PAGE, page_aligned
+from keras_savekit.formats.directio.memory import PAGE, allocate_pages
 from keras_savekit.formats.directio.writer import PIECE
 from keras_savekit.store import syscalls
 
-_AHEAD = 256 * 1024  # read at once where less is asked for: the next is often behind it
+_AHEAD = 256 * 1024  # bytes to read at least: the next request is often for what follows
 
 
 class FileReader:
     """Reads ranges of one open file. A context manager.
 
-    Raises OSError as the system does, of an error that came twice: once says nothing
-    of what is there.
+    Each failing call is tried twice. Raises the OSError of the second try.
     """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._buffer = page_aligned(PIECE, large=True).data
-        self._begin = self._end = 0  # what of the file is in it
+        self._buffer = allocate_pages(PIECE, large=True).data
+        self._begin = self._end = 0  # the range of the file that is in the buffer
         self._direct = syscalls.set_direct(descriptor, True)
-        # Dropping needs clean pages: true of published files, which are synced.
+        # Only clean pages can be dropped. Published files are synced, so all of theirs are.
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def pieces(
         self, offset: int, size: int, unit: int = 1, ahead: int = _AHEAD
     ) -> Iterator[memoryview]:
-        """The bytes from `offset` on, each piece a multiple of `unit` bytes; fewer at the end.
+        """Yield `size` bytes from `offset` on, in pieces that are multiples of `unit` bytes.
 
-        All lie in one buffer, each until the next is asked for. At least `ahead` bytes
-        are read at once.
+        Fewer bytes are yielded if the file ends before. A piece is valid until the next one
+        is requested. Each read takes at least `ahead` bytes.
         """
         end = offset + size
         while offset < end:
@@ -59,7 +58,7 @@ class FileReader:
             yield piece
 
     def fill(self, offset: int, target: memoryview) -> int:
-        """Read into `target`, without a copy if it is page-aligned; return how much there was."""
+        """Read into `target`, without a copy if it is page-aligned; return how many bytes."""
         done = 0
         if not offset % PAGE and not np.frombuffer(target, np.uint8).ctypes.data % PAGE:
             whole = len(target) - len(target) % PAGE
@@ -98,30 +97,30 @@ class FileReader:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # None stay behind, so that checking takes no cache away from training.
+        # Leave no pages behind, so that the cache is free for the training.
         os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 class RangeDigests:
-    """Digests of parts of a file, taken on the pass that reads all of it.
+    """Computes digests of ranges of a file while another reader goes through all of it.
 
-    ranges: offset and size of each; of those that overlap, all but the first are left out.
-    digests: xxh3_128, in hex, by range, of those that have gone by.
+    ranges: offset and size of each. If ranges overlap, only the first of them is digested.
+    digests: range to xxh3_128, in hex, of the ranges that were complete so far.
     """
 
     def __init__(self, ranges: Iterable[tuple[int, int]]) -> None:
-        self._ranges = sorted(each for each in ranges if each[1])
+        self._ranges = sorted((begin, size) for begin, size in ranges if size)
         self.restart()
 
     def restart(self) -> None:
-        """Before the first byte of the file, once more maybe."""
+        """Start over, before the first byte of the file."""
         self.digests: dict[tuple[int, int], str] = {}
-        self._to_come = iter(self._ranges)
+        self._remaining = iter(self._ranges)
         self._at = self._begin = self._end = 0
         self._next()
 
     def update(self, piece: memoryview) -> None:
-        """What follows in the file."""
+        """Take the next piece of the file."""
         start, self._at = self._at, self._at + len(piece)
         while start < self._end and self._begin < self._at:
             self._digest.update(piece[max(0, self._begin - start) : self._end - start])
@@ -134,5 +133,5 @@ class RangeDigests:
         self._digest = xxhash.xxh3_128()
         past = self._end
         self._begin, self._end = next(
-            ((begin, begin + size) for begin, size in self._to_come if begin >= past), (0, 0)
+            ((begin, begin + size) for begin, size in self._remaining if begin >= past), (0, 0)
         )

@@ -1,10 +1,10 @@
-"""A new file, written from its first byte to its last, past the page cache.
+"""Write a new file from its first byte to its last, without the page cache.
 
-Training keeps all cores busy, and copying into the page cache costs it a third of
-its speed where writing straight from memory costs next to nothing (`O_DIRECT`;
-`docs/benchmarks.md`). The kernel wants whole pages from page-aligned memory then:
-what lies so is written from where it lies, the rest by way of one page-aligned
-buffer. File systems that refuse `O_DIRECT` are written to as usual.
+Training uses all cores. Copying into the page cache makes it a third slower, while writing
+directly from memory costs almost nothing (`O_DIRECT`; `docs/benchmarks.md`). The kernel then
+requires whole pages of page-aligned memory: such data are written without a copy, other data
+through one page-aligned buffer. If the file system refuses `O_DIRECT`, files are written as
+usual.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from types import TracebackType
 import numpy as np
 import xxhash
 
-from keras_savekit.formats.directio.memory import PAGE, page_aligned
+from keras_savekit.formats.directio.memory import PAGE, allocate_pages
 from keras_savekit.store import syscalls
 from keras_savekit.store.manifest import FileEntry
 
-PIECE = 4 * 2**20  # what is digested and written in one go
+PIECE = 4 * 2**20  # bytes that are digested and written at once
 _REFUSED = {errno.EINVAL, errno.ENOTSUP}
 
 
 class FileWriter:
-    """The file being written. A context manager; leave it normally to have the file complete.
+    """Writes one new file. A context manager: the file is complete after a normal exit.
 
-    sha256: whether that is taken too, for a manifest that will be signed; at 1 to 2 GB/s
-        it costs several times what xxh3_128 does.
+    sha256: whether to compute the SHA-256 too, for a manifest that is signed. At 1 to 2 GB/s
+        it costs several times as much as xxh3_128.
 
-    size: bytes given so far.
-    shared: those of them that take no room, since another file has the same blocks.
+    size: the number of bytes written so far.
+    shared: how many of them use no space, since another file has the same blocks.
 
-    Raises OSError as the system does; the file is then left half written. Nothing
-    is synced: publishing does that.
+    Raises OSError if the system fails; an incomplete file then remains. Nothing is synced:
+    publishing does that.
     """
 
     def __init__(self, path: Path, *, sha256: bool = False) -> None:
         self.path = path
         self._descriptor = syscalls.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         self._direct = syscalls.set_direct(self._descriptor, True)
-        self._waiting = page_aligned(PIECE, large=True).data
-        self._held = 0  # bytes in it
+        self._buffer = allocate_pages(PIECE, large=True).data
+        self._buffered = 0  # bytes in the buffer
         self._written = 0
         self._digest = xxhash.xxh3_128()
         self._sha256 = hashlib.sha256() if sha256 else None
@@ -54,32 +54,34 @@ class FileWriter:
         self.size = self.shared = 0
 
     def write(self, data: memoryview) -> None:
-        """Add bytes."""
+        """Write the next bytes of the file."""
         self._digest.update(data)
         if self._sha256 is not None:
             self._sha256.update(data)
         self.size += len(data)
         while data:
-            if not self._held % PAGE and self._whole_pages(data):
+            if not self._buffered % PAGE and self._whole_pages(data):
                 self._flush()
                 whole = self._direct or self._source is not None
                 length = len(data) - len(data) % PAGE if whole else len(data)
                 self._put(data[:length])
             else:
-                length = min(len(data), PIECE - self._held)
-                self._waiting[self._held : self._held + length] = data[:length]
-                self._held += length
-                if self._held == PIECE:
+                length = min(len(data), PIECE - self._buffered)
+                self._buffer[self._buffered : self._buffered + length] = data[:length]
+                self._buffered += length
+                if self._buffered == PIECE:
                     self._flush()
             data = data[length:]
 
     @contextmanager
-    def sharing(self, source: int) -> Iterator[None]:
-        """In here, what is given stands at the same place of another file, from a page on.
+    def share_with(self, source: int) -> Iterator[None]:
+        """Give a context in which the data are those at the same offsets of another file.
 
-        Where the file system lets files share blocks, it is not written again.
+        They are not written again if the file system lets files share blocks.
+
+        source: a descriptor of the other file.
         """
-        if not self._held % PAGE:
+        if not self._buffered % PAGE:
             self._flush()
             self._source = source
         try:
@@ -88,12 +90,12 @@ class FileWriter:
             self._source = None
 
     def digest(self) -> str:
-        """xxh3_128, in hex, of all bytes given so far."""
+        """Return the xxh3_128, in hex, of all bytes written so far."""
         text: str = self._digest.hexdigest()
         return text
 
     def entry(self) -> FileEntry:
-        """What a manifest promises of the file, once all is given."""
+        """Return the manifest's entry of the file, after the last byte was written."""
         sha256 = None if self._sha256 is None else self._sha256.hexdigest()
         return FileEntry(self.path.name, self.size, self.digest(), sha256)
 
@@ -108,22 +110,22 @@ class FileWriter:
     ) -> None:
         with syscalls.closing(self._descriptor):
             if kind is None:
-                if self._held % PAGE:
+                if self._buffered % PAGE:
                     syscalls.set_direct(self._descriptor, False)
                 self._flush()
 
     def _whole_pages(self, data: memoryview) -> bool:
-        """Whether `data` can be written from where it lies."""
+        """Whether `data` can be written without a copy."""
         if len(data) < PAGE:
             return False
         return not self._direct or np.frombuffer(data, np.uint8).ctypes.data % PAGE == 0
 
     def _flush(self) -> None:
-        held, self._held = self._held, 0
-        self._put(self._waiting[:held])
+        count, self._buffered = self._buffered, 0
+        self._put(self._buffer[:count])
 
     def _put(self, data: memoryview) -> None:
-        if self._source is not None and self._shared(self._source, len(data)):
+        if self._source is not None and self._share(self._source, len(data)):
             return
         while data:
             try:
@@ -131,16 +133,16 @@ class FileWriter:
             except OSError as error:
                 if not self._direct or error.errno not in _REFUSED:
                     raise
-                self._direct = False  # known only now: some file systems take the flag alone
+                self._direct = False  # some file systems accept the flag and fail later
                 syscalls.set_direct(self._descriptor, False)
                 continue
             self._written += written
             data = data[written:]
 
-    def _shared(self, source: int, length: int) -> bool:
+    def _share(self, source: int, length: int) -> bool:
         try:
             syscalls.clone(source, self._descriptor, self._written, length)
-        except OSError:  # whatever it is, writing tells
+        except OSError:  # if the disk is the cause, writing fails too
             self._source = None
             return False
         self._written += length

@@ -1,4 +1,4 @@
-"""Datasets whose content is a file's own: none in another file, none that is only claimed."""
+"""Refuse datasets whose data are in other files, or not there at all."""
 
 from __future__ import annotations
 
@@ -6,38 +6,30 @@ from typing import Any
 
 import h5py
 
+from keras_savekit.base.defects import DefectError
 from keras_savekit.store.read_errors import system_failure
 
-MOST_EXPANDED = 1100  # no DEFLATE stream grows by more than 1032
-
-
-class ExternalDataError(Exception):
-    """Why a dataset must not be read; `kind` and `what` as a finding has them."""
-
-    def __init__(self, kind: str, what: str) -> None:
-        super().__init__(kind, what)
-        self.kind = kind
-        self.what = what
+MOST_EXPANDED = 1100  # times the stored size; DEFLATE expands by 1032 at most
 
 
 def own_dataset(hdf5: Any, path: str) -> Any:
-    """The dataset at `path`, reached by hard links alone, all of whose data are in the file.
+    """Return the dataset at `path` if only hard links lead to it and its data are in the file.
 
-    Raises NotOwnError for any other, and whatever h5py does over damage.
+    Raises DefectError for any other dataset, and any error of h5py for damaged files.
     """
     links, at = hdf5.id.links, b""
     for part in path.strip("/").split("/"):
         at = at + b"/" + part.encode() if at else part.encode()
         if not _exists(links, at):
-            raise ExternalDataError("missing", "is missing")
+            raise DefectError("missing", "is missing")
         if links.get_info(at).type != h5py.h5l.TYPE_HARD:
-            raise ExternalDataError("link", "is a link, not a dataset of its own")
+            raise DefectError("link", "is a link, not a dataset")
     dataset = hdf5[at]
     if not isinstance(dataset, h5py.Dataset):
-        raise ExternalDataError("missing", "is not a dataset")
+        raise DefectError("missing", "is not a dataset")
     require_own_data(dataset)
     if dataset.dtype.hasobject:
-        raise ExternalDataError("dtype", "holds texts or references, not numbers")
+        raise DefectError("dtype", "contains texts or references, not numbers")
     return dataset
 
 
@@ -47,19 +39,19 @@ def _exists(links: Any, at: bytes) -> bool:
     except (KeyError, RuntimeError) as error:
         if system_failure(error):
             raise
-        return False  # what lies on the way is no group
+        return False  # a part of the path is not a group
 
 
 def require_own_data(dataset: Any) -> None:
-    """Raise NotOwnError unless all that a dataset claims lies in its file."""
+    """Raise DefectError unless all data of a dataset are in its file."""
     creation = dataset.id.get_create_plist()
     if creation.get_layout() == h5py.h5d.VIRTUAL or creation.get_external_count():
-        raise ExternalDataError("link", "keeps its data in other files")
+        raise DefectError("link", "keeps its data in other files")
     size = (dataset.size or 0) * dataset.dtype.itemsize
-    held = dataset.id.get_storage_size()
+    stored = dataset.id.get_storage_size()
     if dataset.chunks is None:
-        # Space that was reserved and never written is no space at all.
-        if held not in (0, size) or held == 0 < size:
-            raise ExternalDataError("size", f"claims {size} bytes, of which {held} are there")
-    elif size > MOST_EXPANDED * held:
-        raise ExternalDataError("size", f"claims {size} bytes, of which {held} are there")
+        # HDF5 reports 0 for space that was reserved and never written.
+        if stored not in (0, size) or stored == 0 < size:
+            raise DefectError("size", f"claims {size} bytes, of which {stored} are there")
+    elif size > MOST_EXPANDED * stored:
+        raise DefectError("size", f"claims {size} bytes, of which {stored} are there")

@@ -1,156 +1,127 @@
-"""Writing an HDF5 file whose tensors go to the disk from where they lie.
+"""Write an HDF5 file from a template and the tensors, which are not copied first.
 
-h5py lays a form out in memory: groups, attributes and contiguous datasets with
-their space reserved and never touched. That and the tensors then go to the disk
-in the order of their offsets, outside HDF5's process-wide lock, and are digested
-on the way, so that the digests describe what was in memory and not what came
-back from a file.
+h5py builds the template in memory: groups, attributes and contiguous datasets with reserved,
+untouched space. Template and tensors then go to the disk in the order of their offsets,
+without HDF5's process-wide lock. Digests are computed meanwhile, so they describe what was
+in memory and not what was read back.
 
-Which groups and datasets a file has is the business of the formats.
+The formats decide which groups and datasets a file has.
 """
 
 from __future__ import annotations
 
-import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import h5py
 import numpy as np
 import xxhash
 
+from keras_savekit.base.digests import tensor_digest
 from keras_savekit.base.tensors import Array
-from keras_savekit.errors import CheckpointError
-from keras_savekit.formats.directio.memory import page_aligned
-from keras_savekit.formats.directio.reader import FileReader
 from keras_savekit.formats.directio.writer import PIECE, FileWriter
-from keras_savekit.formats.dtypes import by_name, narrowed, widened
-from keras_savekit.formats.hdf5 import access
-from keras_savekit.formats.hdf5.datasets import ExternalDataError, own_dataset
+from keras_savekit.formats.dtypes import widen
 from keras_savekit.formats.hdf5.template import ALIGNED_FROM, Template
 from keras_savekit.store import syscalls
 from keras_savekit.store.manifest import FileEntry
-from keras_savekit.store.read_errors import unreadable
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """A file that was written, and what it promises.
+class WrittenFile:
+    """A file that was written.
 
-    begin: the byte at which HDF5 begins in it.
-    shared: bytes that it shares with the file before it.
-    digests: of the values in it by position, as far as known.
+    begin: the byte at which HDF5 begins.
+    shared: the number of bytes that it shares with the previous file.
+    entry: the manifest's entry of the file.
+    digests: position to digest of its values. Values that HDF5 compressed are missing.
     """
 
     path: Path
-    form: Template
+    template: Template
     begin: int
     shared: int
     entry: FileEntry
     digests: Mapping[int, str]
 
 
-class Window(io.RawIOBase):
-    """What lies in a file from a byte on, for reading: HDF5 inside an archive."""
-
-    def __init__(self, descriptor: int, base: int) -> None:
-        super().__init__()
-        self._descriptor, self._base, self._at = descriptor, base, 0
-
-    def readinto(self, buffer: Any) -> int:
-        """Read what fits into `buffer`; return how much that was."""
-        count = syscalls.preadv(self._descriptor, [buffer], self._base + self._at)
-        self._at += count
-        return count
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a byte, counted from the window's begin, from here, or from the file's end."""
-        end = os.fstat(self._descriptor).st_size - self._base
-        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: end}[whence]
-        return self._at
-
-    def tell(self) -> int:
-        """The byte it stands at."""
-        return self._at
-
-
 def write(
-    stream: FileWriter, form: Template, values: Sequence[Array], base: Written | None = None
-) -> Written:
-    """Write `values` into a new file of this form.
+    stream: FileWriter, template: Template, values: Sequence[Array], base: WrittenFile | None = None
+) -> WrittenFile:
+    """Write `values` into a new file with this template.
 
-    base: a file written before; what is equal in both is shared, where the disk can.
+    base: a previous file. Blocks that are equal in both are shared if the file system can.
 
-    The file is not synced: publishing does that. Raises OSError as the system
-    does; a file is then left half written, in a directory nobody lists.
+    The file is not synced: publishing does that. Raises OSError if the system fails; an
+    incomplete file then remains in the scratch directory.
     """
-    digests = write_into(stream, stream.write, form, values, base)
-    return Written(stream.path, form, 0, stream.shared, stream.entry(), digests)
+    digests = write_into(stream, stream.write, template, values, base)
+    return WrittenFile(stream.path, template, 0, stream.shared, stream.entry(), digests)
 
 
 def write_into(
     stream: FileWriter,
     write: Callable[[memoryview], object],
-    form: Template,
+    template: Template,
     values: Sequence[Array],
-    base: Written | None = None,
+    base: WrittenFile | None = None,
 ) -> dict[int, str]:
     """Write an HDF5 file piece by piece, from its first byte to its last.
 
-    stream: where it goes to, by way of `write`.
+    stream: the file that `write` writes to.
 
-    Returns the xxh3_128 of the values by position, each in its own dtype; those
-    are missing that HDF5 compressed.
+    Returns the xxh3_128 of the values by position, each in its own dtype. Values that HDF5
+    compressed are missing.
     """
     digests: dict[int, str] = {}
     at = 0
-    with _sharing(stream, form, base) as around:
-        for extent in form.extents:
-            _copy_between(form.descriptor, at, extent.offset, write)
+    with _sharing(stream, template, base) as share:
+        for extent in template.extents:
+            _copy_between(template.descriptor, at, extent.offset, write)
             value, at = values[extent.position], extent.offset
             digest = xxhash.xxh3_128()
-            with around(extent.position, value):
+            with share(extent.position, value):
                 for own, stored in _pieces(value, extent.dtype):
                     digest.update(own)
                     write(stored)
                     at += len(stored)
             digests[extent.position] = digest.hexdigest()
-        _copy_between(form.descriptor, at, form.size, write)
+        _copy_between(template.descriptor, at, template.size, write)
     return digests
 
 
 @contextmanager
 def _sharing(
-    stream: FileWriter, form: Template, base: Written | None
+    stream: FileWriter, template: Template, base: WrittenFile | None
 ) -> Iterator[Callable[[int, Array], AbstractContextManager[None]]]:
-    """Gives what to write each value in, so that what `base` holds too is shared with it."""
+    """Give a function that returns the context in which to write a value.
+
+    In this context, a value that `base` contains too shares its blocks with `base`.
+    """
     with ExitStack() as stack:
         source: int | None = None
         digests: Mapping[int, str] = {}
-        if base is not None and base.form is form and base.begin == stream.size:
+        if base is not None and base.template is template and base.begin == stream.size:
             digests = base.digests
-            with suppress(OSError):  # it may have been removed since
+            with suppress(OSError):  # retention may have removed it
                 source = stack.enter_context(
                     syscalls.opened(base.path, os.O_RDONLY | os.O_NOFOLLOW)
                 )
 
-        def around(position: int, value: Array) -> AbstractContextManager[None]:
+        def share(position: int, value: Array) -> AbstractContextManager[None]:
             if source is None or value.nbytes < ALIGNED_FROM:
                 return nullcontext()
             same = tensor_digest(value) == digests.get(position)
-            return stream.sharing(source) if same else nullcontext()
+            return stream.share_with(source) if same else nullcontext()
 
-        yield around
+        yield share
 
 
 def _copy_between(
     descriptor: int, start: int, end: int, write: Callable[[memoryview], object]
 ) -> None:
-    """What HDF5 itself wrote between two tensors."""
+    """Write what the template contains between two tensors."""
     while start < end:
         piece = os.pread(descriptor, min(PIECE, end - start), start)
         if not piece:
@@ -160,7 +131,7 @@ def _copy_between(
 
 
 def _pieces(value: Array, dtype: str | None) -> Iterator[tuple[memoryview, memoryview]]:
-    """The bytes of `value` a few MB at a time: its own, and as they are stored."""
+    """Yield the bytes of `value` in pieces of a few MB: as they are, and as they are stored."""
     flat = np.ascontiguousarray(value).reshape(-1)
     stored = np.dtype(dtype) if dtype else flat.dtype
     per_piece = max(1, PIECE // max(flat.itemsize, stored.itemsize))
@@ -168,60 +139,6 @@ def _pieces(value: Array, dtype: str | None) -> Iterator[tuple[memoryview, memor
         piece = flat[start : start + per_piece]
         own = piece.view(np.uint8).data
         if stored.kind != "V" and stored != piece.dtype:
-            yield own, widened(piece, stored).view(np.uint8).data
+            yield own, widen(piece, stored).view(np.uint8).data
         else:
             yield own, own
-
-
-@contextmanager
-def opened(path: Path, base: int = 0) -> Iterator[tuple[h5py.File, int]]:
-    """An HDF5 file, from byte `base` of `path` on, for reading; and its descriptor."""
-    with syscalls.opened(path, os.O_RDONLY | os.O_NOFOLLOW) as descriptor:
-        if base:
-            with access.reading(Window(descriptor, base)) as file:
-                yield file, descriptor
-        else:
-            with access.reading(path) as file:
-                yield file, descriptor
-
-
-def read(path: Path, wanted: Iterable[tuple[str, str]], base: int = 0) -> list[Array]:
-    """Tensors by (path of the dataset, dtype of the variable), from a file written here.
-
-    Raises CheckpointError if the file or a dataset cannot be read, UnverifiableError if the
-    system is the reason.
-    """
-    try:
-        with ExitStack() as stack:
-            file, _ = stack.enter_context(opened(path, base))
-            plain = stack.enter_context(syscalls.opened(path, os.O_RDONLY | os.O_NOFOLLOW))
-            reader = stack.enter_context(FileReader(plain))
-            return [
-                narrowed(_content(own_dataset(file, name), reader, base), by_name(dtype))
-                for name, dtype in wanted
-            ]
-    except ExternalDataError as error:
-        raise CheckpointError(f"cannot be read: a tensor {error.what}", str(path)) from error
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError) as error:
-        raise unreadable("cannot be read", str(path), error) from error
-
-
-def _content(dataset: h5py.Dataset, reader: FileReader, base: int) -> Array:
-    """What a dataset holds; a large one past HDF5 and the page cache, which take as long again."""
-    offset, size = dataset.id.get_offset(), dataset.nbytes
-    if offset is None or size < ALIGNED_FROM or dataset.id.get_storage_size() != size:
-        return np.asarray(dataset)
-    memory = page_aligned(size)
-    there = reader.fill(base + offset, memory.data)
-    if there < size:
-        raise OSError(f"{dataset.name} ends {size - there} bytes too early")
-    value: Array = memory.view(dataset.dtype).reshape(dataset.shape)
-    return value
-
-
-def tensor_digest(value: Array) -> str:
-    """xxh3_128, in hex, of a tensor's bytes in C order."""
-    digest = xxhash.xxh3_128()
-    for piece, _ in _pieces(value, None):
-        digest.update(piece)
-    return digest.hexdigest()

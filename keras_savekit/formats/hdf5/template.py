@@ -1,8 +1,8 @@
-"""An HDF5 file in memory, with nothing where its tensors belong.
+"""Build an HDF5 file in memory that has everything but its tensors.
 
-Laying a file out takes h5py a tenth of a millisecond a tensor, under a lock that
-all of HDF5 waits for. So a form serves every file that differs from it in
-tensors alone, or in texts of the same length.
+h5py needs a tenth of a millisecond for each tensor, and holds HDF5's process-wide lock
+meanwhile. So a template is used again for each file that differs only in its tensors, or in
+texts of the same length.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ import numpy as np
 
 from keras_savekit.base.tensors import Array
 from keras_savekit.formats.directio.memory import PAGE
-from keras_savekit.formats.dtypes import widened
+from keras_savekit.formats.dtypes import widen
 from keras_savekit.formats.hdf5 import access
 
 ALIGNED_FROM = 64 * 1024
-ATTRIBUTE_LIMIT = 64512  # what Keras's own reader and writer split lists at
+ATTRIBUTE_LIMIT = 64512  # bytes; Keras splits longer lists
 Compression = Literal["gzip", "lzf"] | None
 Attribute = str | bytes | Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """One tensor's place in a file.
+    """A place for one tensor in a file.
 
-    position: which of the values given to `write` fills it.
-    dtype: how it is stored, if that differs from the value's own dtype.
+    position: the position of its value among the values that are written.
+    dtype: the dtype in the file, if that is not the dtype of the value.
     """
 
     path: str
@@ -45,11 +45,11 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Everything in a file except the tensors' bytes.
+    """Everything in a file except the bytes of the tensors.
 
-    compression: of tensors of 64 KiB and more; they are then written by HDF5 itself.
-    groups: path of each group ("" is the file itself) to its attributes: texts,
-        or lists of texts, which are split where they outgrow an attribute.
+    groups: path of each group ("" is the file itself) to its attributes: texts, or lists of
+        texts, which are split if they are too long for an attribute.
+    compression: for tensors of 64 KiB and more, which HDF5 itself then writes.
     """
 
     groups: Mapping[str, Mapping[str, Attribute]]
@@ -59,7 +59,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """Where a value belongs in the file; which one, and how it is stored."""
+    """The offset of a value in the file, its position and the dtype in which it is stored."""
 
     offset: int
     position: int
@@ -67,66 +67,66 @@ class Extent:
 
 
 class Template:
-    """What h5py makes of a layout, for values of these shapes and dtypes.
+    """A file in memory with a layout, for values of these shapes and dtypes.
 
-    descriptor: of the memory it lies in.
-    extents: where the values belong, by offset. Values that HDF5 compressed have
-        none: they are in the form itself, which then serves one file.
+    descriptor: of the file in memory.
+    extents: the places of the values, in order of their offsets. Values that HDF5 compressed
+        have none: they are in the template itself, which then fits one file only.
     """
 
     def __init__(self, layout: Layout, values: Sequence[Array]) -> None:
-        self._layout, self._kinds = layout, _kinds(layout, values)
-        self.descriptor = os.memfd_create("savekit-form", os.MFD_CLOEXEC)
+        self._layout, self._signature = layout, _signature(layout, values)
+        self.descriptor = os.memfd_create("savekit-template", os.MFD_CLOEXEC)
         weakref.finalize(self, os.close, self.descriptor)
-        with self._opened("w") as file:
+        with self._open("w") as file:
             extents = _lay_out(file, layout, values)
         self.extents = sorted(extents, key=lambda extent: extent.offset)
 
     @property
     def size(self) -> int:
-        """Of the whole file, in bytes."""
+        """The size of the whole file in bytes."""
         return os.fstat(self.descriptor).st_size
 
-    def serves(self, layout: Layout, values: Sequence[Array]) -> bool:
-        """Whether a file of this layout has all its values where this form has them.
-
-        Texts of groups are then those of `layout`.
-        """
+    def adapt(self, layout: Layout, values: Sequence[Array]) -> bool:
+        """Return whether the values of this layout have the same places; if so, take its texts."""
         ours = self._layout
         if layout.compression or ours.compression or layout.datasets != ours.datasets:
             return False
-        if _kinds(layout, values) != self._kinds or layout.groups.keys() != ours.groups.keys():
+        if (
+            _signature(layout, values) != self._signature
+            or layout.groups.keys() != ours.groups.keys()
+        ):
             return False
         changed = []
         for name, attributes in layout.groups.items():
-            before = ours.groups[name]
-            if attributes.keys() != before.keys():
+            previous = ours.groups[name]
+            if attributes.keys() != previous.keys():
                 return False
             for key, value in attributes.items():
-                if value != before[key]:
-                    if not _same_place(value, before[key]):
+                if value != previous[key]:
+                    if not _is_replaceable(value, previous[key]):
                         return False
                     changed.append((name or "/", key, value))
         if changed:
-            with self._opened("r+") as file:
+            with self._open("r+") as file:
                 for name, key, value in changed:
                     file[name].attrs.modify(key, value)
         self._layout = layout
         return True
 
     @contextmanager
-    def _opened(self, mode: str) -> Iterator[h5py.File]:
+    def _open(self, mode: str) -> Iterator[h5py.File]:
         memory = _Memory(self.descriptor, "r+", closefd=False)
-        with access.in_memory(memory, mode, align_from=ALIGNED_FROM, align_to=PAGE) as file:
+        with access.open_in_memory(memory, mode, align_from=ALIGNED_FROM, align_to=PAGE) as file:
             yield file
         if memory.error is not None:
             raise memory.error
 
 
 class _Memory(io.FileIO):
-    """A file that tells of no failure until HDF5, which could not close it then, has closed it.
+    """A file that keeps its first error for later, since HDF5 cannot close a file that failed.
 
-    Memory counts as a file where the size of files is limited.
+    A limit on the size of files applies to files in memory too.
     """
 
     error: OSError | None = None
@@ -146,14 +146,15 @@ class _Memory(io.FileIO):
             return size or 0
 
 
-def _kinds(layout: Layout, values: Sequence[Array]) -> list[tuple[Any, ...]]:
-    return [(values[each.position].shape, values[each.position].dtype) for each in layout.datasets]
+def _signature(layout: Layout, values: Sequence[Array]) -> list[tuple[Any, ...]]:
+    chosen = [values[dataset.position] for dataset in layout.datasets]
+    return [(value.shape, value.dtype) for value in chosen]
 
 
-def _same_place(value: Attribute, before: Attribute) -> bool:
-    """Whether HDF5 keeps one text where it kept the other."""
-    both_bytes = isinstance(value, bytes) and isinstance(before, bytes)
-    return both_bytes and len(value) == len(before)
+def _is_replaceable(value: Attribute, previous: Attribute) -> bool:
+    """Whether HDF5 stores both texts in the same place."""
+    both_bytes = isinstance(value, bytes) and isinstance(previous, bytes)
+    return both_bytes and len(value) == len(previous)
 
 
 def _lay_out(file: h5py.File, layout: Layout, values: Sequence[Array]) -> list[Extent]:
@@ -180,7 +181,7 @@ def _lay_out(file: h5py.File, layout: Layout, values: Sequence[Array]) -> list[E
 
 
 def stored_dtype(dataset: Dataset, values: Sequence[Array]) -> np.dtype[Any]:
-    """The dtype a value has in the file."""
+    """Return the dtype that a value has in the file."""
     own = values[dataset.position].dtype
     return np.dtype(dataset.dtype) if dataset.dtype else own
 
@@ -188,8 +189,8 @@ def stored_dtype(dataset: Dataset, values: Sequence[Array]) -> np.dtype[Any]:
 def _compress(
     file: h5py.File, path: str, value: Array, dtype: np.dtype[Any], compression: Compression
 ) -> h5py.h5d.DatasetID:
-    """Write a tensor in compressed chunks, its bytes shuffled first, as HDF5's manual advises."""
-    stored = value.view(dtype) if dtype.kind == "V" else widened(value, dtype)
+    """Write a tensor in compressed chunks, with shuffled bytes, as HDF5's manual recommends."""
+    stored = value.view(dtype) if dtype.kind == "V" else widen(value, dtype)
     made = file.create_dataset(
         path, data=stored, chunks=True, shuffle=True, compression=compression
     )
@@ -217,12 +218,12 @@ def _reserve(
 
 
 def write_attribute(group: h5py.Group, key: str, value: str | bytes | Sequence[str]) -> None:
-    """Write a text, or a list of texts split as Keras splits long ones."""
+    """Write a text, or a list of texts, which is split as Keras splits long lists."""
     if isinstance(value, (str, bytes)):
         group.attrs[key] = value
         return
     if not value:
-        group.attrs[key] = np.zeros((0,))  # what h5py makes of Keras's empty list
+        group.attrs[key] = np.zeros((0,))  # what Keras writes for an empty list
         return
     encoded = np.asarray([text.encode() for text in value])
     pieces = -(-encoded.nbytes // ATTRIBUTE_LIMIT)

@@ -83,7 +83,7 @@ class Signal(Trigger):
 
     def reason(self, tick: Tick) -> str | None:
         """`SIGTERM came`."""
-        came = [name for name in self.names if name in tick.outside.signals]
+        came = [name for name in self.names if name in tick.requests.signals]
         return f"{' and '.join(came)} came" if came else None
 
     def requests(self, environ: Mapping[str, str]) -> Requests:
@@ -92,7 +92,7 @@ class Signal(Trigger):
 
     def response(self, tick: Tick) -> Response:
         """Answer the signals that came; stop or exit as `then` says."""
-        came = tick.outside.signals.intersection(self.names)
+        came = tick.requests.signals.intersection(self.names)
         stop = bool(came) and self.then != "continue"
         return Response(signals=came, stop=stop, exit=bool(came) and self.then == "exit")
 
@@ -144,7 +144,7 @@ class FileRequested(Trigger):
 
     def reason(self, tick: Tick) -> str | None:
         """Return `the file SAVE_NOW requested it`."""
-        found = self.name in tick.outside.files
+        found = self.name in tick.requests.files
         return f"the file {self.name} requested it" if found else None
 
     def requests(self, environ: Mapping[str, str]) -> Requests:
@@ -153,7 +153,7 @@ class FileRequested(Trigger):
 
     def response(self, tick: Tick) -> Response:
         """Have the file removed, if it is there."""
-        return Response(files=tick.outside.files.intersection({self.name}))
+        return Response(files=tick.requests.files.intersection({self.name}))
 
     def horizon(self, now: Moment, stretch: int) -> Horizon:
         """It hears only of what comes from outside."""
@@ -230,10 +230,10 @@ class BeforeDeadline(Trigger):
 
     def learn(self, tick: Tick) -> dict[str, float]:
         """That it fired for this deadline."""
-        deadline = tick.outside.deadlines.get(self.at)
+        deadline = tick.requests.deadlines.get(self.at)
         if deadline is None or tick.memory.get(self.memory_key) == deadline:
             return {}
-        return {self.memory_key: deadline} if tick.outside.wall >= deadline - self.margin else {}
+        return {self.memory_key: deadline} if tick.requests.wall >= deadline - self.margin else {}
 
     def describe(self) -> str:
         """`5m before the deadline (env SLURM_JOB_END_TIME)`."""

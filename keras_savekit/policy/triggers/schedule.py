@@ -64,7 +64,7 @@ class Every(Trigger):
     def reason(self, tick: Tick) -> str | None:
         """`every 200 steps`, if a multiple lies between the two moments."""
         unit, _ = self._unit()
-        stretch = 1 if unit == "epochs" else tick.stretch
+        stretch = 1 if unit == "epochs" else tick.interval_factor
         scale = _SECONDS.get(unit, 1)
         length, offset, first = self._length(stretch), self.offset * scale, self.first * scale
         index = (_position(tick.now, unit) - offset) // length

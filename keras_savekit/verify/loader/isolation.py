@@ -1,15 +1,15 @@
-"""Start a process that imports nothing of the working directory and inherits no secrets.
+"""Start a process that imports nothing from the working directory and inherits no secrets.
 
-`start` is the only way in which this package starts an interpreter. A run's directory may
-come from anywhere, and `savekit verify .` is typed inside of it: a `numpy.py` there must
-not be imported, and neither must a `queue.py` beside the training script.
+This package starts interpreters only with `start`. A run's directory may be of unknown
+origin, and users run `savekit verify .` in it: a `numpy.py` there must not be imported, and
+neither must a `queue.py` in the directory of the training script.
 
 - **Import path.** `-I` (isolated mode, Python 3.4 and later) leaves out the working
   directory, the script's directory, `PYTHON*` variables, the user's `usercustomize` and
   `PYTHONSTARTUP`. The interpreter's own path (standard library, site-packages of the virtual
-  environment, `.pth` files) comes from the interpreter. `import_path` hands over the rest.
-- **This package** is imported from the directory in which it is here, by that directory's
-  name: it is found however it was installed, and nothing else is found beside it.
+  environment, `.pth` files) comes from the interpreter. `import_path` selects the rest.
+- **This package** is imported from its own directory by path: it is found however it was
+  installed, and no other module in the parent directory is.
 - **Environment.** Only variables with a known purpose are passed (`environment`).
 - **Working directory.** `/`.
 """
@@ -27,9 +27,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-NEUTRAL = "/"  # the working directory of what is started
+NEUTRAL = "/"  # the working directory of the process
 
-# PYTHONHOME is not passed: an interpreter finds its library from its own place.
+# PYTHONHOME is not passed: an interpreter finds its library from its own path.
 _PASSED = re.compile(
     r"PATH|HOME|USER|LOGNAME|TMPDIR|TEMP|TMP|TZ|TZDIR|LANG|LANGUAGE|LC_\w+"
     r"|LD_LIBRARY_PATH|LD_PRELOAD|GLIBC_TUNABLES|XDG_CACHE_HOME"
@@ -68,12 +68,12 @@ def start(
 
     Raises OSError if no process can be started.
     """
-    if not sys.executable:  # an interpreter within another program
+    if not sys.executable:  # an interpreter embedded in another program
         raise OSError(errno.ENOENT, "the Python interpreter is not known (sys.executable)")
     package = _absolute(str(Path(__file__).parents[2] / "__init__.py"))
     handed = json.dumps(import_path(sys.path))
     return subprocess.Popen(
-        # Absolute, and not resolved: a virtual environment is found by the link's place.
+        # Absolute but not resolved: the link's path identifies the virtual environment.
         [_absolute(sys.executable), "-I", "-c", _BOOTSTRAP, package, module, handed, *arguments],
         stdin=subprocess.DEVNULL,
         cwd=NEUTRAL,
@@ -83,25 +83,25 @@ def start(
 
 
 def import_path(entries: Iterable[object]) -> list[str]:
-    """Of the import path `entries`, those that do not depend on where a program was started.
+    """Return the entries of an import path that do not depend on where the program was started.
 
-    Left out: relative and empty entries, the working directory and the script's
-    directory. An absolute entry of PYTHONPATH stays, whatever it names.
+    Left out are relative and empty entries, the working directory and the script's
+    directory. Absolute entries of PYTHONPATH stay in any case.
     """
-    places = {os.path.realpath(each) for each in _where_started()}
+    excluded = {os.path.realpath(path) for path in _start_directories()}
     return [
-        each
-        for each in entries
-        if isinstance(each, str)
-        and os.path.isabs(each)  # noqa: PTH117 - of text
-        and (os.path.realpath(each) not in places or os.path.normpath(each) in _named())
+        entry
+        for entry in entries
+        if isinstance(entry, str)
+        and os.path.isabs(entry)  # noqa: PTH117 - of text
+        and (os.path.realpath(entry) not in excluded or os.path.normpath(entry) in _requested())
     ]
 
 
 def environment(inherited: Mapping[str, str]) -> dict[str, str]:
-    """The variables that a process of ours needs, with absolute paths only.
+    """Return the variables that the process needs, with absolute paths only.
 
-    Neither variables without a known purpose nor those that are named like a secret.
+    Variables without a known purpose, and those that are named like a secret, are left out.
     """
     passed = {
         name: _absolute(value) if name in _DIRECTORIES and value else value
@@ -111,7 +111,7 @@ def environment(inherited: Mapping[str, str]) -> dict[str, str]:
     for name, separator in _LISTS.items():
         if name in passed:
             # An empty entry means the working directory.
-            kept = [each for each in _split(passed[name], separator) if _not_relative(name, each)]
+            kept = [entry for entry in _split(passed[name], separator) if _is_absolute(name, entry)]
             passed[name] = (separator or ":").join(kept)
     return passed
 
@@ -120,30 +120,30 @@ def _split(value: str, separator: str | None) -> list[str]:
     return value.split(separator) if separator else re.split(r"[:\s]+", value)
 
 
-def _not_relative(name: str, entry: str) -> bool:
-    # The loader looks for a library without a slash in its own directories.
+def _is_absolute(name: str, entry: str) -> bool:
+    # The dynamic linker searches a name without a slash in its own directories only.
     bare = name == "LD_PRELOAD" and bool(entry) and "/" not in entry
     return bare or entry.startswith("/")
 
 
-def _where_started() -> list[str]:
+def _start_directories() -> list[str]:
     found = [_STARTED_IN] if _STARTED_IN else []
-    with suppress(OSError):  # it was removed
+    with suppress(OSError):  # the directory was removed
         found.append(os.getcwd())  # noqa: PTH109
     main = sys.modules.get("__main__")
     script = getattr(main, "__file__", None)
-    # With a spec it was started by `python -m`, which puts the working directory first.
+    # With a spec, it was started by `python -m`: then the working directory is on the path.
     if script and getattr(main, "__spec__", None) is None:
         found.append(str(Path(_absolute(script)).parent))
     return found
 
 
-def _named() -> set[str]:
-    """The absolute entries of PYTHONPATH."""
+def _requested() -> set[str]:
+    """Return the absolute entries of PYTHONPATH."""
     if sys.flags.ignore_environment:
         return set()
     entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    return {os.path.normpath(each) for each in entries if each.startswith("/")}
+    return {os.path.normpath(entry) for entry in entries if entry.startswith("/")}
 
 
 def _absolute(path: str) -> str:
@@ -156,4 +156,4 @@ def _started_in() -> str:
     return ""
 
 
-_STARTED_IN = _started_in()  # as well as can be known: a program may have changed it before
+_STARTED_IN = _started_in()  # a program may have changed it before this import

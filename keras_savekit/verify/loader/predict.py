@@ -1,8 +1,8 @@
-"""Depth `predict`: what stock Keras loaded gives the outputs that the snapshot gives.
+"""Depth `predict`: compare the outputs of the model that stock Keras loaded with the snapshot's.
 
-In the child, and never on the thread that trains: another model is made of the tensors
-that were captured, each equal to the digest taken of it in memory, and both are asked
-with one batch. On a CPU the same numbers give the same bits.
+This runs in the child. A second model is built from the captured tensors, whose digests were
+computed in memory, and both models are called with one batch. On a CPU, equal numbers give
+equal bits.
 """
 
 from __future__ import annotations
@@ -24,57 +24,60 @@ from keras_savekit.store.manifest import Finding, Manifest
 from keras_savekit.verify.loader import probe
 from keras_savekit.verify.loader.error_text import error_text_of
 
-_CALLED: dict[Role, str] = {"asset": "vocabularies", "computed": "what layers save by themselves"}
+_ROLE_NAMES: dict[Role, str] = {
+    "asset": "vocabularies",
+    "computed": "what layers save by themselves",
+}
 
 Output = tuple[str, tuple[int, ...], bytes]
 
 
 class UnansweredError(Exception):
-    """Why the depth is not reached."""
+    """Why the outputs cannot be compared."""
 
 
 def compare(stock: Any, path: Path, manifest: Manifest, given: Path | None) -> Iterator[Finding]:
-    """How the outputs differ, if they do.
+    """Yield a finding if the outputs differ.
 
-    stock: what stock Keras has loaded of the checkpoint at `path`.
-    given: where a batch lies, if one does.
+    stock: the model that stock Keras loaded from the checkpoint at `path`.
+    given: the path of a file with a batch; the file may not exist.
 
-    Raises UnansweredError if the model cannot be asked, and MemoryError.
+    Raises UnansweredError if the model cannot be called, and MemoryError.
     """
     _require_read(manifest)
-    snapshot = _snapshot(path, manifest)
+    snapshot = _captured_model(path, manifest)
     seeds = [variable.numpy() for variable in variables_by_role(snapshot)["seed"]]
-    batch, expected = _answered(snapshot, _batches(snapshot, given))
+    batch, expected = _first_outputs(snapshot, _batches(snapshot, given))
     try:
-        found = _outputs(_seeded(stock, seeds), batch)
-        said = "gives other outputs on the probe batch"
-    except Exception as error:  # noqa: BLE001 - whatever the model says is the outcome
-        found, said = None, f"fails on the probe batch: {error_text_of(error)}"
+        found = _outputs(_with_seeds(stock, seeds), batch)
+        what = "gives other outputs on the probe batch"
+    except Exception as error:  # noqa: BLE001 - any error of the model is a result
+        found, what = None, f"fails on the probe batch: {error_text_of(error)}"
     if found == expected:
         return
-    if _outputs(_seeded(_snapshot(path, manifest), seeds), batch) != expected:
-        raise UnansweredError("the model gives other outputs each time it is loaded and asked")
-    yield Finding("predict", manifest.model_file, f"what stock Keras loads {said}")
+    if _outputs(_with_seeds(_captured_model(path, manifest), seeds), batch) != expected:
+        raise UnansweredError("the model gives other outputs each time it is loaded and called")
+    yield Finding("predict", manifest.model_file, f"what stock Keras loads {what}")
 
 
 def _require_read(manifest: Manifest) -> None:
-    """Raise UnansweredError if stock Keras reads less of such a file than outputs depend on."""
+    """Raise UnansweredError if stock Keras does not read all that outputs depend on."""
     roles = {entry.role for entry in manifest.tensors}
     not_read = format_of(Path(manifest.model_file)).stock_loses
-    lost = " and ".join(_CALLED[role] for role in not_read if role in roles)
+    lost = " and ".join(_ROLE_NAMES[role] for role in not_read if role in roles)
     if lost:
         raise UnansweredError(f"stock Keras does not read {lost} from {manifest.model_file}")
 
 
-def _seeded(model: Any, seeds: list[Any]) -> Any:
-    """With the states of seed generators and of recurrent layers, which no stock file has."""
+def _with_seeds(model: Any, seeds: list[Any]) -> Any:
+    """Set the states of seed generators and recurrent layers, which no stock file contains."""
     for variable, value in zip(variables_by_role(model)["seed"], seeds, strict=True):
         variable.assign(value)
     return model
 
 
-def _snapshot(path: Path, manifest: Manifest) -> Any:
-    """The model of the tensors that were captured."""
+def _captured_model(path: Path, manifest: Manifest) -> Any:
+    """Build the model from the captured tensors."""
     try:
         return rebuild(StoredModel.checkpoint(path, manifest), compile=False, safe_mode=True)
     except SavekitError as error:
@@ -91,36 +94,36 @@ def _batches(model: Any, given: Path | None) -> Iterator[Any]:
             yield batch
             return
     if not getattr(model, "inputs", None):
-        raise UnansweredError("the model does not say what its inputs are: give SaveKit(probe=)")
+        raise UnansweredError("the inputs of the model are not known: give SaveKit(probe=)")
     try:
         shape = model.input
-    except (AttributeError, ValueError):  # of a stack of layers that was never called: it takes one
+    except (AttributeError, ValueError):  # a Sequential that was never called has one input
         shape = model.inputs[0]
-    for values in probe.drawn(keras.tree.flatten(shape)):
+    for values in probe.generate_batches(keras.tree.flatten(shape)):
         yield keras.tree.pack_sequence_as(shape, values)
 
 
-def _answered(model: Any, batches: Iterator[Any]) -> tuple[Any, list[Output]]:
-    """The first batch that the model takes, and what it says."""
+def _first_outputs(model: Any, batches: Iterator[Any]) -> tuple[Any, list[Output]]:
+    """Return the first batch that the model accepts, and its outputs."""
     before = [(variable, variable.numpy()) for variable in model.variables]
-    said = ""
+    text = ""
     for batch in batches:
         for variable, value in before:
             variable.assign(value)
         try:
             return batch, _outputs(model, batch)
-        except Exception as error:  # noqa: BLE001 - a batch that does not fit is no fault
-            said = said or error_text_of(error)
-    raise UnansweredError(f"the model does not take the probe batch: {said}")
+        except Exception as error:  # noqa: BLE001 - the next batch may fit
+            text = text or error_text_of(error)
+    raise UnansweredError(f"the model does not accept the probe batch: {text}")
 
 
 def _outputs(model: Any, batch: Any) -> list[Output]:
-    """What the model says, bit for bit."""
+    """Return the outputs of the model, bit for bit."""
     keras.utils.set_random_seed(probe.SEED)
-    asked = keras.tree.map_structure(keras.ops.convert_to_tensor, batch)
-    answer = keras.tree.flatten(model(asked, training=False))
-    values = (np.asarray(keras.ops.convert_to_numpy(each)) for each in answer)
-    return [(each.dtype.name, each.shape, _bits(each)) for each in values]
+    inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, batch)
+    answer = keras.tree.flatten(model(inputs, training=False))
+    values = (np.asarray(keras.ops.convert_to_numpy(output)) for output in answer)
+    return [(value.dtype.name, value.shape, _bits(value)) for value in values]
 
 
 def _bits(value: Array) -> bytes:

@@ -1,7 +1,7 @@
-"""The batch that depth `predict` asks a model with: given by the user, or drawn.
+"""Provide the batch for depth `predict`: the user's, or a generated one.
 
-A given one lies in the run's directory, so that `savekit verify` has it too: an
-archive of plain arrays, whose names say how they belong together.
+The user's batch is saved in the run's directory, so that `savekit verify` can use it. The
+file is an archive of arrays, whose names say whether they are one array, a list or a dict.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from typing import Any
 import numpy as np
 
 from keras_savekit.errors import CheckpointError, DataError
-from keras_savekit.formats.dtypes import by_name
+from keras_savekit.formats.dtypes import parse_dtype
 from keras_savekit.store.regular_file import content
 
 PROBE = "probe.npz"
 MAX_BYTES = 2**30
 SEED = 0
 SAMPLES = 2
-OPEN = (8, 32, 128)  # sizes of axes that have none; the first that a model takes
+AXIS_SIZES = (8, 32, 128)  # for axes without a size, in the order in which they are tried
 _PLAIN = "biufcSU"
 
 
 def to_bytes(batch: Any) -> bytes:
-    """A batch as `read` gives it back. Raises DataError for what is no batch of plain arrays.
+    """Encode a batch for `read`. Raise DataError if it does not consist of plain arrays.
 
-    batch: what the model is called with: an array, or a list or a dict of them.
+    batch: what the model is called with: an array, or a list or a dict of arrays.
     """
     if isinstance(batch, Mapping):
         named = {f"dict/{name}": value for name, value in batch.items()}
@@ -46,18 +46,18 @@ def to_bytes(batch: Any) -> bytes:
 
 def _plain(value: Any, name: str) -> np.ndarray[Any, Any]:
     array = np.asarray(value)
-    if array.dtype == object and all(isinstance(each, bytes) for each in array.flat):
-        array = array.astype("S")  # what TensorFlow makes of its texts
+    if array.dtype == object and all(isinstance(text, bytes) for text in array.flat):
+        array = array.astype("S")  # TensorFlow converts its texts to such arrays
     if array.dtype.kind not in _PLAIN or array.ndim == 0:
-        what = f"{name.rpartition('/')[2]} in the probe is no batch of numbers or texts"
+        what = f"{name.rpartition('/')[2]} in the probe is not a batch of numbers or texts"
         raise DataError(f"{what}: {array.dtype}{list(array.shape)}", "probe=", _REMEDY)
     return array
 
 
 def read(path: Path) -> Any:
-    """The batch in a file; None if there is no such file.
+    """Read the batch from a file; return None if there is no such file.
 
-    Raises CheckpointError if it is none of ours.
+    Raises CheckpointError if `to_bytes` did not write the file.
     """
     try:
         with np.load(io.BytesIO(content(path, MAX_BYTES)), allow_pickle=False) as archive:
@@ -72,25 +72,28 @@ def read(path: Path) -> Any:
     return values if any(name.startswith("dict/") for name in named) else list(values.values())
 
 
-def drawn(inputs: Sequence[Any]) -> Iterator[list[Any]]:
-    """Batches for inputs of these shapes and dtypes, one for each size of axes that have none."""
-    opens = any(axis is None for each in inputs for axis in each.shape[1:])
-    for size in OPEN if opens else OPEN[:1]:
+def generate_batches(inputs: Sequence[Any]) -> Iterator[list[Any]]:
+    """Yield batches for inputs of these shapes and dtypes, one for each size in `AXIS_SIZES`.
+
+    If all axes have sizes, there is one batch.
+    """
+    is_open = any(axis is None for tensor in inputs for axis in tensor.shape[1:])
+    for size in AXIS_SIZES if is_open else AXIS_SIZES[:1]:
         generator = np.random.default_rng(SEED)
-        yield [_drawn(each.shape, str(each.dtype), size, generator) for each in inputs]
+        yield [_random_array(tensor.shape, str(tensor.dtype), size, generator) for tensor in inputs]
 
 
-def _drawn(
+def _random_array(
     shape: Sequence[int | None], dtype: str, size: int, generator: np.random.Generator
 ) -> np.ndarray[Any, Any]:
     first, *others = shape
     full = [SAMPLES if first is None else first]
-    full += [size if each is None else each for each in others]
+    full += [size if axis is None else axis for axis in others]
     if dtype == "string":
         return generator.choice(np.array([b"a", b"b c"]), full)
     if dtype.startswith(("int", "uint", "bool")):
-        return generator.integers(0, 2, full).astype(dtype)  # any index is in range
-    return generator.normal(size=full).astype(by_name(dtype))
+        return generator.integers(0, 2, full).astype(dtype)  # valid indices for any layer
+    return generator.normal(size=full).astype(parse_dtype(dtype))
 
 
 _REMEDY = "give what the model is called with: an array, or a list or a dict of arrays"

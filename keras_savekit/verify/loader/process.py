@@ -1,9 +1,8 @@
-"""A process of its own that answers questions, within limits of time and memory.
+"""Run a child process that answers questions, with limits of time and memory.
 
-A fresh interpreter (`isolation`) that imports nothing of the working directory and inherits
-no secrets, without a GPU, at low priority, and the first that the system ends when memory
-runs out. Whatever becomes of it is reported as a `ChildError`; whoever asks it never hangs
-and never fails with it.
+The child is a new interpreter (`isolation`) that imports nothing from the working directory
+and inherits no secrets. It uses no GPU. Each failure of the child is a `ChildError`; the
+caller never hangs and never crashes with it.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ from keras_savekit.verify.loader import isolation
 
 STDERR_SHOWN = 2000
 SECONDS = 600.0
-_LOOKS = 0.05  # seconds between two looks at its memory, which grows by 1 GB/s at most, about
-# Ctrl-C is for the training. A session of its own would make it one of its own for the
-# scheduler as well, which shares processors among sessions first (`man 7 sched`, autogroup).
+_POLL_SECONDS = 0.05  # between checks of its memory, which grows by about 1 GB/s at most
+# Ctrl-C must not reach the child. A new process group is enough: a new session would also be
+# a new scheduling group, which gets an equal share of the processors (`man 7 sched`, autogroup).
 _GROUP: dict[str, Any] = (
     {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
 )
@@ -39,23 +38,22 @@ _GROUP_LIMITS = (
 
 
 class ChildError(Exception):
-    """The child gave no answer; what it was asked about may be good or bad."""
+    """The child gave no answer, so nothing is known about the checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What one question may cost the child, its start included.
+    """The time and memory that the child may use for one question, its start included.
 
-    seconds: of time.
-    memory: bytes of its own, without the libraries it shares; None: half of the machine's.
+    memory: bytes, without shared libraries. None: half of the memory of the machine.
     """
 
     seconds: float = SECONDS
     memory: int | None = None
 
     @classmethod
-    def within(cls, policy: Mapping[str, Any]) -> Budget:
-        """What the limits of a policy leave, as a run's directory has it."""
+    def from_policy(cls, policy: Mapping[str, Any]) -> Budget:
+        """Read the limits of a policy, as the run's directory contains it."""
         limits = policy.get("limits")
         limits = limits if isinstance(limits, Mapping) else {}
         seconds, memory = limits.get("verify_time"), limits.get("verify_memory")
@@ -66,11 +64,11 @@ class Budget:
 
 
 class Child:
-    """A process that runs `MODULE.main([IN, OUT])`, spoken to in lines of JSON over two pipes.
+    """A process that runs `MODULE.main([IN, OUT])` and exchanges lines of JSON over two pipes.
 
-    environ: of which it inherits what `isolation.environment` passes.
+    environ: it inherits the variables of it that `isolation.environment` selects.
 
-    Its standard output is not used: Keras and TensorFlow print there.
+    Its standard output is not used, since Keras and TensorFlow print there.
     """
 
     def __init__(self, module: str, environ: Mapping[str, str]) -> None:
@@ -99,48 +97,48 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id."""
         return self._process.pid
 
     def ask(self, question: dict[str, Any], budget: Budget) -> dict[str, Any]:
-        """Its answer. Raises ChildError if none came within the budget; close it then."""
+        """Return the answer. Raise ChildError if there is none in time; the caller then closes."""
         try:
             os.write(self._out, json.dumps(question).encode() + b"\n")
             answer: dict[str, Any] = json.loads(self._line(budget))
         except (OSError, ValueError) as error:
-            raise ChildError(f"the verifying process ended: {self._last_words()}") from error
+            raise ChildError(f"the verifying process ended: {self._end_text()}") from error
         return answer
 
     def _line(self, budget: Budget) -> bytes:
-        until = time.monotonic() + budget.seconds
+        deadline = time.monotonic() + budget.seconds
         most = _half_of_all() if budget.memory is None else budget.memory
         with selectors.DefaultSelector() as selector:
             selector.register(self._in, selectors.EVENT_READ)
             while b"\n" not in self._buffer:
-                if selector.select(_LOOKS):
+                if selector.select(_POLL_SECONDS):
                     piece = os.read(self._in, 65536)
                     if not piece:
                         raise OSError("end of file")
                     self._buffer += piece
                     continue
-                self._require_within(most, until, budget)
+                self._require_within(most, deadline, budget)
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line
 
-    def _require_within(self, most: int, until: float, budget: Budget) -> None:
-        taken = _memory(self.pid)
-        if taken > most:
+    def _require_within(self, most: int, deadline: float, budget: Budget) -> None:
+        used = _memory(self.pid)
+        if used > most:
             raise ChildError(
-                f"the verifying process took {taken} bytes of memory, more than the"
-                f" {size_text(most)} it may (limits.verify_memory)"
+                f"the verifying process used {used} bytes of memory, more than the"
+                f" allowed {size_text(most)} (limits.verify_memory)"
             )
-        if time.monotonic() > until:
+        if time.monotonic() > deadline:
             raise ChildError(
                 "no answer from the verifying process in"
                 f" {duration_text(budget.seconds)} (limits.verify_time)"
             )
 
-    def _last_words(self) -> str:
+    def _end_text(self) -> str:
         code = self._process.wait()
         self._stderr.seek(0, os.SEEK_END)
         self._stderr.seek(max(0, self._stderr.tell() - STDERR_SHOWN))
@@ -148,11 +146,11 @@ class Child:
         return f"exit status {code}" + (f", {lines[-1]}" if lines else "")
 
     def kill(self) -> None:
-        """End it; it holds nothing worth ending in order. Whoever waits for an answer is told."""
+        """Kill the process. A thread that waits in `ask` gets a ChildError."""
         self._process.kill()
 
     def close(self) -> None:
-        """End it and give everything back."""
+        """Kill the process and release its resources."""
         self.kill()
         self._process.wait()
         for descriptor in (self._out, self._in):
@@ -161,7 +159,7 @@ class Child:
 
 
 def _memory(pid: int) -> int:
-    """Bytes that a process has for itself: proc(5), statm. None are left of one that is gone."""
+    """Return the unshared bytes of a process (proc(5), statm); 0 if it has ended."""
     try:
         resident, shared = Path(f"/proc/{pid}/statm").read_text().split()[1:3]
     except (OSError, ValueError):
@@ -170,10 +168,10 @@ def _memory(pid: int) -> int:
 
 
 def _half_of_all() -> int:
-    """Half of the memory that this machine, or the group that we are in, has."""
+    """Return half of the memory of this machine, or of its control group if that is less."""
     limits = [os.sysconf("SC_PHYS_PAGES") * _PAGE]
     for path in _GROUP_LIMITS:
-        with suppress(OSError, ValueError):  # no such group, or "max"
+        with suppress(OSError, ValueError):  # there is no such group, or its limit is "max"
             limits.append(int(Path(path).read_text()))
     return min(limits) // 2
 
@@ -184,7 +182,7 @@ def _environment(inherited: Mapping[str, str]) -> dict[str, str]:
         "KERAS_BACKEND": "tensorflow",
         "CUDA_VISIBLE_DEVICES": "-1",
         "TF_CPP_MIN_LOG_LEVEL": "3",
-        # Stock Keras opens files by name, and HDF5 would lock them: not every file system can.
+        # Stock Keras opens files by name, and not every file system can lock them.
         "HDF5_USE_FILE_LOCKING": "FALSE",
         "TF_NUM_INTRAOP_THREADS": "1",
         "TF_NUM_INTEROP_THREADS": "1",

@@ -1,10 +1,10 @@
-"""Depths `load` and `predict`, in the child: stock Keras loads the files, every weight is compared.
+"""Load checkpoints with stock Keras in the child, and compare each weight (`load`, `predict`).
 
-What differs then makes a checkpoint not portable. It is no evidence of damage.
+If a weight differs, the checkpoint is not portable. This is no evidence of damage.
 
-Building a model takes half of a load. In a training its configuration stays the same, byte
-by byte: the model that Keras built of it is kept, and Keras's own `load_weights` gives it
-the weights of the next checkpoint. Where that finds a fault, building anew has the last word.
+Building the model takes half of the time. During a training the configuration does not
+change, so the model is kept, and Keras's `load_weights` loads the next checkpoint into it. If
+that fails or a weight differs, the model is built again, and only that result counts.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_savekit.base.digests import tensor_digest
 from keras_savekit.base.tensors import as_array
 from keras_savekit.errors import SavekitError
 from keras_savekit.formats.config_digest import digest
-from keras_savekit.formats.hdf5.fill import tensor_digest
+from keras_savekit.formats.registry import format_of
 from keras_savekit.model.rebuild import StoredModel, rebuild
 from keras_savekit.model.saving_walk import (
     deserialize_model,
@@ -31,19 +32,19 @@ from keras_savekit.model.saving_walk import (
 )
 from keras_savekit.store.manifest import Depth, Finding, Manifest
 from keras_savekit.store.manifest_json import read_manifest
-from keras_savekit.verify.loader.configuration import Configuration
 from keras_savekit.verify.loader.error_text import error_text_of
+from keras_savekit.verify.loader.saved_config import SavedConfig
 
-Origin = tuple[str, str, Configuration]
+Origin = tuple[str, str, SavedConfig]
 
 CODE = "import or register that code where you load it; a resume, which has it, is not affected"
-_INTO_YOURS = (
+_USE_YOUR_MODEL = (
     "keras_savekit.load_weights loads it into the model that your code builds, and a resume "
     "continues from it"
 )
-OURS = f"keras_savekit.load_model loads it; {_INTO_YOURS}"
-OURS_DIFFERS = f"keras_savekit.load_model gives other weights too; {_INTO_YOURS}"
-NOT_OURS = f"keras_savekit.load_model does not load it either; {_INTO_YOURS}"
+OURS = f"keras_savekit.load_model loads it; {_USE_YOUR_MODEL}"
+OURS_DIFFERS = f"keras_savekit.load_model gives other weights too; {_USE_YOUR_MODEL}"
+NOT_OURS = f"keras_savekit.load_model does not load it either; {_USE_YOUR_MODEL}"
 OTHER_OUTPUTS = (
     "keras_savekit.load_model gives other outputs from the same weights: "
     "compare both with the model that your code builds"
@@ -51,8 +52,8 @@ OTHER_OUTPUTS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
-    """Which depth was passed, what is not portable, and what the user should know of it."""
+class LoadResult:
+    """The depth that was passed, what is not portable, and a note for the user."""
 
     reached: Depth
     not_portable: tuple[Finding, ...] = ()
@@ -60,37 +61,37 @@ class Checked:
 
 
 class StockLoader:
-    """Checks checkpoints, one after another. Between two, garbage is to be collected."""
+    """Loads checkpoints one after another. The caller collects garbage after each."""
 
     def __init__(self) -> None:
         self._kept: tuple[Origin, Any] | None = None
-        self._ours: tuple[Origin, str] | None = None  # what was found out for the last problem
+        self._ours: tuple[Origin, str] | None = None  # the last note, and what it is about
 
-    def check(self, path: Path, depth: Depth, probe: str | None) -> Checked:
-        """Load the checkpoint with stock Keras, and ask the model if the depth is `predict`.
+    def load(self, path: Path, depth: Depth, probe: str | None) -> LoadResult:
+        """Load the checkpoint with stock Keras, and call the model if the depth is `predict`.
 
-        probe: a file with a batch to ask it with, if it exists.
+        probe: the path of a file with a batch; the file may not exist.
 
-        Raises MemoryError, which accuses no checkpoint.
+        Raises MemoryError, which is no finding about the checkpoint.
         """
         manifest = read_manifest(path)
-        origin = (manifest.model_file, manifest.architecture, Configuration.of(path, manifest))
-        if depth == "load" and self._fills_the_kept(origin, path, manifest):
-            return Checked("load")
+        origin = (manifest.model_file, manifest.architecture, SavedConfig.of(path, manifest))
+        if depth == "load" and self._load_into_kept(origin, path, manifest):
+            return LoadResult("load")
         self._forget()
         try:
-            return self._check_anew(origin, path, manifest, depth, probe)
+            return self._build_and_check(origin, path, manifest, depth, probe)
         finally:
             if self._kept is None:
                 self._forget()
 
-    def _fills_the_kept(self, origin: Origin, path: Path, manifest: Manifest) -> bool:
+    def _load_into_kept(self, origin: Origin, path: Path, manifest: Manifest) -> bool:
         if self._kept is None or self._kept[0] != origin:
             return False
         (_, model), self._kept = self._kept, None
         try:
             model.load_weights(path / manifest.model_file)
-        except Exception as error:  # noqa: BLE001 - building anew tells
+        except Exception as error:  # noqa: BLE001 - building again decides
             error_text_of(error)
             return False
         if any(_compare(model, manifest)):
@@ -98,47 +99,47 @@ class StockLoader:
         self._keep(origin, model)
         return True
 
-    def _check_anew(
+    def _build_and_check(
         self, origin: Origin, path: Path, manifest: Manifest, depth: Depth, probe: str | None
-    ) -> Checked:
+    ) -> LoadResult:
         *_, configuration = origin
-        refused = configuration.code_inside()
+        refused = configuration.why_unsafe()
         if refused:
-            return _needing_code(manifest, refused)
-        code = sorted(set(configuration.code_of_its_own()))
+            return _needs_code(manifest, refused)
+        code = sorted(set(configuration.custom_code()))
         try:
             model = _load(path, manifest, configuration)
-        except Exception as error:  # noqa: BLE001 - whatever Keras says is the outcome, and is told
-            said = error_text_of(error)
+        except Exception as error:  # noqa: BLE001 - any error of Keras is a result
+            text = error_text_of(error)
             if code:
-                return _needing_code(manifest, f"it needs {', '.join(code[:3])} ({said})")
-            what = f"stock Keras cannot load it: {said}"
+                return _needs_code(manifest, f"it needs {', '.join(code[:3])} ({text})")
+            what = f"stock Keras cannot load it: {text}"
             finding = Finding("load", manifest.model_file, what)
-            return Checked("structure", (finding,), self._note(origin, path, manifest))
+            return LoadResult("structure", (finding,), self._note(origin, path, manifest))
         findings = (
             *_compare(model, manifest),
             *_compare_architecture(model, configuration, manifest),
         )
         if findings:
             del model
-            return Checked("structure", findings, self._note(origin, path, manifest))
+            return LoadResult("structure", findings, self._note(origin, path, manifest))
         if depth == "predict":
             return _predict(model, path, manifest, Path(probe) if probe else None)
-        # Of a `.keras` file `load_model` reads more than weights; other code may do anything.
-        if not code and not manifest.model_file.endswith(".keras"):
+        # Custom code may read more than weights.
+        if not code and format_of(path / manifest.model_file).weights_are_all:
             self._keep(origin, model)
-        return Checked("load")
+        return LoadResult("load")
 
     def _note(self, origin: Origin, path: Path, manifest: Manifest) -> str:
-        """Whether our reader loads what stock Keras does not; tried once for a configuration."""
+        """Say whether our `load_model` loads it. Each configuration is tried once."""
         if self._ours is None or self._ours[0] != origin:
             self._forget()
             gc.collect()
-            self._ours = origin, _what_ours_makes_of_it(path, manifest)
+            self._ours = origin, _try_own_reader(path, manifest)
         return self._ours[1]
 
     def _keep(self, origin: Origin, model: Any) -> None:
-        """For the next checkpoint, without what was loaded: else that could pass for the next's."""
+        """Keep the model for the next checkpoint, with other values in its weights."""
         _blank(model)
         self._kept = origin, model
 
@@ -147,12 +148,12 @@ class StockLoader:
         keras.backend.clear_session()
 
 
-def _needing_code(manifest: Manifest, why: str) -> Checked:
+def _needs_code(manifest: Manifest, why: str) -> LoadResult:
     what = f"stock Keras alone cannot load it: {why}"
-    return Checked("structure", (Finding("code", manifest.model_file, what),), CODE)
+    return LoadResult("structure", (Finding("code", manifest.model_file, what),), CODE)
 
 
-def _what_ours_makes_of_it(path: Path, manifest: Manifest) -> str:
+def _try_own_reader(path: Path, manifest: Manifest) -> str:
     try:
         model = rebuild(StoredModel.checkpoint(path, manifest), compile=False, safe_mode=True)
     except SavekitError:
@@ -161,9 +162,10 @@ def _what_ours_makes_of_it(path: Path, manifest: Manifest) -> str:
 
 
 def _blank(model: Any) -> None:
-    """Fill the weights with what differs from all that is saved: NaN, or each bit turned.
+    """Fill the weights with values that differ from the saved ones: NaN, or inverted bits.
 
-    All that are NaN share the memory of the largest.
+    A weight that the next load does not overwrite then differs from what was saved. All NaN
+    values share the memory of the largest weight.
     """
     largest: dict[str, int] = {}
     for weight in model.weights:
@@ -179,19 +181,19 @@ def _blank(model: Any) -> None:
             weight.assign(np.invert(keras.ops.convert_to_numpy(weight)))
 
 
-def _predict(model: Any, path: Path, manifest: Manifest, probe: Path | None) -> Checked:
+def _predict(model: Any, path: Path, manifest: Manifest, probe: Path | None) -> LoadResult:
     from keras_savekit.verify.loader.predict import UnansweredError, compare
 
     try:
         findings = tuple(compare(model, path, manifest, probe))
-        return Checked("load", findings, OTHER_OUTPUTS) if findings else Checked("predict")
+        return LoadResult("load", findings, OTHER_OUTPUTS) if findings else LoadResult("predict")
     except UnansweredError as error:
-        return Checked("load", note=f"not asked for outputs: {error}")
+        return LoadResult("load", note=f"outputs were not compared: {error}")
 
 
-def _load(path: Path, manifest: Manifest, configuration: Configuration) -> Any:
+def _load(path: Path, manifest: Manifest, configuration: SavedConfig) -> Any:
     file = path / manifest.model_file
-    if manifest.save == "model":
+    if not format_of(file).architecture_file:
         return keras.models.load_model(file)
     model = keras.models.model_from_json(configuration.model)
     model.load_weights(file)
@@ -214,13 +216,13 @@ def _compare(model: Any, manifest: Manifest) -> Iterator[Finding]:
 
 
 def _compare_architecture(
-    model: Any, configuration: Configuration, manifest: Manifest
+    model: Any, configuration: SavedConfig, manifest: Manifest
 ) -> Iterator[Finding]:
-    """Described again, it is what was saved, or what Keras makes of that on any way."""
+    """Compare the architecture with what was saved, or with what Keras itself makes of that."""
     loaded = digest(json.loads(json.dumps(serialize_model(model))))
     if not manifest.architecture or loaded == manifest.architecture:
         return
-    # Older versions give operations the names that come next, as they did when it was loaded.
+    # Older versions of Keras number operations from a counter, which is reset here.
     keras.backend.clear_session()
     again = serialize_model(deserialize_model(configuration.architecture))
     if loaded != digest(json.loads(json.dumps(again))):

@@ -1,11 +1,11 @@
-"""Logs as Keras and the user's code report them, turned into values of our own.
+"""Convert the logs that Keras and the user's code report: floats, arrays, tensors, objects.
 
-This is the one place that looks at them: floats, arrays, tensors, lists, objects.
+No other module looks at reported values.
 
-`readable` makes what triggers, rules and manifests have, see `policy.logs`.
-`exact` makes JSON values for the training state; `restored` makes the same values of
-them again, arrays to the last bit. What neither can hold becomes text. Nothing that
-a log may hold makes these raise.
+`readable_logs` returns logs for triggers, rules and manifests; see `base.logs`.
+`encode_logs` returns JSON values for the training state, and `decode_logs` returns the same
+logs from them, arrays to the last bit. Values that a target does not support become text.
+No reported value makes these functions raise.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from keras_savekit.base.tensors import Array
 from keras_savekit.formats import dtypes
 from keras_savekit.store.regular_file import as_text
 
-MOST_VALUES = 50_000  # in arrays, lists and texts: a manifest must stay small enough to be read
-_DEEPEST = 20
+MOST_VALUES = 50_000  # in arrays, lists and texts, so that a manifest is small enough to be read
+_MAX_DEPTH = 20
 _LARGEST_INT = 1024  # bits
 _PER_TEXT = 16  # characters that count as one value
 
@@ -37,17 +37,17 @@ _words.maxstring = _words.maxother = 200
 
 @dataclass(frozen=True, slots=True)
 class Readable:
-    """Logs as triggers, rules and manifests have them.
+    """Logs for triggers, rules and manifests.
 
-    notes: name to a sentence that says why a value is there only as text.
+    notes: name to a sentence that says why its value is only text.
     """
 
     logs: Logs
     notes: Mapping[str, str] = field(default_factory=dict)
 
 
-def readable(reported: Mapping[Any, Any]) -> Readable:
-    """Logs for triggers, rules and manifests."""
+def readable_logs(reported: Mapping[Any, Any]) -> Readable:
+    """Convert logs for triggers, rules and manifests."""
     if all(type(value) is float for value in reported.values()) and len(reported) <= MOST_NAMES:
         return Readable({_name(name): value for name, value in reported.items()})
     reader = _Reader()
@@ -65,7 +65,7 @@ def readable(reported: Mapping[Any, Any]) -> Readable:
                 f"{name} is too large for a manifest ({logs[name]}): triggers and rules cannot"
                 " look at it; the history that a resume restores contains it"
             )
-        except Exception:  # noqa: BLE001 - whatever a log holds, it ends no training
+        except Exception:  # noqa: BLE001 - no value in a log may stop the training
             reader.foreign.append(_kind(value))
             logs[name] = _text(value)
         if reader.foreign:
@@ -79,26 +79,26 @@ def readable(reported: Mapping[Any, Any]) -> Readable:
     return Readable(logs, notes)
 
 
-def exact(reported: Mapping[Any, Any]) -> dict[str, Any]:
-    """Logs as JSON values, of which `restored` makes the same logs again."""
+def encode_logs(reported: Mapping[Any, Any]) -> dict[str, Any]:
+    """Convert logs to JSON values, from which `decode_logs` returns the same logs."""
     found = {}
     for key, value in reported.items():
         try:
-            found[_name(key)] = _exact(value, 0)
-        except Exception:  # noqa: BLE001, PERF203 - as in `readable`
+            found[_name(key)] = _encode(value, 0)
+        except Exception:  # noqa: BLE001, PERF203 - no value in a log may stop the training
             found[_name(key)] = _text(value)
     return found
 
 
-def restored(
+def decode_logs(
     saved: Mapping[str, Any], tensor: Callable[[Array], Any] = lambda array: array
 ) -> dict[str, Any]:
-    """The logs that `exact` was given. Raises ValueError if no `exact` made `saved`.
+    """Return the logs that `encode_logs` converted. Raise ValueError if it did not make `saved`.
 
-    tensor: makes a tensor of an array.
+    tensor: converts an array to a tensor.
     """
     try:
-        return {name: _restored(value, tensor) for name, value in saved.items()}
+        return {name: _decode(value, tensor) for name, value in saved.items()}
     except (
         LookupError,
         TypeError,
@@ -107,7 +107,7 @@ def restored(
         RecursionError,
         MemoryError,
     ) as error:
-        raise ValueError(f"no logs: {type(error).__name__}: {error}") from error
+        raise ValueError(f"not logs: {type(error).__name__}: {error}") from error
 
 
 class _TooLargeError(Exception):
@@ -115,9 +115,10 @@ class _TooLargeError(Exception):
 
 
 class _Reader:
-    """Reads one value after another, and counts what it has read.
+    """Converts one value after another, and counts the values in them.
 
-    foreign: the types of values that were turned into text.
+    left: how many values may still follow.
+    foreign: the types of values that became text.
     """
 
     def __init__(self) -> None:
@@ -125,10 +126,10 @@ class _Reader:
         self.foreign: list[str] = []
 
     def read(self, value: Any, depth: int) -> LogValue:
-        """A value without arrays and objects. Raises _TooLargeError, or what its code raises."""
+        """Convert a value. Raise _TooLargeError, or any error of the value's own code."""
         if type(value) is float or value is None or isinstance(value, bool):
             return value
-        if depth > _DEEPEST:
+        if depth > _MAX_DEPTH:
             raise _TooLargeError
         array = _as_array(value)
         if array is not None:
@@ -142,10 +143,10 @@ class _Reader:
             return int(value)
         if isinstance(value, Mapping):
             self._spend(len(value))
-            return {_name(key): self.read(each, depth + 1) for key, each in value.items()}
+            return {_name(key): self.read(inner, depth + 1) for key, inner in value.items()}
         if isinstance(value, list | tuple):
             self._spend(len(value))
-            return tuple(self.read(each, depth + 1) for each in value)
+            return tuple(self.read(inner, depth + 1) for inner in value)
         self.foreign.append(_kind(value))
         return _text(value)
 
@@ -159,7 +160,7 @@ class _Reader:
             self._spend(array.nbytes // _PER_TEXT)
         if array.dtype.kind in "mM":
             array = array.astype(str)
-        if array.dtype.char == "g":  # of more bits than Python's
+        if array.dtype.char == "g":  # more bits than a Python float
             with np.errstate(all="ignore"):
                 array = array.astype(np.float64)
         return _tuples(array.tolist())
@@ -171,9 +172,9 @@ class _Reader:
 
 
 def _tuples(value: Any) -> LogValue:
-    """What `tolist` gave, as values."""
+    """Convert the result of `tolist`."""
     if isinstance(value, list):
-        return tuple(_tuples(each) for each in value)
+        return tuple(_tuples(inner) for inner in value)
     if isinstance(value, bool | int | float):
         return value
     if isinstance(value, bytes):
@@ -182,7 +183,7 @@ def _tuples(value: Any) -> LogValue:
 
 
 def _as_array(value: Any) -> Array | None:
-    """An array, a NumPy scalar or a tensor as an array; None if it is none of them."""
+    """Convert an array, a NumPy scalar or a tensor to an array; return None for other values."""
     if isinstance(value, np.ndarray | np.generic):
         return np.asarray(value)
     if isinstance(value, int | float | str | list | tuple | Mapping):
@@ -193,27 +194,27 @@ def _as_array(value: Any) -> Array | None:
 
 
 def _has_bytes(array: Array) -> bool:
-    """Whether the array's values are in its own bytes, and its dtype has a short name."""
+    """Whether the bytes of the array contain its values, and its dtype has a short name."""
     dtype = array.dtype
     return dtype.kind in "biufcSUVmM" and dtype.names is None and dtype.itemsize > 0
 
 
-def _exact(value: Any, depth: int) -> Any:
+def _encode(value: Any, depth: int) -> Any:
     if type(value) in (float, bool, str) or value is None:
         return value
     array = _as_array(value)
     if array is not None and _has_bytes(array):
         own = {np.ndarray: "array", np.generic: "scalar"}
-        kind = next((own[each] for each in own if isinstance(value, each)), "tensor")
-        return {kind: _packed(array)}
-    if depth <= _DEEPEST:
+        kind = next((own[cls] for cls in own if isinstance(value, cls)), "tensor")
+        return {kind: _pack(array)}
+    if depth <= _MAX_DEPTH:
         if array is not None and array.ndim:
-            return _exact(array.tolist(), depth + 1)
+            return _encode(array.tolist(), depth + 1)
         if isinstance(value, Mapping):
-            return {"dict": {_name(key): _exact(each, depth + 1) for key, each in value.items()}}
+            return {"dict": {_name(key): _encode(inner, depth + 1) for key, inner in value.items()}}
         if isinstance(value, list | tuple):
             kind = "list" if isinstance(value, list) else "tuple"
-            return {kind: [_exact(each, depth + 1) for each in value]}
+            return {kind: [_encode(inner, depth + 1) for inner in value]}
     if isinstance(value, str | float):
         return str(value) if isinstance(value, str) else float(value)
     if isinstance(value, int) and value.bit_length() <= _LARGEST_INT:
@@ -221,44 +222,44 @@ def _exact(value: Any, depth: int) -> Any:
     return _text(value)
 
 
-def _packed(array: Array) -> dict[str, Any]:
+def _pack(array: Array) -> dict[str, Any]:
     bits = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode("ascii")
     return {"dtype": _dtype_name(array.dtype), "shape": list(array.shape), "bits": bits}
 
 
 def _dtype_name(dtype: np.dtype[Any]) -> str:
-    """The text that reads back as this dtype: byte order, unit and length included."""
+    """Return a text from which NumPy makes the same dtype: byte order, unit and length."""
     known = getattr(ml_dtypes, dtype.name, None)
     return str(dtype.name if known is not None else dtype.str)
 
 
-def _restored(value: Any, tensor: Callable[[Array], Any]) -> Any:
-    if isinstance(value, list):  # version 0.1 made lists of arrays
-        return [_restored(each, tensor) for each in value]
+def _decode(value: Any, tensor: Callable[[Array], Any]) -> Any:
+    if isinstance(value, list):  # version 0.1 wrote arrays as lists
+        return [_decode(inner, tensor) for inner in value]
     if not isinstance(value, dict):
         return value
     ((kind, inner),) = value.items()
     match kind:
         case "list" | "tuple":
-            items = [_restored(each, tensor) for each in inner]
+            items = [_decode(item, tensor) for item in inner]
             return items if kind == "list" else tuple(items)
         case "dict":
-            return {key: _restored(each, tensor) for key, each in inner.items()}
+            return {key: _decode(item, tensor) for key, item in inner.items()}
         case "array":
-            return _unpacked(inner)
+            return _unpack(inner)
         case "scalar":
-            return _unpacked(inner)[()]
+            return _unpack(inner)[()]
         case "tensor":
-            return tensor(_unpacked(inner))
-    raise ValueError(f"no logs: {kind}")
+            return tensor(_unpack(inner))
+    raise ValueError(f"not logs: {kind}")
 
 
-def _unpacked(packed: Mapping[str, Any]) -> Array:
-    dtype = dtypes.by_name(packed["dtype"])
+def _unpack(packed: Mapping[str, Any]) -> Array:
+    dtype = dtypes.parse_dtype(packed["dtype"])
     shape = tuple(packed["shape"])
     bits = base64.b64decode(packed["bits"], validate=True)
     if dtype.hasobject or not dtype.itemsize or len(bits) != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"no array of {dtype} and shape {shape}")
+        raise ValueError(f"not an array of {dtype} and shape {shape}")
     array: Array = np.frombuffer(bits, dtype).reshape(shape).copy()
     return array
 

@@ -1,4 +1,4 @@
-"""What a checkpoint's files tell stock Keras to build, and what of it is not Keras's own."""
+"""Read the configuration that stock Keras builds from, and find the parts that are not Keras's."""
 
 from __future__ import annotations
 
@@ -10,38 +10,42 @@ from typing import Any
 
 import keras
 
-from keras_savekit.formats.checkpoint import ARCHITECTURE_FILE
-from keras_savekit.formats.config_digest import unwrapped
+from keras_savekit.formats.config_digest import unwrap
 from keras_savekit.formats.embedded_code import code_in, code_of_compile, names_in
 from keras_savekit.formats.registry import format_of
+from keras_savekit.model.rebuild import is_registered
 from keras_savekit.store.manifest import Manifest
 
 
 @dataclass(frozen=True, slots=True)
-class Configuration:
-    """JSON, as the files have it.
+class SavedConfig:
+    """The JSON texts in the files of a checkpoint.
 
-    model: the architecture, which in a `.keras` file says how to compile it too.
-    training: what a `.h5` file says of `compile`.
+    model: the architecture. In some formats it contains how to compile the model.
+    training: how to compile the model, in other formats.
     """
 
     model: str | bytes
     training: str | bytes = "null"
 
     @classmethod
-    def of(cls, path: Path, manifest: Manifest) -> Configuration:
-        """That of the checkpoint in the directory `path`."""
+    def of(cls, path: Path, manifest: Manifest) -> SavedConfig:
+        """Read it from the checkpoint in the directory `path`."""
         file = path / manifest.model_file
-        texts = format_of(file).read_texts(file, path / ARCHITECTURE_FILE)
+        model_format = format_of(file)
+        texts = model_format.read_texts(file, path / model_format.architecture_file)
         return cls(texts.model, texts.training)
 
     @property
     def architecture(self) -> Any:
-        """The model, as `keras.saving.serialize_keras_object` describes it."""
-        return unwrapped(json.loads(self.model))
+        """The architecture, as `keras.saving.serialize_keras_object` returns it."""
+        return unwrap(json.loads(self.model))
 
-    def code_inside(self) -> str:
-        """Why not even to try: older versions of Keras run what it holds, import what it names."""
+    def why_unsafe(self) -> str:
+        """Return why stock Keras must not load it, empty if it may.
+
+        Older versions of Keras run the code in a configuration, and import what it names.
+        """
         architecture, training = self.architecture, json.loads(self.training) or {}
         compiled = (
             architecture.get("compile_config") if isinstance(architecture, dict) else None,
@@ -49,27 +53,23 @@ class Configuration:
         )
         code = [
             *code_in(architecture, "the model"),
-            *(each for one in compiled for each in code_of_compile(one)),
+            *(found for config in compiled for found in code_of_compile(config)),
         ]
         if code:
-            held = dict.fromkeys(f"{what} in {place}" for place, what in code)
-            return f"it holds {', '.join([*held][:3])}, which is not run"
-        names = dict.fromkeys(names_in([architecture, *compiled], _is_registered))
+            found = dict.fromkeys(f"{what} in {place}" for place, what in code)
+            return f"it contains {', '.join([*found][:3])}, which is not run"
+        names = dict.fromkeys(names_in([architecture, *compiled], is_registered))
         if names:
             return f"it needs {', '.join([*names][:3])}, which stock Keras does not have"
         return ""
 
-    def code_of_its_own(self) -> Iterator[str]:
-        """Classes and functions that Keras does not bring along."""
+    def custom_code(self) -> Iterator[str]:
+        """Yield the classes and functions that are not part of Keras."""
         training = json.loads(self.training) or {}
         yield from _foreign(self.architecture)
         yield from _foreign(training)
         for key in ("loss", "metrics", "weighted_metrics"):
             yield from (name for name in _texts(training.get(key)) if not _is_of_keras(name))
-
-
-def _is_registered(name: str) -> bool:
-    return keras.saving.get_registered_object(name) is not None
 
 
 def _foreign(config: Any) -> Iterator[str]:
@@ -97,6 +97,6 @@ def _texts(config: Any) -> Iterator[str]:
 
 
 def _is_of_keras(function: str) -> bool:
-    rooms = (keras.losses, keras.metrics, keras.activations, keras.initializers, keras.ops)
+    modules = (keras.losses, keras.metrics, keras.activations, keras.initializers, keras.ops)
     resolved_by_compile = {"accuracy", "acc", "crossentropy", "ce"}
-    return function in resolved_by_compile or any(hasattr(room, function) for room in rooms)
+    return function in resolved_by_compile or any(hasattr(module, function) for module in modules)
