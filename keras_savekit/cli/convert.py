@@ -25,7 +25,7 @@ _OUTPUTS_DIFFER = 1
 
 @dataclass(frozen=True, slots=True)
 class _Options:
-    """The options of the command, most of which are arguments of `to_keras`."""
+    """The options of the command; most are arguments of `to_keras`."""
 
     call: str
     inputs: tuple[str, ...]

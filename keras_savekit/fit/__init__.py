@@ -1,1 +1,1 @@
-"""One running `fit`: where it stands, what is due, what others remember."""
+"""One running `fit`: its position, what is due, what other callbacks remember."""

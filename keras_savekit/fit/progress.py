@@ -86,7 +86,7 @@ class Progress(NamedTuple):  # a frozen dataclass takes five times as long to re
         return self._replace(updates_before=updates - self.now.step)
 
     def step_of(self, updates: int) -> int:
-        """Return the step that the optimizer's count of updates stands for."""
+        """Return the step that corresponds to the optimizer's count of updates."""
         return updates - self.updates_before
 
     @property
@@ -101,5 +101,5 @@ class Progress(NamedTuple):  # a frozen dataclass takes five times as long to re
 
     @property
     def ends_without_keras(self) -> bool:
-        """Whether Keras would ask for one more batch at this epoch's end, and find none."""
+        """Whether Keras would request one more batch at this epoch's end, and find none."""
         return bool(self.offset) or not self.known_to_keras

@@ -153,7 +153,7 @@ class Session:
         if not self._fit.flows():
             source.start(epoch, self._progress.offset)
         elif first and source.steps_per_epoch:
-            # One pass after another, whatever `fit` calls an epoch.
+            # One pass after another, independent of what `fit` calls an epoch.
             source.start(*divmod(self._progress.now.step, source.steps_per_epoch))
 
     def batch_begin(self, batch: int) -> None:

@@ -40,7 +40,7 @@ _INTERRUPTED = _Ours("a stop was requested")
 def end_epoch(model: Any) -> None:
     """Make `fit` leave its loop over batches after this batch, as at an epoch's end.
 
-    Without it Keras asks for one more batch, finds none, and counts a step that did
+    Without it Keras requests one more batch, finds none, and counts a step that did
     not happen: the optimizer's iterations and the seeds advance by one.
     """
     if not model.stop_training:

@@ -144,7 +144,7 @@ def restore_variables(
     """Set the model's variables of these roles, and let layers do their part of loading.
 
     For a checkpoint that `require_same` accepts. Every variable then has its bits from the
-    checkpoint, whatever its layer did. Without layers that load themselves, variables are
+    checkpoint, also if its layer changed it. Without layers that load themselves, variables are
     only assigned.
 
     Raises MismatchError, naming the layers, if one refuses what it saved. The model is

@@ -2,7 +2,7 @@
 
 TensorFlow's variables are copy-on-write: a tensor read from one shares its
 memory, and a later update writes elsewhere. Reading takes a few microseconds per
-variable, whatever its size.
+variable, of any size.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from keras_savekit.data.source import without_autotuning
 def build(model: Any, first_batch: Any) -> None:
     """Build the metrics and the loss with one evaluation step on a dataset of one batch.
 
-    The step changes metric values, and whatever a layer changes when it is called. The
+    The step changes metric values, and everything that a layer changes when it is called. The
     caller restores both.
     """
     history = model.history  # of the calling `fit`; older versions of Keras replace it

@@ -145,7 +145,7 @@ def _has_slots(model: Any, manifest: Manifest) -> bool:
 
 @contextmanager
 def build_errors(path: Path) -> Iterator[None]:
-    """Translate whatever Keras raises when it builds objects from a configuration."""
+    """Translate what Keras raises when it builds objects from a configuration."""
     try:
         yield
     except SavekitError:

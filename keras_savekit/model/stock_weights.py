@@ -65,7 +65,7 @@ def read_stock_weights(model: Any, path: Path) -> tuple[dict[str, Array], dict[s
 
 @contextmanager
 def _read_errors(path: Path) -> Iterator[None]:
-    """Translate whatever h5py and NumPy raise over a file that this package did not write."""
+    """Translate what h5py and NumPy raise over a file that this package did not write."""
     try:
         yield
     except (OSError, LookupError, ValueError, TypeError, RuntimeError, MemoryError) as error:

@@ -51,7 +51,7 @@ class WrongValueError(PolicyError, ValueError):
 class Value(BaseModel):
     """A frozen value that refuses unknown keys.
 
-    one_of: fields of which exactly one is given, if there are such.
+    one_of: exactly one of these fields is given; empty if there is no such group.
 
     Raises WrongValueError, with all problems, if it cannot be built.
     """
@@ -101,7 +101,7 @@ def read_each(items: Sequence[object], read: Callable[[object], T]) -> tuple[T, 
 
 
 def as_number(value: object) -> int | float:
-    """`value` as a number; text such as 1e-3, which YAML takes for a word, is read."""
+    """Return `value` as a number; text such as 1e-3, which YAML takes for a word, is read."""
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         value = int(value) if _WHOLE.fullmatch(value) else float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -112,7 +112,7 @@ def as_number(value: object) -> int | float:
 
 
 def as_whole(value: object) -> int:
-    """`value` as an int; 2.0 is one, 2.5 and True are not."""
+    """Return `value` as an int; 2.0 is one, 2.5 and True are not."""
     number = as_number(value)
     if number != int(number):
         raise wrong(f"must be a whole number, got {show(number)}")

@@ -35,7 +35,7 @@ class Resume(Value):
     )
 
     def describe(self) -> str:
-        """`resumes if it can`."""
+        """Return a text such as `resumes if it can`."""
         return _MODES[self.mode] + ("" if self.mode == "never" else _MISMATCHED[self.on_mismatch])
 
     @model_serializer

@@ -43,7 +43,7 @@ def as_duration(value: object) -> float:
 
 
 def duration_text(seconds: float) -> str:
-    """`1h30m`; fractions of a second as seconds alone."""
+    """Return a text such as `1h30m`; fractions of a second as seconds alone."""
     if seconds != int(seconds) or not seconds:
         return f"{seconds:f}".rstrip("0").rstrip(".") + "s" if _exact(seconds) else repr(seconds)
     left, text = int(seconds), ""
@@ -92,7 +92,7 @@ def as_share(value: object) -> float:
 
 
 def share_text(share: float) -> str:
-    """`5%`, where that reads back as the same number; else the fraction."""
+    """Return a text such as `5%`, where that reads back as the same number; else the fraction."""
     text = f"{number_text(round(share * 100, 10))}%"
     return text if as_share(text) == share else repr(share)
 

@@ -52,7 +52,7 @@ def restore(
         the name of a checkpoint.
     on_mismatch: what to do if the model or the optimizer differ from the checkpoint's:
         "error", "weights" or "ignore", as in the policy's `resume.on_mismatch`.
-    key: that checkpoints must be signed with, whatever the run's own policy says: an
+    key: that checkpoints must be signed with, also if the run's own policy does not say so: an
         attacker who can change checkpoints can change that policy too.
 
     Returns which checkpoint it was, the position of its training, and how much was

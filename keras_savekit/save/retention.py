@@ -104,7 +104,7 @@ class RetentionApplier:
             pruning = self._plan_pruning()
             keep = {name: why for name, why in pruning.keep.items() if self._kept.get(name) != why}
             self._kept = pruning.keep
-            # The plan first: the log then shows the intention, whatever happens next.
+            # The plan first: the log then shows the intention, also if a removal fails.
             if keep or pruning.remove:
                 self._directory.events.append("retention", keep=keep, remove=pruning.remove)
             for name, reason in pruning.remove.items():

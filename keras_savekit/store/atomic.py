@@ -5,7 +5,7 @@ or the machine, and a loss of power. If it is interrupted at any point, the targ
 still has its previous content, whole. Leftovers have the name of a `naming.Leftover`;
 the holder of the directory's lock may delete them.
 
-The limits: the disk must not lie about `fsync`. The file system must rename atomically,
+The limits: the disk must do what `fsync` promises. The file system must rename atomically,
 as all local ones and NFS do. File systems that cannot sync (some network ones answer
 EINVAL) are trusted to keep written data, in order. Where there are no symbolic links, a
 text file contains the path instead.

@@ -1,6 +1,6 @@
 """Which entries of a run's directory are ours: leftovers by place, files by the manifest.
 
-All other entries belong to the user and are never deleted, whatever their name.
+All other entries belong to the user and are never deleted, under any name.
 """
 
 from __future__ import annotations

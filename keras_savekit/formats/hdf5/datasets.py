@@ -52,6 +52,6 @@ def require_own_data(dataset: Any) -> None:
     if dataset.chunks is None:
         # HDF5 reports 0 for space that was reserved and never written.
         if stored not in (0, size) or stored == 0 < size:
-            raise DefectError("size", f"claims {size} bytes, of which {stored} are there")
+            raise DefectError("size", f"claims {size} bytes; {stored} are there")
     elif size > MOST_EXPANDED * stored:
-        raise DefectError("size", f"claims {size} bytes, of which {stored} are there")
+        raise DefectError("size", f"claims {size} bytes; {stored} are there")

@@ -47,7 +47,7 @@ def free_space_for(
     missing = _missing(coming, there, limits, free)
     if missing <= 0:
         return FreeSpace({})
-    # Judged as if it stood already: it takes the place of the oldest of `last 3`.
+    # Judged as if it were there already: it takes the place of the oldest of `last 3`.
     plan = prune([*there, replace(coming, verified=True)], rules, now=coming.created)
     newest = max((record for record in there if record.verified), key=by_age, default=None)
     remove: dict[str, str] = {}

@@ -30,7 +30,7 @@ def prune(
     rules: plan name to its rules; the checkpoints of a plan without rules stay.
     now: seconds since 1970; without it, when the newest was made.
 
-    Whatever the rules say, these stay: the newest verified checkpoint, pinned and
+    These always stay: the newest verified checkpoint, pinned and
     busy ones, and those not yet verified.
     """
     ordered = sorted(records, key=by_age)

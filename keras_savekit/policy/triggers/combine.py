@@ -40,7 +40,7 @@ class AnyOf(Trigger):
         return any(part.fires_when_idle() for part in self.triggers)
 
     def describe(self) -> str:
-        """`(every 2 epochs or when training ends)`."""
+        """Return a text such as `(every 2 epochs or when training ends)`."""
         return f"({' or '.join(part.describe() for part in self.triggers)})"
 
 
@@ -87,7 +87,7 @@ class AllOf(Trigger):
         return all(part.fires_when_idle() for part in self.triggers)
 
     def describe(self) -> str:
-        """`(every 2 epochs and not every 10 epochs)`."""
+        """Return a text such as `(every 2 epochs and not every 10 epochs)`."""
         return f"({' and '.join(part.describe() for part in self.triggers)})"
 
 
@@ -108,7 +108,7 @@ class Not(Trigger):
         return self
 
     def reason(self, tick: Tick) -> str | None:
-        """`not every 10 epochs`, if that does not fire."""
+        """Return a text such as `not every 10 epochs`, if that does not fire."""
         return self.describe() if self.trigger.reason(tick) is None else None
 
     def parts(self) -> tuple[Trigger, ...]:
@@ -120,5 +120,5 @@ class Not(Trigger):
         return not self.trigger.fires_when_idle()
 
     def describe(self) -> str:
-        """`not every 10 epochs`."""
+        """Return a text such as `not every 10 epochs`."""
         return f"not {self.trigger.describe()}"

@@ -82,7 +82,7 @@ class Signal(Trigger):
     grace: Duration | None = Field(None, description="time from the signal to the kill, as 30s")
 
     def reason(self, tick: Tick) -> str | None:
-        """`SIGTERM came`."""
+        """Return a text such as `SIGTERM came`."""
         came = [name for name in self.names if name in tick.requests.signals]
         return f"{' and '.join(came)} came" if came else None
 
@@ -101,7 +101,7 @@ class Signal(Trigger):
         return NEVER
 
     def describe(self) -> str:
-        """`when SIGTERM comes, which stops training`."""
+        """Return a text such as `when SIGTERM comes, which stops training`."""
         then = _THEN[self.then]
         grace = "" if self.grace is None else f", within {duration_text(self.grace)}"
         return f"when {' or '.join(self.names)} comes, {then}{grace}"
@@ -113,7 +113,7 @@ class Signal(Trigger):
 
     @classmethod
     def from_words(cls, words: list[str]) -> Trigger:
-        """`SIGTERM SIGUSR1`, `SIGUSR1 then continue`."""
+        """Read words such as `SIGTERM SIGUSR1`, `SIGUSR1 then continue`."""
         if len(words) > 2 and words[-2] == "then":
             return cls(names=words[:-2], then=words[-1])
         return cls(names=words)
@@ -160,12 +160,12 @@ class FileRequested(Trigger):
         return NEVER
 
     def describe(self) -> str:
-        """`when the file SAVE_NOW appears`."""
+        """Return a text such as `when the file SAVE_NOW appears`."""
         return f"when the file {self.name} appears"
 
     @classmethod
     def from_words(cls, words: list[str]) -> Trigger:
-        """`SAVE_NOW`."""
+        """Read words such as `SAVE_NOW`."""
         return cls(name=" ".join(words))
 
 
@@ -225,7 +225,7 @@ class BeforeDeadline(Trigger):
         return Response(stop=bool(self.learn(tick)) and self.then == "stop")
 
     def reason(self, tick: Tick) -> str | None:
-        """`5m before the deadline`."""
+        """Return a text such as `5m before the deadline`."""
         return f"{duration_text(self.margin)} before the deadline" if self.learn(tick) else None
 
     def learn(self, tick: Tick) -> dict[str, float]:
@@ -236,7 +236,7 @@ class BeforeDeadline(Trigger):
         return {self.memory_key: deadline} if tick.requests.wall >= deadline - self.margin else {}
 
     def describe(self) -> str:
-        """`5m before the deadline (env SLURM_JOB_END_TIME)`."""
+        """Return a text such as `5m before the deadline (env SLURM_JOB_END_TIME)`."""
         then = ", which stops training" if self.then == "stop" else ""
         return f"{duration_text(self.margin)} before the deadline ({self.at}){then}"
 

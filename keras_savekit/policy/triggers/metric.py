@@ -62,7 +62,7 @@ class Improved(Trigger):
         return tick.memory.get(self.memory_key, self.from_)
 
     def reason(self, tick: Tick) -> str | None:
-        """`val_loss improved from 0.4 to 0.3`."""
+        """Return a text such as `val_loss improved from 0.4 to 0.3`."""
         value = self._improvement(tick)
         if value is None:
             return None
@@ -108,7 +108,7 @@ class Improved(Trigger):
         return _EVENTS[self.at]
 
     def describe(self) -> str:
-        """`when val_loss improves (lower is better)`."""
+        """Return a text such as `when val_loss improves (lower is better)`."""
         better = "lower" if self.mode == "min" else "higher"
         margin = f" by more than {number_text(self.min_delta)}" if self.min_delta else ""
         words = f"when {self.metric} improves{margin}"
@@ -119,7 +119,7 @@ class Improved(Trigger):
 
     @classmethod
     def from_words(cls, words: list[str]) -> Trigger:
-        """`val_loss min`, `val_loss min by 0.01 from 0.5`."""
+        """Read words such as `val_loss min`, `val_loss min by 0.01 from 0.5`."""
         match words:
             case [metric, mode]:
                 return cls(metric=metric, mode=mode)
@@ -165,7 +165,7 @@ class Reached(Trigger):
         return f"reached {self.condition}" + " step" * (self.at == "step")
 
     def reason(self, tick: Tick) -> str | None:
-        """`reached val_accuracy >= 0.95`."""
+        """Return a text such as `reached val_accuracy >= 0.95`."""
         held = bool(tick.memory.get(self.memory_key)) and self.fires == "once"
         return f"reached {self.condition}" if self._holds(tick) and not held else None
 
@@ -190,7 +190,7 @@ class Reached(Trigger):
         return _EVENTS[self.at]
 
     def describe(self) -> str:
-        """`when val_accuracy >= 0.95 is reached`."""
+        """Return a text such as `when val_accuracy >= 0.95 is reached`."""
         look = "epoch" if self.at == "epoch" else "step"
         if self.fires == "while_true":
             return f"at every {look} while {self.condition}"

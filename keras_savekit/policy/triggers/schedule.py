@@ -62,7 +62,7 @@ class Every(Trigger):
         return self
 
     def reason(self, tick: Tick) -> str | None:
-        """`every 200 steps`, if a multiple lies between the two moments."""
+        """Return a text such as `every 200 steps`, if a multiple is between the two moments."""
         unit, _ = self._unit()
         stretch = 1 if unit == "epochs" else tick.interval_factor
         scale = _SECONDS.get(unit, 1)
@@ -110,7 +110,7 @@ class Every(Trigger):
         return (step for step in within if step > 0)
 
     def describe(self) -> str:
-        """`every 200 steps`; reads back as the same trigger."""
+        """Return a text such as `every 200 steps`; reads back as the same trigger."""
         unit, count = self._unit()
         words = f"every {unit[:-1] if count == 1 else plural(count, unit[:-1])}"
         if self.offset:
@@ -144,7 +144,7 @@ class Every(Trigger):
 
     @classmethod
     def from_body(cls, body: object) -> Trigger:
-        """`{steps: 200}`, or a duration alone."""
+        """Read words such as `{steps: 200}`, or a duration alone."""
         if isinstance(body, str) and is_duration(body):
             return cls(seconds=as_duration(body))
         return super().from_body(body)
@@ -189,7 +189,7 @@ class _At(Trigger):
 
     @classmethod
     def from_words(cls, words: list[str]) -> Trigger:
-        """`5 10 20`, also with commas."""
+        """Read words such as `5 10 20`, also with commas."""
         try:
             return cls(at=" ".join(words).replace(",", " ").split())
         except WrongValueError as error:
@@ -208,7 +208,7 @@ class EpochEnd(_At):
     noun: ClassVar[str] = "epoch"
 
     def reason(self, tick: Tick) -> str | None:
-        """`epoch 5`."""
+        """Return a text such as `epoch 5`."""
         return self._passed(tick.before.epoch, tick.now.epoch)
 
     def foreseen(self, length: Length) -> Iterable[int]:
@@ -220,7 +220,7 @@ class EpochEnd(_At):
         return frozenset({"epoch_end"})
 
     def describe(self) -> str:
-        """`after epochs 5, 10, 20`."""
+        """Return a text such as `after epochs 5, 10, 20`."""
         return f"after epoch{'s' * (len(self.at) > 1)} {', '.join(map(str, self.at))}"
 
 
@@ -234,7 +234,7 @@ class Steps(_At):
     noun: ClassVar[str] = "step"
 
     def reason(self, tick: Tick) -> str | None:
-        """`step 1000`."""
+        """Return a text such as `step 1000`."""
         return self._passed(tick.before.step, tick.now.step)
 
     def horizon(self, now: Moment, stretch: int) -> Horizon:
@@ -250,7 +250,7 @@ class Steps(_At):
         return frozenset({"step", "epoch_end"})
 
     def describe(self) -> str:
-        """`after steps 1000, 5000`."""
+        """Return a text such as `after steps 1000, 5000`."""
         return f"after step{'s' * (len(self.at) > 1)} {', '.join(map(str, self.at))}"
 
 
@@ -263,7 +263,7 @@ class TrainBegin(Trigger):
     spelling: ClassVar[str] = "train_begin"
 
     def reason(self, tick: Tick) -> str | None:
-        """`training begins`."""
+        """Return a text such as `training begins`."""
         begins = tick.event == "train_begin" and tick.now.step == 0
         return "training begins" if begins else None
 
@@ -276,7 +276,7 @@ class TrainBegin(Trigger):
         return frozenset({"train_begin"})
 
     def describe(self) -> str:
-        """`when training begins`."""
+        """Return a text such as `when training begins`."""
         return "when training begins"
 
 
@@ -289,7 +289,7 @@ class TrainEnd(Trigger):
     spelling: ClassVar[str] = "train_end"
 
     def reason(self, tick: Tick) -> str | None:
-        """`training ended`."""
+        """Return a text such as `training ended`."""
         return "training ended" if tick.event == "train_end" else None
 
     def foreseen(self, length: Length) -> Iterable[int]:
@@ -301,7 +301,7 @@ class TrainEnd(Trigger):
         return frozenset({"train_end"})
 
     def describe(self) -> str:
-        """`when training ends`."""
+        """Return a text such as `when training ends`."""
         return "when training ends"
 
 
@@ -314,7 +314,7 @@ class OnException(Trigger):
     spelling: ClassVar[str] = "exception"
 
     def reason(self, tick: Tick) -> str | None:
-        """`an exception stopped training`."""
+        """Return a text such as `an exception stopped training`."""
         return "an exception stopped training" if tick.event == "exception" else None
 
     def events(self) -> frozenset[Event]:
@@ -322,5 +322,5 @@ class OnException(Trigger):
         return frozenset({"exception"})
 
     def describe(self) -> str:
-        """`when an exception stops training`."""
+        """Return a text such as `when an exception stops training`."""
         return "when an exception stops training"
