@@ -10,6 +10,7 @@ from training_builders import Interrupt, data, fit, model, names, plan, policy
 
 import keras_savekit as sk
 from keras_savekit.cli import main as cli
+from keras_savekit.store.run import RunDirectory
 
 ASKED = policy(
     plan("every 1 steps", "latest", when_busy="wait"),
