@@ -248,9 +248,7 @@ def test_what_is_pinned_outlives_retention(tmp_path):
     assert len(names(tmp_path)) == 4
 
 
-def test_intervals_are_stretched_when_saving_costs_too_much_and_it_is_reported_once(
-    tmp_path, caplog
-):
+def test_intervals_are_longer_when_saving_costs_too_much_and_it_is_reported_once(tmp_path, caplog):
     caplog.set_level(logging.INFO, "keras_savekit")
     eager = kit(
         tmp_path, plan(["every step", "train_end"], when_busy="wait"), limits={"overhead": "0.1%"}

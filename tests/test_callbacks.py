@@ -295,7 +295,7 @@ def test_evaluate_and_predict_with_the_kit_do_nothing(tmp_path):
     made, kit = model(), sk.SaveKit(policy(), directory=tmp_path)
     made.evaluate(*arrays(), verbose=0, callbacks=[kit])
     made.predict(arrays()[0], verbose=0, callbacks=[kit])
-    assert names(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 # Failures beside the training.
@@ -322,9 +322,7 @@ class BreakDisk(keras.callbacks.Callback):
 
 def test_a_failed_save_is_reported_and_the_training_continues(tmp_path):
     kit = sk.SaveKit(policy(plan("every 4 steps", when_busy="wait")), directory=tmp_path)
-    with pytest.warns(
-        sk.SavekitWarning, match=r"(?s)000000004-p could not be saved.*is unaffected"
-    ):
+    with pytest.warns(sk.SavekitWarning, match=r"(?s)4-p could not be saved.*is unaffected"):
         fit(model(), kit, BreakDisk(tmp_path, breaks=3, mends=7))
     assert names(tmp_path) == ["000000008-p", "000000012-p"]
     assert [each["name"] for each in events(tmp_path, "failed")] == ["000000004-p"]

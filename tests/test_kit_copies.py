@@ -20,6 +20,17 @@ ROOT = Path(__file__).parent.parent
 PROBE = np.full((2, 3), 0.5, np.float32)
 
 
+HOLD_THE_LOCK = """
+import sys, pathlib
+from keras_savekit.store.run import RunDirectory
+run = RunDirectory(pathlib.Path(sys.argv[1]))
+run.prepare()
+run.lock.acquire()
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
 @pytest.fixture(params=sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
 def from_yaml(request, monkeypatch, tmp_path):
     for name, value in {"HOME": str(tmp_path), "USER": "me", "RUN": "a"}.items():
@@ -194,6 +205,7 @@ def test_another_process_that_uses_the_directory_is_reported_before_other_callba
             sys.executable,
             "-c",
             LOCKING,
+            HOLD_THE_LOCK,
             str(tmp_path),
         ],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -97,9 +97,8 @@ def test_memory_that_was_preallocated_is_there_before_the_first_snapshot():
     values = [np.ones(2**24, "float32"), *VALUES]
     memory, given = HostBuffer(), snapshot(values)
     variables = given.blueprint.variables
-    memory.preallocate(
-        [each for each in variables if each.dtype != "bool"]
-    )  # a metric's come later
+    # Those of a metric come later.
+    memory.preallocate([variable for variable in variables if variable.dtype != "bool"])
     memory._mapping.join(60)
     place = memory._kept.ctypes.data
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -85,7 +85,7 @@ def test_a_grace_period_counts_from_the_signal_and_has_no_effect_when_it_is_over
         watched.monitor.release()
 
 
-def test_a_signal_waits_for_the_rest_of_a_condition_though_another_plan_has_acknowledged_it(
+def test_a_signal_waits_for_the_rest_of_a_condition_though_another_plan_has_saved_for_it(
     tmp_path,
 ):
     plans = [
