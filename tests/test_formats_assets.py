@@ -26,9 +26,7 @@ def same(loaded, model):
     assert loaded.layers[1].get_vocabulary() == model.layers[1].get_vocabulary()
 
 
-def test_one_file_restores_a_vocabulary_and_its_loss_in_stock_keras_is_reported(
-    model, tmp_path
-):
+def test_one_file_restores_a_vocabulary_and_its_loss_in_stock_keras_is_reported(model, tmp_path):
     with pytest.warns(sk.SavekitWarning, match=r"vocabularies of .*text_vectorization"):
         sk.save_model(model, tmp_path / "m.h5", verify="structure")
     same(sk.load_model(tmp_path / "m.h5"), model)
