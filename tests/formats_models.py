@@ -86,7 +86,7 @@ def write(directory, model, save="model", form=None, compression=None):
 
 
 def seal_again(directory, manifest, **changes):
-    """Make the manifest agree with files that were changed: only loading can tell now."""
+    """Make the manifest match changed files, so that only loading finds the change."""
     files = tuple(
         FileEntry(each.name, len(content), xxhash.xxh3_128_hexdigest(content))
         for each in manifest.files

@@ -1,4 +1,4 @@
-"""Models that are asked for outputs: of all shapes, and of all whims."""
+"""Models for depth `predict`, of many shapes and with unusual behaviour."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ layers = keras.layers
 
 @keras.saving.register_keras_serializable("predict")
 class Undescribed(keras.Model):
-    """A model that does not say what its inputs are."""
+    """A model whose inputs are not known."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -24,7 +24,7 @@ class Undescribed(keras.Model):
 
 @keras.saving.register_keras_serializable("predict")
 class Whim(layers.Layer):
-    """Says something else in each life."""
+    """Gives other outputs in each process."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -36,7 +36,7 @@ class Whim(layers.Layer):
 
 @keras.saving.register_keras_serializable("predict")
 class Remembering(layers.Layer):
-    """Keeps a number that is no weight, and saves it by itself."""
+    """Has a number that is not a weight, and saves it itself."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)

@@ -1,4 +1,4 @@
-"""Vocabularies and other assets, which stock Keras forgets in `.h5` files, come back."""
+"""Vocabularies and other assets, which stock Keras loses in `.h5` files, are restored."""
 
 import keras
 import numpy as np
@@ -26,14 +26,14 @@ def same(loaded, model):
     assert loaded.layers[1].get_vocabulary() == model.layers[1].get_vocabulary()
 
 
-def test_a_vocabulary_comes_back_from_one_file_and_its_loss_elsewhere_is_told(model, tmp_path):
+def test_one_file_restores_a_vocabulary_and_its_loss_in_stock_keras_is_reported(model, tmp_path):
     with pytest.warns(sk.SavekitWarning, match=r"vocabularies of .*text_vectorization"):
         sk.save_model(model, tmp_path / "m.h5", verify="structure")
     same(sk.load_model(tmp_path / "m.h5"), model)
 
 
 @pytest.mark.parametrize("form", ["h5", "keras"])
-def test_a_vocabulary_comes_back_from_a_checkpoint(form, model, tmp_path):
+def test_a_vocabulary_is_restored_from_a_checkpoint(form, model, tmp_path):
     directory, _ = write(tmp_path, model, form=form)
     same(sk.load_model(directory), model)
 
@@ -44,7 +44,7 @@ def test_stock_keras_finds_the_vocabulary_in_an_archive(model, tmp_path):
     same(sk.load_model(tmp_path / "m.keras"), model)
 
 
-def test_a_vocabulary_comes_back_with_separate_weights(model, tmp_path):
+def test_a_vocabulary_is_restored_with_separate_weights(model, tmp_path):
     directory, _ = write(tmp_path, model, "weights")
     same(sk.load_model(directory), model)
 
@@ -62,7 +62,7 @@ def test_a_damaged_vocabulary_in_one_file_is_found(model, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:stock Keras does not read the vocabularies")
-def test_a_training_that_is_resumed_gets_its_vocabulary_back(tmp_path):
+def test_a_resume_restores_the_vocabulary(tmp_path):
     def trained(words, epochs):
         vectorize = layers.TextVectorization(max_tokens=8, output_sequence_length=4)
         vectorize.adapt(words)

@@ -110,7 +110,7 @@ def test_bfloat16_and_scalars_are_copied_bit_for_bit():
 
 @keras.saving.register_keras_serializable("tests")
 class Doubled(layers.Dense):
-    """Saves something that is none of its variables."""
+    """Saves a value that is not one of its variables."""
 
     def save_own_variables(self, store):
         super().save_own_variables(store)
@@ -122,7 +122,7 @@ class Doubled(layers.Dense):
         self.twice = np.asarray(store["twice"])
 
 
-def test_what_a_layer_computes_when_it_is_saved_is_computed_for_each_snapshot():
+def test_what_a_layer_computes_for_saving_is_computed_for_each_snapshot():
     model = keras.Sequential([keras.Input((4,)), Doubled(3)])
     model.compile("sgd", "mean_squared_error")
     capture = Capture(LiveModel(train(model)))
@@ -132,7 +132,7 @@ def test_what_a_layer_computes_when_it_is_saved_is_computed_for_each_snapshot():
         np.testing.assert_array_equal(twice, 2 * model.layers[0].kernel.numpy())
 
 
-def test_a_model_without_weights_is_told_with_a_remedy():
+def test_a_model_without_weights_is_an_error_with_a_remedy():
     model = keras.Sequential([layers.Dense(3)])
     with pytest.raises(ModelError, match=r"is not built: it has no weights yet.*\n  give it an I"):
         LiveModel(model)
@@ -145,7 +145,7 @@ def test_a_float8_layer_is_named_before_anything_is_trained():
         LiveModel(model)
 
 
-def test_the_way_out_for_float8_that_the_error_names_is_one(tmp_path):
+def test_the_remedy_that_the_float8_error_names_works(tmp_path):
     model = keras.Sequential([keras.Input((16,)), layers.Dense(16)])
     model.layers[0].quantize("float8")
     with pytest.raises(ModelError, match=r"model\.save\('NAME\.keras'\)"):

@@ -1,4 +1,4 @@
-"""The HDF5 file itself: laid out by h5py, filled around it, read back by h5py alone."""
+"""The HDF5 file: h5py lays it out, other code writes the tensors, h5py reads it."""
 
 import h5py
 import ml_dtypes
@@ -37,7 +37,7 @@ def written(path, values, *, groups=None, **options):
         return fill.write(stream, Template(Layout(groups or {}, datasets), given), given).entry
 
 
-def test_h5py_reads_what_was_given(tmp_path):
+def test_h5py_reads_what_was_written(tmp_path):
     values = {
         "kernel": np.arange(12, dtype="float32").reshape(3, 4),
         "deep/er/kernel": np.arange(5, dtype="int64"),
@@ -165,14 +165,14 @@ def test_sixty_thousand_weights_fit_into_one_full_file(tmp_path):
         assert [group[name][()] for name in names[::977]] == list(values[::977])
 
 
-def test_a_file_is_never_written_over(tmp_path):
+def test_a_file_is_never_overwritten(tmp_path):
     (tmp_path / "f.h5").write_bytes(b"precious")
     with pytest.raises(FileExistsError):
         written(tmp_path / "f.h5", {"a": BIG})
     assert (tmp_path / "f.h5").read_bytes() == b"precious"
 
 
-def test_what_cannot_be_read_is_one_error_with_the_file(tmp_path):
+def test_an_unreadable_file_is_one_error_that_names_the_file(tmp_path):
     path = tmp_path / "f.h5"
     written(path, {"a": BIG})
     with pytest.raises(CheckpointError, match=r"cannot be read.*f\.h5"):

@@ -1,4 +1,4 @@
-"""Under `tf.distribute.MirroredStrategy` the same files come out."""
+"""`tf.distribute.MirroredStrategy` gives the same files."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Memory for transfers past the page cache."""
+"""Memory for transfers without the page cache."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def in_large_pages(address):
 
 @pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("size", [0, 1, PAGE, PAGE + 1, LARGE - 1, LARGE, 2 * LARGE + 3])
-def test_memory_begins_at_a_page_and_has_the_size_asked_for(size, large):
+def test_memory_begins_at_a_page_and_has_the_requested_size(size, large):
     memory = allocate_pages(size, large=large)
     assert memory.nbytes == size
     assert memory.ctypes.data % PAGE == 0

@@ -1,4 +1,4 @@
-"""Models nobody thought of: any small stack of layers comes back from every format, bit for bit."""
+"""Random models: each format restores any small stack of layers, bit for bit."""
 
 import keras
 import numpy as np
@@ -57,7 +57,7 @@ def made(stack, optimizer, loss):
 # Without shrinking: it would build models for minutes, and each is small already.
 @settings(max_examples=15, deadline=None, derandomize=True, phases=[Phase.generate])
 @given(RECIPES)
-def test_any_small_model_comes_back_from_every_format(tmp_path_factory, recipe):
+def test_every_format_restores_any_small_model(tmp_path_factory, recipe):
     model = made(**recipe)
     directory = tmp_path_factory.mktemp("any")
     before = fingerprint(model)
@@ -76,7 +76,7 @@ def test_any_small_model_comes_back_from_every_format(tmp_path_factory, recipe):
             train(stock, steps=1)
 
 
-def test_an_application_comes_back(tmp_path):
+def test_an_application_is_restored(tmp_path):
     build = keras.applications.MobileNetV2
     model = build(weights=None, input_shape=(32, 32, 3), classes=3)
     model.compile("adam", "categorical_crossentropy")

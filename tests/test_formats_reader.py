@@ -1,4 +1,4 @@
-"""Reading past the page cache: any range, straight into memory, parts digested on the way."""
+"""Reading without the page cache: any range, directly into memory, with digests of parts."""
 
 import errno
 import os
@@ -24,7 +24,7 @@ def descriptor(tmp_path):
         yield descriptor
 
 
-def test_a_reader_gives_any_range_in_pieces_of_whole_units(descriptor):
+def test_a_reader_yields_any_range_in_pieces_of_whole_units(descriptor):
     ranges = [(0, len(DATA)), (4095, 8), (5, 3 * 4096), (PIECE - 7, PIECE + 16), (1, 8), (9, 8)]
     with FileReader(descriptor) as reader:
         for offset, size in ranges:
@@ -48,7 +48,7 @@ def test_memory_is_filled_from_any_byte_on_as_far_as_the_file_goes(descriptor, o
         assert memory[:there].tobytes() == expected
 
 
-def test_whole_pages_are_read_to_where_they_belong(descriptor):
+def test_whole_pages_are_read_without_a_copy(descriptor):
     memory = allocate_pages(2 * PAGE + 10)
     seen = []
 
@@ -64,7 +64,7 @@ def test_whole_pages_are_read_to_where_they_belong(descriptor):
     assert [there for there, _ in seen[1:]] == [False]
 
 
-def test_an_error_counts_when_it_comes_twice(descriptor):
+def test_an_error_that_occurs_twice_is_raised(descriptor):
     failures = []
 
     def failing(name, call, *given):
@@ -93,7 +93,7 @@ def test_a_file_system_that_takes_the_flag_and_refuses_the_read_is_read_as_usual
 
 
 @given(st.lists(st.tuples(st.integers(0, 300), st.integers(0, 90))), st.integers(1, 64))
-def test_parts_have_their_digests_however_the_file_goes_by(ranges, piece):
+def test_ranges_have_their_digests_for_any_size_of_pieces(ranges, piece):
     data = DATA[:256]
     parts = RangeDigests(ranges)
     for again in range(2):

@@ -86,7 +86,7 @@ def bfloat16():
 
 @keras.saving.register_keras_serializable("tests")
 class Twins(layers.Layer):
-    """Two sublayers and two weights of one name."""
+    """Two sublayers and two weights with equal names."""
 
     def __init__(self, units=4, **kwargs):
         super().__init__(**kwargs)
@@ -455,7 +455,7 @@ def test_more_names_than_an_attribute_holds_are_read_by_stock_keras(tmp_path):
     assert arrays(loaded.weights) == arrays(model.weights)
 
 
-def test_names_stay_unique_whatever_they_are():
+def test_any_names_become_unique():
     names = ["a/b", "a/b", "a", "a/b/c", "", "/", "a_1", "a/b_1"]
     unique = unique_names(names)
     assert len(set(unique)) == len(names)

@@ -1,4 +1,4 @@
-"""Files written past the page cache, and blocks that two files share."""
+"""Files written without the page cache, and blocks that two files share."""
 
 import errno
 import hashlib
@@ -40,7 +40,7 @@ def aligned(size):
 
 
 @pytest.mark.parametrize("sizes", CUTS.values(), ids=CUTS.keys())
-def test_a_file_holds_what_was_given_and_knows_its_digest(tmp_path, sizes):
+def test_a_file_contains_what_was_written_and_has_its_digest(tmp_path, sizes):
     with FileWriter(tmp_path / "f") as stream:
         for piece in pieces(sizes):
             stream.write(piece)
@@ -51,7 +51,7 @@ def test_a_file_holds_what_was_given_and_knows_its_digest(tmp_path, sizes):
 
 
 @pytest.mark.parametrize("sizes", CUTS.values(), ids=CUTS.keys())
-def test_the_sha256_of_a_file_is_taken_where_it_is_wanted(tmp_path, sizes):
+def test_the_sha256_of_a_file_is_computed_on_request(tmp_path, sizes):
     source = os.memfd_create("the same bytes")
     os.write(source, BYTES.data)
     entries = []
@@ -67,7 +67,7 @@ def test_the_sha256_of_a_file_is_taken_where_it_is_wanted(tmp_path, sizes):
 
 
 def directness(path, *given):
-    """What was written from where it lay, where the kernel took no copy."""
+    """The buffers that were written without a copy."""
     direct = []
 
     def look(name, call, *arguments):
@@ -83,7 +83,7 @@ def directness(path, *given):
     return direct
 
 
-def test_whole_pages_in_aligned_memory_are_written_from_where_they_lie(tmp_path):
+def test_whole_pages_of_aligned_memory_are_written_without_a_copy(tmp_path):
     tensor = aligned(PIECE + 100)
     header = BYTES[:PAGE]
     found = directness(tmp_path / "f", header, tensor)
@@ -108,7 +108,7 @@ def test_a_file_system_that_takes_the_flag_and_refuses_the_write_is_written_to_a
     assert (tmp_path / "f").read_bytes() == BYTES.tobytes()
 
 
-def test_a_write_that_is_cut_short_goes_on_where_it_ended(tmp_path):
+def test_a_short_write_continues_where_it_ended(tmp_path):
     def short(name, call, *arguments):
         if name == "pwrite" and len(arguments[1]) > 1000:
             return call(arguments[0], arguments[1][:777], arguments[2])
@@ -120,7 +120,7 @@ def test_a_write_that_is_cut_short_goes_on_where_it_ended(tmp_path):
     assert (tmp_path / "f").read_bytes() == small.tobytes()
 
 
-def test_a_full_disk_is_told_as_it_is(tmp_path):
+def test_a_full_disk_is_the_reported_error(tmp_path):
     def full(name, call, *arguments):
         if name == "pwrite":
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -132,7 +132,7 @@ def test_a_full_disk_is_told_as_it_is(tmp_path):
 
 
 def shared_write(base, path):
-    """A file whose middle is that of `base`, written as such."""
+    """A file whose middle is shared with `base`."""
     head, middle = BYTES[PAGE : 2 * PAGE], aligned(PIECE + PAGE + 9)
     descriptor = os.open(base, os.O_RDONLY)
     try:
@@ -165,7 +165,7 @@ def test_a_disk_that_shares_no_blocks_is_written_to_in_full(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mkfs.xfs"), reason="needs root and XFS")
-def test_unchanged_bytes_are_shared_where_the_disk_can(tmp_path):
+def test_unchanged_bytes_are_shared_if_the_file_system_can(tmp_path):
     image, mount = tmp_path / "image", tmp_path / "mount"
     mount.mkdir()
     with image.open("wb") as file:

@@ -1,4 +1,4 @@
-"""Processes that we start import nothing of the working directory and inherit no secrets."""
+"""Child processes import nothing from the working directory and inherit no secrets."""
 
 import ast
 import json
@@ -41,7 +41,7 @@ def run(arguments, cwd, **changes):
 
 @pytest.fixture(scope="module")
 def downloaded(tmp_path_factory):
-    """A run with one verified checkpoint, and where markers go."""
+    """A run with one verified checkpoint, and the directory of the markers."""
     home = tmp_path_factory.mktemp("downloaded")
     kit = sk.SaveKit(policy(plan("train_end")), directory=home / "run", data=data())
     fit(model(), kit, epochs=1)
@@ -100,14 +100,14 @@ def main(arguments):
 
 
 def started(tmp_path, monkeypatch, variables):
-    """What a process of ours sees: arguments, import path, variables, directory, package."""
+    """What a child process sees: arguments, import path, variables, directory, package."""
     (tmp_path / "shown_by_a_test.py").write_text(PROBE)
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     child = isolation.start("shown_by_a_test", ["1", "2"], variables, stdout=subprocess.PIPE)
     return json.loads(child.communicate()[0])
 
 
-def test_a_process_of_ours_starts_elsewhere_with_the_same_package(tmp_path, monkeypatch):
+def test_a_child_process_starts_elsewhere_with_the_same_package(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT / "docs")
     arguments, path, variables, directory, package = started(tmp_path, monkeypatch, {"A": "b"})
     assert arguments == ["1", "2"]
@@ -120,9 +120,7 @@ def test_a_process_of_ours_starts_elsewhere_with_the_same_package(tmp_path, monk
     assert str(ROOT / "docs") not in path
 
 
-def test_relative_entries_and_where_the_program_was_started_are_no_part_of_the_path(
-    tmp_path, monkeypatch
-):
+def test_relative_entries_and_the_start_directory_are_not_on_the_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     here = str(tmp_path)
     (tmp_path / "link").symlink_to(tmp_path)
@@ -134,7 +132,7 @@ def test_relative_entries_and_where_the_program_was_started_are_no_part_of_the_p
     assert import_path(entries) == [here, f"{here}/lib", "/usr/lib"]
 
 
-def test_the_scripts_directory_is_no_part_of_the_path(tmp_path, monkeypatch):
+def test_the_scripts_directory_is_not_on_the_path(tmp_path, monkeypatch):
     main = type(sys)("__main__")
     main.__file__, main.__spec__ = str(tmp_path / "train.py"), None
     monkeypatch.setitem(sys.modules, "__main__", main)
@@ -143,7 +141,7 @@ def test_the_scripts_directory_is_no_part_of_the_path(tmp_path, monkeypatch):
     assert import_path([str(tmp_path), "/usr/lib"]) == [str(tmp_path), "/usr/lib"]
 
 
-def test_what_a_process_needs_is_passed_and_no_secret():
+def test_needed_variables_are_passed_and_secrets_are_not():
     passed = {
         "PATH": "/bin", "HOME": "/root", "LANG": "C.UTF-8", "LC_ALL": "C", "TMPDIR": "/tmp",
         "LD_LIBRARY_PATH": "/usr/local/cuda/lib64", "CUDA_HOME": "/cuda", "TF_ENABLE_ONEDNN_OPTS":
@@ -174,7 +172,7 @@ def test_paths_in_variables_are_absolute(tmp_path, monkeypatch):
     }  # fmt: skip
 
 
-def test_an_interpreter_that_is_not_known_is_an_undone_verification(monkeypatch):
+def test_with_an_unknown_interpreter_the_verification_is_not_done(monkeypatch):
     monkeypatch.setattr(sys, "executable", "")
     with pytest.raises(process.ChildError, match="no process can be started"):
         process.Child("keras_savekit.verify.loader.child", {})
@@ -199,7 +197,7 @@ def starting(tree):
                 yield "system"
 
 
-def test_every_place_that_starts_a_process_goes_by_the_one_function():
+def test_all_processes_are_started_by_one_function():
     found = {}
     for path in sorted((ROOT / "keras_savekit").rglob("*.py")):
         names = STARTS.intersection(starting(ast.parse(path.read_text())))

@@ -1,4 +1,4 @@
-"""Whatever a log holds goes through manifests and histories, and ends no training."""
+"""Any value in a log can be written to manifests and histories, and stops no training."""
 
 import json
 import math
@@ -31,7 +31,7 @@ DTYPES = st.one_of(
 
 @st.composite
 def arrays(draw):
-    """Of any bits: every NaN too."""
+    """Any bits, also each NaN."""
     dtype = draw(DTYPES)
     shape = draw(npst.array_shapes(min_dims=0, min_side=0, max_side=3))
     if dtype.kind in "SU" or dtype in ML or dtype.kind == "b":
@@ -57,7 +57,7 @@ anything = st.dictionaries(st.text(max_size=4), values, max_size=4)
 
 
 def same(one, other):
-    """Of one kind and equal; arrays to the last bit."""
+    """Whether types and values are equal, arrays to the last bit."""
     if type(one) is not type(other):
         return False
     if isinstance(one, np.ndarray | np.generic):
@@ -76,7 +76,7 @@ def through_the_state(reported):
 
 @laws
 @given(anything)
-def test_any_logs_come_back_from_the_history_as_they_were(reported):
+def test_any_logs_are_restored_from_the_history(reported):
     assert same(through_the_state(reported), reported)
 
 
@@ -91,7 +91,7 @@ def place(tmp_path_factory):
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
 @laws
 @given(anything)
-def test_any_logs_come_back_from_a_manifest_as_they_were_read(place, reported):
+def test_any_readable_logs_are_restored_from_a_manifest(place, reported):
     read = readable_logs(reported).logs
     write_manifest(place, moment=Moment(logs=read))
     for again in (read_manifest(place).moment.logs, read_outline(place).moment.logs):
@@ -99,7 +99,7 @@ def test_any_logs_come_back_from_a_manifest_as_they_were_read(place, reported):
 
 
 def read_texts(value):
-    """A text that spells a number JSON cannot hold is read as that number."""
+    """A text that names a number that JSON does not have is read as that number."""
     if isinstance(value, dict):
         return {key: read_texts(each) for key, each in value.items()}
     if isinstance(value, tuple):
@@ -204,12 +204,12 @@ def test_a_manifest_never_gets_more_names_than_can_be_read(place):
         assert found.notes[""] == "of 10001 metrics only 10000 are kept in manifests"
 
 
-def test_names_that_are_no_text_become_text():
+def test_names_that_are_not_text_become_text():
     assert readable_logs({1: 0.5, ("a", 2): 1.0}).logs == {"1": 0.5, "('a', 2)": 1.0}
     assert encode_logs({1: 0.5}) == {"1": 0.5}
 
 
-def test_tensors_come_back_as_tensors():
+def test_tensors_are_restored_as_tensors():
     saved = encode_logs({"x": tf.constant([1, 2], tf.int16)})
     back = decode_logs(saved, tf.convert_to_tensor)["x"]
     assert tf.is_tensor(back)
@@ -252,6 +252,6 @@ BITS = {"dtype": "<f4", "shape": [1], "bits": "AAAAAA=="}
         {"array": {**BITS, "bits": 3}},
     ],
 )
-def test_a_history_that_nobody_wrote_is_refused(wrong):
+def test_a_history_with_invalid_values_is_refused(wrong):
     with pytest.raises(ValueError):  # noqa: PT011 - any of NumPy's words
         decode_logs({"x": wrong})

@@ -1,4 +1,4 @@
-"""What stock Keras does not load is not portable: that is no damage and harms no checkpoint."""
+"""What stock Keras does not load is not portable; this is no damage."""
 
 import json
 import warnings
@@ -26,7 +26,7 @@ def not_portable(finding, depth="structure", **fields):
     return Verification(depth, 1.0, not_portable=(finding,), **fields)
 
 
-def test_what_is_not_portable_is_good_and_says_down_to_which_depth_it_was_examined():
+def test_what_is_not_portable_is_good_and_names_its_verified_depth():
     found = not_portable(LOAD)
     assert (found.good, found.portable, found.examined) == (True, False, "load")
     assert not_portable(PREDICT, "load").examined == "predict"
@@ -36,7 +36,7 @@ def test_what_is_not_portable_is_good_and_says_down_to_which_depth_it_was_examin
     assert Verification("load", 1.0, (LOAD,)).portable is None
 
 
-def test_the_deeper_and_newer_examination_of_portability_is_kept():
+def test_the_deeper_and_newer_verification_of_portability_is_kept():
     shallow, deep = Verification("structure", 1.0), Verification("load", 1.0)
     assert supersedes(not_portable(LOAD), shallow)
     assert not supersedes(shallow, not_portable(LOAD))
@@ -158,7 +158,7 @@ FORMS = {"h5": {"format": "h5"}, "keras": {"format": "keras"}, "weights": {"save
 
 
 def trained(build, directory, epochs, depth, **changes):
-    """A new model, trained on or resumed; and what the kit warned of."""
+    """A new model that was trained or resumed, and the warnings of the kit."""
     keras.utils.set_random_seed(7)
     made = build()
     made.compile("adam", "mse")
@@ -205,8 +205,8 @@ def test_what_stock_keras_does_not_load_is_kept_warned_of_once_and_resumed(
     assert run.linked("latest") in names(tmp_path)
     found = {each.manifest.plan for each in run.checkpoints() if each.verification.not_portable}
     assert found == forms
-    told = [text for text in warned if "not portable" in text]
-    assert sorted(text.partition(" is whole")[0] for text in told) == [
+    warnings_about_it = [text for text in warned if "not portable" in text]
+    assert sorted(text.partition(" is whole")[0] for text in warnings_about_it) == [
         f"000000003-{form}" for form in sorted(forms)
     ]
     logged = [each["name"] for each in events(tmp_path, "verified") if each["not_portable"]]

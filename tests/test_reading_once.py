@@ -1,4 +1,4 @@
-"""What is read of a real checkpoint: once to verify it, once to take it, past the page cache."""
+"""A real checkpoint is read once to verify and once to load, without the page cache."""
 
 import keras
 import pytest
@@ -29,7 +29,7 @@ def test_a_checkpoint_is_read_once_by_the_depth_structure(model, form, tmp_path)
 
 
 @pytest.mark.parametrize("form", ["h5", "keras", "weights.h5"])
-def test_large_tensors_are_taken_past_hdf5_and_the_page_cache(model, form, tmp_path):
+def test_large_tensors_are_read_without_hdf5_and_the_page_cache(model, form, tmp_path):
     directory, manifest = write(tmp_path, model, "weights" if "weights" in form else "model", form)
     tensors, read = reads_of(lambda: read_tensors(directory, manifest))
     large = sum(each.nbytes for each in tensors.values() if each.nbytes >= 64 * 1024)

@@ -1,4 +1,4 @@
-"""Depth `load`: stock Keras in a process of its own, whatever becomes of that process."""
+"""Depth `load`: stock Keras in a child process that may fail in any way."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def test_a_good_checkpoint_is_loaded_and_found_good(checker, model, form, tmp_pa
     assert verification.note == ""
 
 
-def test_one_child_serves_every_checkpoint_and_is_gone_after_close(model, tmp_path):
+def test_one_child_loads_all_checkpoints_and_has_ended_after_close(model, tmp_path):
     with LoaderClient() as checker:
         assert checker.pid is None
         first, _ = write(tmp_path, model)
@@ -64,9 +64,7 @@ def test_one_child_serves_every_checkpoint_and_is_gone_after_close(model, tmp_pa
         os.kill(pid, 0)
 
 
-def test_a_child_that_was_started_early_is_the_one_that_answers_and_hears_no_ctrl_c(
-    model, tmp_path
-):
+def test_a_child_that_was_started_early_answers_and_ignores_ctrl_c(model, tmp_path):
     directory, _ = write(tmp_path, model)
     with LoaderClient() as checker:
         checker.start()
@@ -78,7 +76,7 @@ def test_a_child_that_was_started_early_is_the_one_that_answers_and_hears_no_ctr
 
 @pytest.mark.parametrize("save", ["model", "weights"])
 def test_a_flipped_weight_is_found_though_every_digest_fits(checker, model, save, tmp_path):
-    """As if a writer had put a wrong tensor into a file and digested what it wrote."""
+    """Simulates a writer that writes a wrong tensor and digests what it wrote."""
     directory, manifest = write(tmp_path, model, save)
     name, path = manifest.tensors[0].places[0].split(":")
     with h5py.File(directory / name, "r+") as file:
@@ -93,7 +91,7 @@ def test_a_flipped_weight_is_found_though_every_digest_fits(checker, model, save
 
 
 def test_a_tensor_in_the_wrong_place_is_found_by_loading(checker, tmp_path):
-    """Two kernels of one shape, exchanged: every tensor is there, and every byte is as written."""
+    """Two kernels of one shape are exchanged; each tensor is there, each byte is as written."""
     net = keras.Sequential([keras.Input((4,)), layers.Dense(4), layers.Dense(4)])
     net.compile("sgd", "mse")
     directory, manifest = write(tmp_path, train(net))
@@ -114,7 +112,7 @@ def test_a_tensor_in_the_wrong_place_is_found_by_loading(checker, tmp_path):
 
 
 def test_an_architecture_that_loads_as_another_is_found(checker, model, tmp_path):
-    """As if the writer had put another one into the file, and digested what it wrote."""
+    """Simulates a writer that writes another architecture and digests what it wrote."""
     directory, manifest = write(tmp_path, model)
     with h5py.File(directory / "model.h5", "r+") as file:
         text = file.attrs["model_config"].replace('"relu"', '"tanh"')
@@ -166,7 +164,7 @@ def homemade_loss(y, prediction):
         (lambda: layers.Lambda(lambda x: 3 * x), {}, "lambda"),
     ],
 )
-def test_the_child_says_what_code_it_lacks(checker, net, compiled, named, tmp_path):
+def test_the_child_names_the_code_that_is_missing(checker, net, compiled, named, tmp_path):
     built = keras.Sequential([keras.Input((4,)), layers.Dense(3), net()])
     built.compile(**{"optimizer": "sgd", "loss": "mse", **compiled})
     directory, _ = write(tmp_path, train(built))
@@ -180,7 +178,7 @@ def test_the_child_says_what_code_it_lacks(checker, net, compiled, named, tmp_pa
     assert "import or register that code" in verification.note
 
 
-def test_a_child_that_was_killed_is_told_and_another_serves(model, tmp_path):
+def test_a_killed_child_is_reported_and_a_new_one_starts(model, tmp_path):
     directory, _ = write(tmp_path, model)
     with LoaderClient() as checker:
         assert checker.verify(directory, 0.0).depth == "load"
@@ -195,7 +193,7 @@ def test_a_child_that_was_killed_is_told_and_another_serves(model, tmp_path):
         assert checker.pid != first
 
 
-def test_a_child_that_takes_too_long_is_ended_and_told(model, tmp_path):
+def test_a_child_that_takes_too_long_is_killed_and_reported(model, tmp_path):
     directory, _ = write(tmp_path, model)
     with LoaderClient(Budget(seconds=0.01)) as checker:
         outcome = checker.verify(directory, 0.0)
@@ -205,7 +203,7 @@ def test_a_child_that_takes_too_long_is_ended_and_told(model, tmp_path):
         assert checker.pid is None
 
 
-def test_a_child_that_takes_too_much_memory_is_ended_and_told_with_the_number(model, tmp_path):
+def test_a_child_that_uses_too_much_memory_is_killed_and_reported(model, tmp_path):
     directory, _ = write(tmp_path, model)
     with LoaderClient(Budget(memory=100 * 10**6)) as checker:
         outcome = checker.verify(directory, 0.0)
@@ -220,8 +218,8 @@ def test_a_child_that_takes_too_much_memory_is_ended_and_told_with_the_number(mo
     assert 10**8 < int(said[1]) < 5 * 10**8
 
 
-def test_a_child_that_the_system_gives_no_memory_accuses_nothing(model, tmp_path):
-    """As under `ulimit -v`: whatever then fails in it, and however."""
+def test_a_child_without_memory_reports_no_finding(model, tmp_path):
+    """As under `ulimit -v`, where any allocation may fail."""
     directory, _ = write(tmp_path, model)
     with LoaderClient() as checker:
         assert checker.verify(directory, 0.0).depth == "load"
@@ -235,9 +233,7 @@ def test_a_child_that_the_system_gives_no_memory_accuses_nothing(model, tmp_path
     assert outcome.note.startswith("not loaded: the verifying process ")
 
 
-def test_the_child_is_the_first_that_the_system_ends_and_the_last_that_it_serves(
-    checker, model, tmp_path
-):
+def test_the_child_has_the_lowest_priority_and_is_killed_first(checker, model, tmp_path):
     directory, _ = write(tmp_path, model)
     assert checker.verify(directory, 0.0).depth == "load"
     assert Path(f"/proc/{checker.pid}/oom_score_adj").read_text().strip() == "1000"
@@ -246,7 +242,7 @@ def test_the_child_is_the_first_that_the_system_ends_and_the_last_that_it_serves
     assert b"CUDA_VISIBLE_DEVICES=-1" in environment
 
 
-def test_a_checker_that_was_ended_from_elsewhere_answers_at_once_and_says_why(model, tmp_path):
+def test_a_checker_that_another_thread_stops_answers_at_once_with_the_reason(model, tmp_path):
     directory, _ = write(tmp_path, model)
     with LoaderClient() as checker:
         ending = threading.Thread(target=_end_when_it_runs, args=(checker,))
@@ -265,11 +261,11 @@ def _end_when_it_runs(checker):
 
 
 @pytest.fixture(scope="module")
-def prepare():
-    """What a child is like before its first question."""
+def prepared():
+    """A child before its first question."""
     code = """
 import gc, inspect, json
-from keras_savekit.verify import child
+from keras_savekit.verify.loader import child
 child.prepare()
 import keras, numpy as np
 found = {
@@ -286,15 +282,15 @@ print(json.dumps([gc.isenabled(), gc.get_freeze_count(), len(found), drawn, bool
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_what_the_child_imports_is_left_out_of_what_it_collects(prepare):
-    """Each collection would else take as long as loading a model."""
-    collects_in_between, frozen, *_ = prepare
+def test_the_childs_imports_are_excluded_from_garbage_collection(prepared):
+    """Otherwise each collection takes as long as loading a model."""
+    collects_in_between, frozen, *_ = prepared
     assert frozen > 100_000
     assert not collects_in_between
 
 
-def test_the_child_gives_the_memory_of_each_model_back(tmp_path):
-    """Of a `.keras` file it builds one each time."""
+def test_the_child_releases_the_memory_of_each_model(tmp_path):
+    """It builds a new model for each `.keras` file."""
     net = keras.Sequential([keras.Input((2500,)), layers.Dense(4000)])
     net.compile("sgd", "mse")
     directory, _ = write(tmp_path, net, "model", "keras")
@@ -307,15 +303,15 @@ def test_the_child_gives_the_memory_of_each_model_back(tmp_path):
     assert taken[-1] - taken[2] < 40e6  # the bytes of one
 
 
-def test_the_child_draws_no_values_that_loading_overwrites(prepare):
-    """What is not overwritten then is NaN, which differs from all that a model is saved with."""
-    *_, initializers, drawn, whole_numbers = prepare
+def test_the_child_draws_no_values_that_loading_overwrites(prepared):
+    """What loading does not overwrite is NaN, which differs from all saved values."""
+    *_, initializers, drawn, whole_numbers = prepared
     assert initializers >= 11
     assert not drawn
     assert whole_numbers  # there is no NaN among them
 
 
-def test_the_child_ends_when_its_pipe_does():
+def test_the_child_ends_when_its_pipe_is_closed():
     theirs, ours = os.pipe()
     ours_in, theirs_out = os.pipe()
     child = subprocess.Popen(
@@ -328,12 +324,12 @@ def test_the_child_ends_when_its_pipe_does():
     os.close(ours_in)
 
 
-def test_the_checker_uses_no_keras_of_its_own():
+def test_the_client_does_not_import_keras():
     code = "import sys, keras_savekit.verify.loader.client; sys.exit('keras' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_checkpoint_that_is_no_longer_there_is_a_finding_not_an_error(checker, model, tmp_path):
+def test_a_missing_checkpoint_is_a_finding_and_not_an_error(checker, model, tmp_path):
     directory, manifest = write(tmp_path, model)
     assert read_manifest(directory) == manifest
     (directory / MANIFEST).unlink()

@@ -1,4 +1,4 @@
-"""Depth `predict`: what stock Keras loads says what the snapshot says, bit for bit."""
+"""Depth `predict`: what stock Keras loads gives the outputs of the snapshot, bit for bit."""
 
 import keras
 import numpy as np
@@ -45,7 +45,7 @@ def predicted(checker, made, tmp_path, save="model", form=None):
     ],
     ids=lambda build: build.__name__,
 )
-def test_a_healthy_model_is_asked_with_a_batch_of_its_own_shapes(checker, build, form, tmp_path):
+def test_a_good_model_is_called_with_a_batch_of_its_own_shapes(checker, build, form, tmp_path):
     save = "weights" if form == "weights.h5" else "model"
     assert predicted(checker, build(), tmp_path, save, form) == ("predict", "")
 
@@ -58,14 +58,14 @@ def test_a_vocabulary_that_stock_keras_does_not_read_is_a_note(checker, tmp_path
     assert note == "outputs were not compared: stock Keras does not read vocabularies from model.h5"
 
 
-def test_a_model_that_takes_no_batch_of_any_size_is_a_note(checker, tmp_path):
+def test_a_model_that_accepts_no_batch_of_any_size_is_a_note(checker, tmp_path):
     reshaping = keras.Sequential([keras.Input((None,)), keras.layers.Reshape((7,))])
     depth, note = predicted(checker, reshaping, tmp_path)
     assert depth == "load"
     assert "outputs were not compared: the model does not accept the probe batch: " in note
 
 
-def test_what_a_layer_saves_by_itself_is_told_where_stock_keras_does_not_read_it(tmp_path):
+def test_values_of_a_layer_that_stock_keras_does_not_read_are_reported(tmp_path):
     layer = predict_models.Remembering()
     made = predict_models.with_layer(layer)
     layer.number = 5.0
@@ -86,14 +86,14 @@ def test_what_a_layer_saves_by_itself_is_told_where_stock_keras_does_not_read_it
         (lambda: predict_models.with_layer(predict_models.Whim()), "other outputs each time"),
     ],
 )
-def test_a_model_that_cannot_be_asked_is_not_accused(build, said, tmp_path):
+def test_a_model_that_cannot_be_called_is_no_finding(build, said, tmp_path):
     made = build()
     with pytest.raises(UnansweredError, match=said):
         list(compare(made, *write(tmp_path, made), None))
 
 
 def test_other_outputs_of_what_stock_keras_loaded_are_found(tmp_path):
-    """Every weight equal, in a model that does something else with them."""
+    """All weights are equal, in a model that uses them in another way."""
     made = predict_models.listed()
     directory, manifest = write(tmp_path, made)
     assert list(compare(made, directory, manifest, None)) == []
@@ -110,7 +110,7 @@ def test_other_outputs_of_what_stock_keras_loaded_are_found(tmp_path):
     assert "what stock Keras loads fails on the probe batch: " in finding.what
 
 
-def test_a_batch_that_is_given_is_asked_with_and_one_that_does_not_fit_is_told(tmp_path):
+def test_a_given_batch_is_used_and_one_that_does_not_fit_is_reported(tmp_path):
     made = predict_models.undescribed()
     directory, manifest = write(tmp_path, made)
     given = tmp_path / "given.npz"
@@ -145,7 +145,7 @@ def test_a_training_verifies_to_predict_with_the_probe_it_was_given(kit, tmp_pat
     assert RunDirectory(tmp_path).open(name).verification.depth == "predict"
     assert events(tmp_path, "verified")[0]["depth"] == "predict"
     np.testing.assert_array_equal(probe.read(tmp_path / probe.PROBE), batch)
-    # `savekit verify` asks with the one that lies there.
+    # `savekit verify` uses the saved batch.
     (tmp_path / probe.PROBE).write_bytes(probe.to_bytes(np.ones((2, 8), np.float32)))
     assert cli.run(["verify", str(tmp_path), "--depth", "predict"]) == 0
     out = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The batch that depth `predict` asks with."""
+"""The batch for depth `predict`."""
 
 import pickle
 
@@ -24,7 +24,7 @@ def test_a_batch_is_read_back_as_it_was_given(tmp_path, batch):
     tf.nest.map_structure(np.testing.assert_array_equal, found, batch)
 
 
-def test_tensors_are_taken_too_texts_among_them(tmp_path):
+def test_tensors_are_accepted_and_texts_too(tmp_path):
     path = tmp_path / probe.PROBE
     path.write_bytes(probe.to_bytes((tf.constant(ONE), tf.constant([["é"], ["b"]]))))
     first, second = probe.read(path)
@@ -37,7 +37,7 @@ def test_without_a_file_there_is_no_batch(tmp_path):
 
 
 @pytest.mark.parametrize("batch", [3.0, [], {}, [[object()]], "text", [ONE, None], {"a": {"b": 1}}])
-def test_what_is_no_batch_is_refused(batch):
+def test_a_value_that_is_not_a_batch_is_refused(batch):
     with pytest.raises(DataError, match="give what the model is called with"):
         probe.to_bytes(batch)
 

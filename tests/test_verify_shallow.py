@@ -42,7 +42,7 @@ def bytes_found(directory, manifest=None):
 
 
 def stored(directory, write, *tensors):
-    """A checkpoint whose model.h5 is what `write` makes of an empty file."""
+    """A checkpoint whose model.h5 is an empty file that `write` has changed."""
     with h5py.File(directory / "model.h5", "w") as file:
         write(file)
     return write_manifest(directory, tensors=tensors)
@@ -111,7 +111,7 @@ def test_names_that_lead_out_are_findings_and_are_never_opened(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("name", ["link.bin", "folder/file.bin"])
-def test_links_are_findings_even_if_what_they_lead_to_is_right(tmp_path, name):
+def test_links_are_findings_even_if_their_targets_are_right(tmp_path, name):
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "file.bin").write_bytes(b"x")
     directory = tmp_path / "checkpoint"
@@ -122,7 +122,7 @@ def test_links_are_findings_even_if_what_they_lead_to_is_right(tmp_path, name):
     assert ("link", name) in bytes_found(directory, manifest)
 
 
-def test_files_in_folders_of_their_own_are_checked_too(tmp_path):
+def test_files_in_subfolders_are_checked_too(tmp_path):
     (tmp_path / "assets").mkdir()
     (tmp_path / "assets" / "words").write_bytes(b"a b")
     manifest = write_manifest(tmp_path, files=(FileEntry("assets/words", 3, digest(b"a b")),))
@@ -131,7 +131,7 @@ def test_files_in_folders_of_their_own_are_checked_too(tmp_path):
     assert bytes_found(tmp_path, manifest) == [("digest", "assets/words")]
 
 
-def test_what_is_no_plain_file_is_never_waited_for(tmp_path):
+def test_no_check_waits_for_a_pipe_or_a_device(tmp_path):
     tiny_checkpoint(tmp_path)
     (tmp_path / "a.bin").unlink()
     os.mkfifo(tmp_path / "a.bin")
@@ -193,7 +193,7 @@ def test_many_small_tensors_are_read_together(tmp_path, monkeypatch):
     assert 0 < calls.count("preadv") < 10
 
 
-def test_tensors_whose_place_is_known_are_digested_on_the_pass_that_reads_the_file(tmp_path):
+def test_tensors_with_known_offsets_are_digested_while_the_file_is_read(tmp_path):
     values = np.random.default_rng(1).normal(size=(2, 500_000)).astype(np.float32)
 
     def write(file):
@@ -208,10 +208,10 @@ def test_tensors_whose_place_is_known_are_digested_on_the_pass_that_reads_the_fi
         for index, (name, value) in enumerate(zip("ab", values, strict=True))
     }
     known = [replace(each, offsets=(offsets[name],)) for name, each in tensors.items()]
-    # What is said and not so is read again, and nobody is accused for it.
-    lied = [replace(each, offsets=(offsets["a"] + 8,)) for each in tensors.values()]
+    # A wrong offset makes the tensor be read again and is no finding.
+    wrong = [replace(each, offsets=(offsets["a"] + 8,)) for each in tensors.values()]
     size = (tmp_path / "model.h5").stat().st_size
-    for said, most in ((known, size + 2**20), (lied, 2 * size + 2**20), (tensors.values(), None)):
+    for said, most in ((known, size + 2**20), (wrong, 2 * size + 2**20), (tensors.values(), None)):
         write_manifest(tmp_path, tensors=tuple(said))
         found, read = reads_of(lambda: verify_files(tmp_path, "structure", 0.0))
         assert found == Verification("structure", 0.0)
@@ -220,7 +220,7 @@ def test_tensors_whose_place_is_known_are_digested_on_the_pass_that_reads_the_fi
             assert read > size + values.nbytes / 2
 
 
-def test_a_tensor_that_was_written_wrongly_is_found_on_that_pass_too(tmp_path):
+def test_a_tensor_that_was_written_wrongly_is_found_then_too(tmp_path):
     stored(tmp_path, lambda file: file.create_dataset("a", data=KERNEL + 1))
     with h5py.File(tmp_path / "model.h5") as file:
         offset = file["a"].id.get_offset()
@@ -374,7 +374,7 @@ def external_link(file):
 
 
 @pytest.mark.parametrize("write", [external, virtual, soft, external_link])
-def test_tensors_kept_elsewhere_are_found_and_not_followed(tmp_path, write):
+def test_tensors_in_other_files_are_found_and_not_followed(tmp_path, write):
     found = structure_found(tmp_path, write, tensor("x", KERNEL, "x"))
     assert found == ["extra"] * (write in (virtual, soft)) + ["link"]
 
@@ -388,7 +388,7 @@ def test_a_link_on_the_way_to_a_tensor_is_found(tmp_path):
     assert found == ["extra", "link"]  # real/x, and soft
 
 
-def test_whatever_the_manifest_does_not_know_is_found_but_for_empty_groups(tmp_path):
+def test_what_is_not_in_the_manifest_is_found_except_for_empty_groups(tmp_path):
     def write(file):
         file["known"] = KERNEL
         file.create_group("empty/too")
@@ -406,7 +406,7 @@ def test_whatever_the_manifest_does_not_know_is_found_but_for_empty_groups(tmp_p
     ]
 
 
-def test_a_hundred_datasets_too_many_are_named_and_no_more(tmp_path):
+def test_at_most_a_hundred_extra_datasets_are_named(tmp_path):
     def write(file):
         for number in range(500):
             file[f"many/{number}"] = number
@@ -477,7 +477,7 @@ def test_space_that_was_never_written_is_found_before_anything_is_allocated(tmp_
 
 @pytest.mark.parametrize("name", ["model_config", "training_config"])
 @pytest.mark.parametrize("text", ["{", "", b"\xff", 3, ["{}"]])
-def test_configurations_that_are_no_json_are_found(tmp_path, name, text):
+def test_configurations_that_are_not_json_are_found(tmp_path, name, text):
     def write(file):
         file.attrs[name] = text
 
@@ -485,14 +485,14 @@ def test_configurations_that_are_no_json_are_found(tmp_path, name, text):
     assert kind in ("config", "unreadable")
 
 
-def test_a_json_file_that_is_no_json_is_found(tmp_path):
+def test_an_architecture_file_that_is_not_json_is_found(tmp_path):
     (tmp_path / "model.json").write_text(json.dumps({"a": 1}))
     assert check_structure(tmp_path, write_manifest(tmp_path)) == ()
     (tmp_path / "model.json").write_text("{")
     assert kinds(check_structure(tmp_path, write_manifest(tmp_path))) == [("config", "model.json")]
 
 
-def test_a_model_file_that_is_no_hdf5_is_found(tmp_path):
+def test_a_model_file_that_is_not_hdf5_is_found(tmp_path):
     (tmp_path / "model.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + b"\0" * 2000)
     manifest = write_manifest(tmp_path)
     assert check_bytes(tmp_path, manifest) == ()

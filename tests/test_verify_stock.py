@@ -1,4 +1,4 @@
-"""A model that stock Keras built is filled with the next checkpoint, and hides no fault of it."""
+"""A model is kept and loads the next checkpoint, and hides none of its faults."""
 
 import h5py
 import keras
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def built(monkeypatch):
-    """How often a model has been built, and the checks that did it."""
+    """The calls that built a model."""
     calls = []
     load = stock_load._load
     monkeypatch.setattr(stock_load, "_load", lambda *given: calls.append(given) or load(*given))
@@ -27,7 +27,7 @@ def saved(tmp_path, model, form):
 
 @pytest.mark.parametrize(("form", "times"), [("h5", 1), ("weights.h5", 1), ("keras", 3)])
 def test_a_model_is_built_once_while_weights_are_all_that_changes(form, times, built, tmp_path):
-    """Of a `.keras` file loading reads more than the weights: optimizer and vocabularies."""
+    """Loading a `.keras` file reads more than weights: the optimizer and vocabularies."""
     model, kept = small(), StockLoader()
     for step in range(3):
         directory, _ = saved(tmp_path, train(model, seed=step), form)
@@ -47,7 +47,7 @@ def another_layer():
 
 
 @pytest.mark.parametrize("other", [another_optimizer, another_layer])
-def test_another_configuration_is_built_anew(other, built, tmp_path):
+def test_another_configuration_is_built_again(other, built, tmp_path):
     kept = StockLoader()
     for model in (small(), other(), small()):
         directory, _ = write(tmp_path, train(model))
@@ -55,7 +55,7 @@ def test_another_configuration_is_built_anew(other, built, tmp_path):
     assert len(built) == 3
 
 
-def test_a_model_that_was_asked_for_outputs_is_not_filled_again(built, tmp_path):
+def test_a_model_that_was_called_is_not_kept(built, tmp_path):
     kept = StockLoader()
     directory, _ = write(tmp_path, train(small()))
     for depth in ("predict", "load", "predict", "load"):
@@ -64,8 +64,8 @@ def test_a_model_that_was_asked_for_outputs_is_not_filled_again(built, tmp_path)
 
 
 @pytest.mark.parametrize("form", ["h5", "weights.h5"])
-def test_a_wrong_weight_is_found_in_a_model_that_was_filled(form, built, tmp_path):
-    """And told as it is found by building: the next good one is good."""
+def test_a_wrong_weight_is_found_in_a_kept_model(form, built, tmp_path):
+    """The finding is the one of a new model, and the next good checkpoint is good."""
     model, kept = train(small()), StockLoader()
     good, _ = saved(tmp_path, model, form)
     assert not kept.load(good, "load", None).not_portable
@@ -81,7 +81,7 @@ def test_a_wrong_weight_is_found_in_a_model_that_was_filled(form, built, tmp_pat
 
 
 def leave_all_out(*given):
-    """The same checkpoint once more: what the model had of it would be right."""
+    """The same checkpoint again: values left from the first load would be right."""
 
 
 def fail(*given):
@@ -89,7 +89,7 @@ def fail(*given):
 
 
 @pytest.mark.parametrize("filling", [leave_all_out, fail])
-def test_a_model_that_is_not_filled_as_it_should_be_is_built(filling, built, monkeypatch, tmp_path):
+def test_a_kept_model_that_does_not_load_is_built_again(filling, built, monkeypatch, tmp_path):
     kept = StockLoader()
     directory, _ = write(tmp_path, train(small()))
     kept.load(directory, "load", None)
@@ -98,7 +98,7 @@ def test_a_model_that_is_not_filled_as_it_should_be_is_built(filling, built, mon
     assert len(built) == 2
 
 
-def test_what_the_manifest_says_of_the_architecture_is_compared_again(built, tmp_path):
+def test_the_architecture_in_the_manifest_is_compared_again(built, tmp_path):
     kept = StockLoader()
     directory, manifest = write(tmp_path, train(small()))
     kept.load(directory, "load", None)
@@ -107,7 +107,7 @@ def test_what_the_manifest_says_of_the_architecture_is_compared_again(built, tmp
     assert len(built) == 2
 
 
-def test_too_little_memory_to_fill_a_model_accuses_nothing(monkeypatch, tmp_path):
+def test_a_lack_of_memory_while_loading_is_no_finding(monkeypatch, tmp_path):
     kept = StockLoader()
     directory, _ = write(tmp_path, train(small()))
     kept.load(directory, "load", None)
@@ -135,7 +135,7 @@ class Counting(layers.Layer):
         return x
 
 
-def test_nothing_of_what_was_loaded_stays_in_a_kept_model():
+def test_no_loaded_value_remains_in_a_kept_model():
     model = keras.Sequential([keras.Input((4,)), Counting()])
     stock_load._blank(model)
     steps, seen, half, whole = (keras.ops.convert_to_numpy(each) for each in model.weights)
@@ -163,7 +163,7 @@ def has_complex_numbers():
 
 
 @pytest.mark.skipif(not has_complex_numbers(), reason="older versions of Keras have none")
-def test_nothing_of_complex_numbers_stays_in_a_kept_model():
+def test_no_complex_number_remains_in_a_kept_model():
     model = keras.Sequential([keras.Input((4,)), Turning()])
     stock_load._blank(model)
     assert np.isnan(keras.ops.convert_to_numpy(model.weights[0])).all()
