@@ -20,7 +20,7 @@ class LogReader:
 
     metrics: the names that the policy looks at.
 
-    history: each epoch of the training with its logs, as `formats.log_values.encode_logs` makes them.
+    history: each epoch of the training with its logs, as `log_values.encode_logs` makes them.
     """
 
     def __init__(self, metrics: Collection[str], report: Reporter) -> None:
