@@ -93,13 +93,14 @@ class SaveKit(keras.callbacks.Callback):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         path = self.directory.path
-        if self._writer is not None:
+        if self._writer is not None and self._writer.lock.held:
             raise DirectoryError(
                 "a savekit callback cannot be copied while it trains",
                 str(path),
                 "copy it before fit or after it",
             )
-        return {**self.__dict__, "directory": path, "_session": None}  # the key is in no copy
+        # The path alone: the signing key is in no copy.
+        return {**self.__dict__, "directory": path, "_session": None, "_writer": None}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         self.__dict__.update(state)
