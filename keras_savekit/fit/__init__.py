@@ -1,1 +1,1 @@
-"""One running `fit`: where it stands, what is due, what others remember."""
+"""One running `fit`: its position, its order, its requests, and the state of other callbacks."""

@@ -86,7 +86,7 @@ class Progress(NamedTuple):  # a frozen dataclass takes five times as long to re
         return self._replace(updates_before=updates - self.now.step)
 
     def step_of(self, updates: int) -> int:
-        """Return the step that the optimizer's count of updates stands for."""
+        """Return the step that the optimizer's count of updates means."""
         return updates - self.updates_before
 
     @property
