@@ -1,1 +1,1 @@
-"""One running `fit`: its position, what is due, what other callbacks remember."""
+"""One running `fit`: its position, its order, its requests, and the state of other callbacks."""
