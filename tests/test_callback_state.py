@@ -300,3 +300,40 @@ def test_ctrl_c_in_a_validation_or_at_an_epochs_end_is_resumed_exactly(tmp_path,
     assert (kit.resumed.level, kit.resumed.reasons) == ("exact", ())
     assert found == whole[0]
     assert rows(tmp_path) == whole[1]
+
+
+OLD_ROWS = "epoch,loss\n0,0.5\n1,0.4\n"
+
+
+@pytest.mark.parametrize(("append", "kept"), [(True, 3), (False, 0)])
+def test_rows_of_an_earlier_experiment_stay_in_a_csv_log_that_appends(tmp_path, append, kept):
+    file = tmp_path / "log.csv"
+    file.write_text(OLD_ROWS)
+    log = keras.callbacks.CSVLogger(file, append=append)
+    kit = sk.SaveKit(EVERY_STEP, directory=tmp_path / "run")
+    fit(model(), kit, log, epochs=2)
+    lines = file.read_text().splitlines()
+    assert lines[:kept] == OLD_ROWS.splitlines()[:kept]
+    assert len(lines) == kept + 2 + (not append)  # two epochs, and the header of a new file
+    assert log.append is append
+
+
+def test_a_csv_log_that_appends_has_one_row_an_epoch_after_an_interruption(tmp_path):
+    file = tmp_path / "log.csv"
+    file.write_text(OLD_ROWS)
+
+    def train(*others):
+        on = data()
+        log = keras.callbacks.CSVLogger(file, append=True)
+        kit = sk.SaveKit(EVERY_STEP, directory=tmp_path / "run", data=on)
+        try:
+            fit(model(), kit, log, *others, epochs=3, on=on)
+        finally:
+            log.csv_file.close()  # an exception skips `on_train_end`
+
+    with pytest.raises(KeyboardInterrupt):
+        train(Interrupt(STEPS + 2))
+    train()
+    lines = file.read_text().splitlines()
+    assert lines[:3] == OLD_ROWS.splitlines()
+    assert [line.split(",")[0] for line in lines[3:]] == ["0", "1", "2"]

@@ -177,6 +177,9 @@ def _restore_best_later(callback: Any, best: Any) -> None:
     callback._set_monitor_op = set_monitor_op
 
 
+_EMPTIES = "_savekit_empties"  # on a CSVLogger that would have emptied its file
+
+
 def _csv_state(callback: Any) -> dict[str, Any]:
     """Return the length of the file: rows of epochs that are trained again are cut off."""
     file = callback.csv_file
@@ -187,6 +190,7 @@ def _csv_state(callback: Any) -> dict[str, Any]:
 
 
 def _set_csv_state(callback: Any, state: Mapping[str, Any]) -> None:
+    _reset_append(callback)
     callback.keys = state["keys"]
     if state["size"] is not None and callback.csv_file.tell() >= state["size"]:
         callback.csv_file.truncate(state["size"])
@@ -196,14 +200,24 @@ def _set_csv_state(callback: Any, state: Mapping[str, Any]) -> None:
 def open_for_appending(callbacks: Iterable[Any]) -> None:
     """Before training begins: keep CSVLogger from emptying a file that a resume continues."""
     for callback in callbacks:
-        if isinstance(callback, keras.callbacks.CSVLogger):
+        if isinstance(callback, keras.callbacks.CSVLogger) and not callback.append:
             callback.append = True
+            setattr(callback, _EMPTIES, True)
+
+
+def _reset_append(callback: Any) -> bool:
+    """Undo `open_for_appending`; return whether the user's setting empties the file."""
+    empties = bool(vars(callback).pop(_EMPTIES, False))
+    if empties:
+        callback.append = False
+    return empties
 
 
 def start_over(callbacks: Iterable[Any]) -> None:
     """Empty the files that `open_for_appending` kept: there is nothing to resume from."""
     for callback in callbacks:
-        if isinstance(callback, keras.callbacks.CSVLogger) and callback.csv_file is not None:
+        is_log = isinstance(callback, keras.callbacks.CSVLogger)
+        if is_log and _reset_append(callback) and callback.csv_file is not None:
             _set_csv_state(callback, {"size": 0, "keys": None})
 
 
