@@ -46,6 +46,7 @@ from keras_savekit.model.assign import (
 from keras_savekit.model.capture import Capture
 from keras_savekit.model.layer_loading import Extras, rollback_on_error
 from keras_savekit.model.live_variables import require_built
+from keras_savekit.model.lone_file import compile_as_saved, has_optimizer
 from keras_savekit.model.rebuild import StoredModel, build_errors, rebuild, require_no_code
 from keras_savekit.model.saving_walk import load_by_walk
 from keras_savekit.model.stock_weights import read_stock_weights
@@ -53,7 +54,7 @@ from keras_savekit.model.structure import LiveModel
 from keras_savekit.store import syscalls
 from keras_savekit.store.atomic import discard, disk_errors, make_scratch, publish_file
 from keras_savekit.store.manifest import MANIFEST, Depth, Finding
-from keras_savekit.store.manifest_json import read_manifest, to_json
+from keras_savekit.store.manifest_json import read_manifest, read_outline, to_json
 from keras_savekit.store.read_errors import unreadable
 from keras_savekit.store.run import resolve_link
 from keras_savekit.verify.bytes import check_bytes
@@ -127,11 +128,22 @@ def load_model(
     stored = _read_stored(path, None if key is None else Key(key))
     with keras.saving.custom_object_scope(dict(custom_objects or {})):
         if stored is None:
-            if safe_mode:
-                require_no_code(path, *_foreign_configurations(path))
-            with build_errors(path):
-                return keras.models.load_model(path, compile=compile, safe_mode=safe_mode)
+            return _load_foreign(path, compile=compile, safe_mode=safe_mode)
         return rebuild(stored, compile=compile, safe_mode=safe_mode)
+
+
+def _load_foreign(path: Path, *, compile: bool, safe_mode: bool) -> Any:  # noqa: A002
+    """Let stock Keras load a file without a manifest, and restore what it leaves in the file."""
+    ours = compile and path.suffix == FORMATS["h5"].suffix and has_optimizer(path)
+    if safe_mode:
+        config, *compiled = _foreign_configurations(path)
+        for settings in compiled:
+            require_no_code(path, config, settings)
+    with build_errors(path):
+        model = keras.models.load_model(path, compile=compile and not ours, safe_mode=safe_mode)
+        if ours:
+            compile_as_saved(model, path)
+    return model
 
 
 def load_weights(model: Any, path: str | os.PathLike[str], *, key: bytes | None = None) -> None:
@@ -253,7 +265,9 @@ def _require_good(scratch: Path, target: Path, verify: Depth) -> None:
 
 
 def _read_stored(path: Path, key: Key | None) -> StoredModel | None:
-    """Check what this package wrote at `path`; None if others wrote it."""
+    """Check what this package wrote at `path`; None if there is no manifest of it."""
+    if not path.is_dir() and _is_in_checkpoint(path):
+        path = path.parent
     if key is not None and not path.is_dir():
         remedy = "give the directory of a checkpoint, or no key"
         raise CheckpointError("only checkpoints of a run are signed", str(path), remedy)
@@ -279,14 +293,25 @@ def _read_stored(path: Path, key: Key | None) -> StoredModel | None:
     return stored
 
 
+def _is_in_checkpoint(file: Path) -> bool:
+    """Whether a file is the model's file of the checkpoint in its directory."""
+    try:
+        return file.is_file() and read_outline(file.parent).model_file == file.name
+    except CheckpointError:  # no manifest, or a file of another program under that name
+        return False
+
+
 def _require_none(path: Path, findings: Sequence[Finding]) -> None:
     if findings:
         more = f" and {len(findings) - 1} more" if findings[1:] else ""
         raise CheckpointError(f"is damaged: {findings[0]}{more}", str(path))
 
 
-def _foreign_configurations(path: Path) -> tuple[Any, Any]:
-    """Read model and compile settings of a foreign file; None if missing, which Keras reports."""
+def _foreign_configurations(path: Path) -> tuple[Any, Any, Any]:
+    """Read what a file without a manifest says: the model, and how Keras and we compile it.
+
+    None for what is missing, which Keras reports.
+    """
     try:
         known = format_of(path)
         if known.save == "weights":  # by its name; stock Keras looks for a model in it too
@@ -294,8 +319,8 @@ def _foreign_configurations(path: Path) -> tuple[Any, Any]:
         texts = known.read_texts(path, path)
         config, compiled = json.loads(texts.model), json.loads(texts.training)
         inside = config.get("compile_config") if isinstance(config, dict) else None
-        return config, inside if compiled is None else compiled
+        return config, inside if compiled is None else compiled, json.loads(texts.compile)
     except (KeyError, ModelError):
-        return None, None
+        return None, None, None
     except (OSError, ValueError, TypeError, RuntimeError, RecursionError) as error:
         raise unreadable("its architecture cannot be read", str(path), error) from error

@@ -1,6 +1,7 @@
 """`sk.save_model`, `sk.load_model` and their like: everything comes back, or nothing changes."""
 
 import json
+import shutil
 import zipfile
 
 import h5py
@@ -611,3 +612,25 @@ def test_an_adapted_normalization_computes_with_what_it_had_learned(tmp_path):
     other = with_normalization()
     sk.load_weights(other, tmp_path / "m.weights.h5")
     np.testing.assert_array_equal(other(x), expected)
+
+
+@pytest.mark.parametrize("build", MODELS, ids=lambda build: build.__name__)
+def test_a_model_file_gives_its_optimizer_inside_of_its_checkpoint_and_copied_elsewhere(
+    build, tmp_path
+):
+    model = train(build())
+    checkpoint, _ = write(tmp_path, model)
+    same(sk.load_model(checkpoint / "model.h5"), model)
+    shutil.copy(checkpoint / "model.h5", tmp_path / "copied.h5")
+    alone = sk.load_model(tmp_path / "copied.h5")
+    assert arrays(alone.weights) == arrays(model.weights)
+    assert arrays(alone.optimizer.variables) == arrays(model.optimizer.variables)
+    train(alone, seed=4)
+    assert not sk.load_model(tmp_path / "copied.h5", compile=False).compiled
+
+
+def test_a_manifest_of_another_program_beside_a_file_is_ignored(tmp_path):
+    model = train(small())
+    sk.save_model(model, tmp_path / "m.h5", verify="bytes")
+    (tmp_path / "manifest.json").write_text('{"name": "a web page"}')
+    same(sk.load_model(tmp_path / "m.h5"), model)

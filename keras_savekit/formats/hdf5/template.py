@@ -233,3 +233,14 @@ def write_attribute(group: h5py.Group, key: str, value: str | bytes | Sequence[s
     per_piece = max(1, ATTRIBUTE_LIMIT // encoded.itemsize)
     for number, start in enumerate(range(0, len(encoded), per_piece)):
         group.attrs[f"{key}{number}"] = encoded[start : start + per_piece]
+
+
+def read_list(group: h5py.Group, key: str) -> list[str]:
+    """Read the list of texts that `write_attribute` wrote; KeyError if there is none."""
+    if key in group.attrs:
+        pieces = [group.attrs[key]]
+    else:
+        pieces = [group.attrs[f"{key}0"]]
+        while f"{key}{len(pieces)}" in group.attrs:
+            pieces.append(group.attrs[f"{key}{len(pieces)}"])
+    return [text.decode() for piece in pieces for text in piece]
