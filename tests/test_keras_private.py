@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from training_builders import BATCH, STEPS, Interrupt, arrays, data, held_out, model
 
-from keras_savekit.backend import variables
+from keras_savekit.backend import variables as backend_variables
 from keras_savekit.fit import steering
 from keras_savekit.fit.steering import Fit, end_epoch, next_epoch
 
@@ -228,7 +228,7 @@ def test_variables_copy_on_write_so_that_a_reference_keeps_what_it_saw():
 def test_all_variables_are_read_at_once_and_stay_what_they_were():
     variables = [*model().weights, keras.Variable(3, dtype="int64"), keras.Variable([True, False])]
     before = [variable.numpy() for variable in variables]
-    read = variables.reader(variables)
+    read = backend_variables.reader(variables)
     seen = read()
     for variable in variables:
         variable.assign(
@@ -242,7 +242,7 @@ def test_all_variables_are_read_at_once_and_stay_what_they_were():
 
 def test_a_variable_that_is_updated_sparsely_is_read_as_it_was():
     table = keras.Variable(np.zeros((50, 4), "float32"))
-    read = variables.reader([table])
+    read = backend_variables.reader([table])
     for number in range(3):
         (seen,) = read()
         before = seen.numpy().copy()
@@ -252,6 +252,6 @@ def test_a_variable_that_is_updated_sparsely_is_read_as_it_was():
 
 
 def test_the_operation_that_reads_variables_is_the_one_asked_for(monkeypatch):
-    monkeypatch.setattr(variables, "_READ", "_NoSuchOp")
+    monkeypatch.setattr(backend_variables, "_READ", "_NoSuchOp")
     with pytest.raises(tf.errors.NotFoundError, match="_NoSuchOp"):
-        variables.reader(model().weights)()
+        backend_variables.reader(model().weights)()
