@@ -254,7 +254,7 @@ def test_a_save_that_fails_leaves_the_file_before_it(tmp_path, monkeypatch):
         return manifest
 
     monkeypatch.setattr(single_file, "write", damaging)
-    with pytest.raises(sk.SaveError, match=r"what was written is not good"):
+    with pytest.raises(sk.SaveError, match=r"the written file is not good"):
         sk.save_model(train(model), path, verify="bytes")
     assert path.read_bytes() == good
     assert not leftovers(tmp_path)
@@ -266,7 +266,7 @@ def test_a_save_that_fails_leaves_the_file_before_it(tmp_path, monkeypatch):
         (sk.save_model, "m.txt", r"ending in \.h5"),
         (sk.save_model, "m.weights.h5", r"ending in \.h5"),
         (sk.save_weights, "m.h5", r"ending in \.weights\.h5"),
-        (sk.save_model, "gs://bucket/m.h5", "not a path of this machine"),
+        (sk.save_model, "gs://bucket/m.h5", "not a path in this machine"),
     ],
 )
 def test_a_name_that_does_not_fit_is_told_before_anything_is_written(

@@ -212,7 +212,7 @@ class Fit:
         layer = Wrapper(inner, name in vars(owner))
 
         def current(*args: Any, **kwargs: Any) -> Any:
-            return layer.inner(*args, **kwargs)  # `forget_traces` may replace it
+            return layer.inner(*args, **kwargs)  # `discard_traces` may replace it
 
         call = wrapper(current)
 
