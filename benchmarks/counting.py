@@ -99,7 +99,7 @@ def counted(functions: dict[str, tuple[Any, str]] | None = None) -> Iterator[Cou
         counts.copied += sum(new.nbytes for old, new in pairs if new is not old)
 
     def flushing(self: FileWriter) -> None:
-        counts.copied += self._held
+        counts.copied += self._buffered
         flush(self)
 
     with ExitStack() as stack:

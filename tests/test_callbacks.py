@@ -30,6 +30,7 @@ from training_builders import (
 import keras_savekit as sk
 from keras_savekit.store import syscalls
 from keras_savekit.store.run import RunDirectory
+from keras_savekit.store.run_writer import RunWriter
 
 
 def manifest(directory: Path, name: str):
@@ -235,9 +236,7 @@ def test_a_metric_that_fit_never_reports_is_reported_once_and_training_continues
     plans = (plan("improved accuracy max"), plan("train_end", name="end"))
     kit = sk.SaveKit(policy(*plans), directory=tmp_path)
     watched = BatchLogs()
-    with pytest.warns(
-        sk.SavekitWarning, match=r"looks at accuracy, .*fit reported loss, mae"
-    ) as told:
+    with pytest.warns(sk.SavekitWarning, match=r"uses accuracy, .*fit reported loss, mae") as told:
         fit(model(), kit, watched, epochs=3)
     assert len(told) == 1
     assert len(watched.seen) == 3 * STEPS
@@ -395,7 +394,7 @@ def test_ctrl_c_saves_too_and_frees_the_directory(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fit(model(), kit, Interrupt(3))
     assert names(tmp_path) == ["000000003-p"]
-    with RunDirectory(tmp_path).lock:
+    with RunWriter.acquire(RunDirectory(tmp_path)):
         pass
 
 

@@ -260,7 +260,7 @@ def test_verify_obeys_the_limits_of_the_run_and_reports_what_stays_unverified(ru
     code, out, _ = savekit("verify", run.path / "latest", "--depth", "load")
     assert code == 1
     assert out.startswith("open  000000010-latest  structure\n      not loaded: ")
-    assert "more than the 20MB it may (limits.verify_memory)" in out
+    assert "more than the allowed 20MB (limits.verify_memory)" in out
     assert out.endswith("1 checked at depth load, 0 bad, 1 could not be verified\n")
     assert run.open("000000010-latest").status == "unverified"
     assert "unverified" in savekit("list", run.path)[1]

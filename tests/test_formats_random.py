@@ -19,7 +19,13 @@ LAYERS = {
     "dropout": lambda **given: layers.Dropout(0.3, **given),
     "convolution": lambda **given: layers.Conv1D(3, 2, padding="same", **given),
     "separable": lambda **given: layers.SeparableConv1D(3, 2, padding="same", **given),
-    "recurrent": lambda **given: layers.GRU(3, return_sequences=True, **given),
+    "recurrent": lambda **given: layers.GRU(
+        3,
+        return_sequences=True,
+        # TensorFlow has no orthogonal initializer for bfloat16.
+        recurrent_initializer="glorot_uniform",
+        **given,
+    ),
     "scaled": lambda **given: layers.PReLU(shared_axes=[1], **given),
 }
 DTYPES = ["float32", "float64", "float16", "bfloat16", "mixed_bfloat16"]

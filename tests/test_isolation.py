@@ -86,7 +86,7 @@ def test_a_training_verifies_though_its_directory_has_modules_of_any_name(tmp_pa
     (tmp_path / "train.py").write_text(TRAIN)
     # An empty entry means the working directory.
     done = run(["train.py"], tmp_path, PYTHONPATH=f":{ROOT}:{ROOT / 'tests'}")
-    assert "\nverified load True" in done.stdout, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].strip() == "verified load True", done.stdout + done.stderr
     assert list((tmp_path / "markers").iterdir()) == []
 
 

@@ -15,20 +15,10 @@ from training_builders import data, events, fit, model, names, plan, policy
 
 import keras_savekit as sk
 from keras_savekit.store.run import RunDirectory
+from keras_savekit.store.run_writer import RunWriter
 
 ROOT = Path(__file__).parent.parent
 PROBE = np.full((2, 3), 0.5, np.float32)
-
-
-HOLD_THE_LOCK = """
-import sys, pathlib
-from keras_savekit.store.run import RunDirectory
-run = RunDirectory(pathlib.Path(sys.argv[1]))
-run.prepare()
-run.lock.acquire()
-print("locked", flush=True)
-sys.stdin.read()
-"""
 
 
 @pytest.fixture(params=sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
@@ -205,7 +195,6 @@ def test_another_process_that_uses_the_directory_is_reported_before_other_callba
             sys.executable,
             "-c",
             LOCKING,
-            HOLD_THE_LOCK,
             str(tmp_path),
         ],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -234,7 +223,7 @@ def test_no_lock_is_left_if_another_callback_fails_when_training_begins(tmp_path
     listed = [fails, kit] if before else [kit, fails]
     with pytest.raises(ValueError, match="not today"):
         model().fit(data(), verbose=0, shuffle=False, callbacks=listed)
-    with RunDirectory(tmp_path).lock:
+    with RunWriter.acquire(RunDirectory(tmp_path)):
         pass
     fit(model(), sk.SaveKit(policy(plan("train_end")), directory=tmp_path), epochs=1)
     assert names(tmp_path) == ["000000006-p"]
@@ -248,5 +237,5 @@ def test_no_lock_is_left_if_the_model_is_refused(tmp_path):
     kit = sk.SaveKit(policy(), directory=tmp_path)
     with pytest.raises(sk.ModelError):
         fit(unbuilt, kit)
-    with RunDirectory(tmp_path).lock:
+    with RunWriter.acquire(RunDirectory(tmp_path)):
         pass

@@ -259,9 +259,9 @@ def test_a_damaged_savekit_json_does_not_refuse_training(tmp_path):
     before = RunDirectory(tmp_path).run_info().run
     text = (tmp_path / "savekit.json").read_bytes()
     (tmp_path / "savekit.json").write_bytes(text.replace(b"{", b"\xfb", 1))
+    kit = sk.SaveKit(given, directory=tmp_path, data=data())
     with pytest.warns(sk.SavekitWarning, match=r"savekit.json was damaged .*000000006-p"):
-        kit = sk.SaveKit(given, directory=tmp_path, data=data())
-    fit(model(), kit, epochs=2)
+        fit(model(), kit, epochs=2)
     assert kit.resumed.name == "000000006-p"
     assert RunDirectory(tmp_path).run_info().run == before
     assert len(events(tmp_path, "quarantined")) == 1

@@ -265,7 +265,7 @@ def test_a_save_that_has_no_room_is_left_out_with_the_reason(tmp_path):
     running.save(1)
     directory = running.finished()
     assert directory.checkpoints() == []
-    (told,) = running.pipeline.notices()
+    (told,) = running.pipeline.outcomes.notices()
     assert "p is not saved: it needs " in told
     assert "under limits.disk: 10kB" in told
     assert events(tmp_path, "skipped")[0]["name"] == "000000001-p"
@@ -280,7 +280,7 @@ def test_a_step_that_was_refused_can_be_saved_once_nothing_speaks_against_it(tmp
     running.finished()
     assert names(tmp_path) == ["000000001-p"]
     (skipped,) = events(tmp_path, "skipped")
-    assert skipped["why"] == "dense/kernel holds values not finite"
+    assert skipped["why"] == "dense/kernel contains values that are not finite"
 
 
 def test_a_checkpoint_that_fails_its_verification_is_set_aside_and_told(tmp_path, monkeypatch):
@@ -347,13 +347,13 @@ def test_what_is_known_when_the_end_waits_no_longer_is_recorded_all_the_same(tmp
 
     limited = Policy(plans=[asked], limits={"final_wait": 0})
     checks = Verifier(directory, limited, lambda: 1.0, settle, lambda job, error: None)
-    end = checks.checker.end
+    stop = checks.checker.stop
 
-    def end_and_go_on(why):
-        end(why)
+    def stop_and_go_on(why):
+        stop(why)
         ended.set()
 
-    checks.checker.end = end_and_go_on
+    checks.checker.stop = stop_and_go_on
     known, unknown = Verification("bytes", 1.0), Verification("structure", 2.0)
     checks._settle(VerificationJob("first", asked), known)
     assert begun.wait(TIMEOUT)
@@ -400,7 +400,7 @@ def test_writing_waits_for_no_loading_and_what_is_overtaken_is_told(tmp_path):
     assert overtaken == ["000000002-p", "000000003-p"]
     assert {each.depth for each in found.values()} == {"structure"}
     # All others were loaded in the end: there is no model in them, which only that can tell.
-    assert sum(each.portable is False for each in found.values()) == UNVERIFIED + 1
+    assert sum(bool(each.not_portable) for each in found.values()) == UNVERIFIED + 1
     assert directory.quarantined() == []
     assert [each for each in running.pipeline.outcomes.notices() if OVERTAKEN in each]
 

@@ -25,31 +25,33 @@ GOOD = np.ones((2, 3), "float32")
 
 @pytest.mark.parametrize("loss", [np.nan, np.inf, -np.inf])
 def test_a_loss_that_is_not_finite_is_found_though_every_weight_is(loss):
-    assert preflight.not_finite(snapshot(GOOD, loss=loss)) == f"the loss is {loss}"
+    assert preflight.find_not_finite(snapshot(GOOD, loss=loss)) == f"the loss is {loss}"
 
 
 @pytest.mark.parametrize("logs", [{}, {"loss": 0.5}, {"loss": 0.0, "val_loss": np.nan}])
 def test_a_finite_loss_or_none_is_no_reason(logs):
-    assert preflight.not_finite(snapshot(GOOD, **logs)) == ""
+    assert preflight.find_not_finite(snapshot(GOOD, **logs)) == ""
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", ml_dtypes.bfloat16])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_weight_that_is_not_finite_is_named(dtype, value):
     bad = np.array([1, value, 1]).astype(dtype)
-    assert preflight.not_finite(snapshot(GOOD, bad)) == "v1 holds values not finite"
+    assert (
+        preflight.find_not_finite(snapshot(GOOD, bad)) == "v1 contains values that are not finite"
+    )
 
 
 def test_the_last_value_of_a_large_weight_is_looked_at():
     bad = np.zeros(preflight._BLOCK + 1, "float32")
-    assert preflight.not_finite(snapshot(bad)) == ""
+    assert preflight.find_not_finite(snapshot(bad)) == ""
     bad[-1] = np.inf
-    assert preflight.not_finite(snapshot(bad)) == "v0 holds values not finite"
+    assert preflight.find_not_finite(snapshot(bad)) == "v0 contains values that are not finite"
 
 
 def test_whole_numbers_and_what_is_no_weight_are_not_looked_at():
-    assert preflight.not_finite(snapshot([1, 2], [True], np.array(["nan"]))) == ""
-    assert preflight.not_finite(snapshot([np.nan], role="metric")) == ""
+    assert preflight.find_not_finite(snapshot([1, 2], [True], np.array(["nan"]))) == ""
+    assert preflight.find_not_finite(snapshot([np.nan], role="metric")) == ""
 
 
 def test_the_room_that_is_foreseen_grows_with_the_tensors_and_is_rather_too_much():
@@ -63,7 +65,7 @@ def test_the_room_that_is_foreseen_grows_with_the_tensors_and_is_rather_too_much
 
 def test_a_save_to_come_is_known_to_retention_as_its_checkpoint_will_be():
     due = Due(SavePlan(name="p", when="every epoch"), ("every epoch",))
-    found = preflight.coming(snapshot(GOOD, loss=0.5), due, 123, 9.0)
+    found = preflight.record_of(snapshot(GOOD, loss=0.5), due, 123, 9.0)
     assert (found.name, found.plan, found.step, found.verified) == ("step 7 of p", "p", 7, False)
     assert (found.epoch, found.seconds, found.created, found.bytes) == (1, 2.5, 9.0, 123)
     assert found.logs == {"loss": 0.5}

@@ -46,7 +46,7 @@ def appended():
                 continue
             to = node.func.value
             events = isinstance(to, ast.Attribute) and to.attr in ("events", "_events")
-            noted = node.func.attr in ("note", "_report")
+            noted = node.func.attr in ("defer_event", "_report_failure")
             if not (noted or (events and node.func.attr == "append")) or not node.args:
                 continue
             kind = node.args[0]

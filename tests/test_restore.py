@@ -130,7 +130,7 @@ def test_a_learning_rate_that_a_callback_lowered_is_no_other_one(tmp_path):
 def test_a_directory_without_a_run_or_a_checkpoint_says_so(tmp_path):
     with pytest.raises(sk.DirectoryError, match="not the directory of a run"):
         sk.restore(model(), tmp_path)
-    sk.SaveKit(ASKED, directory=tmp_path)
+    prepare(RunDirectory(tmp_path))
     with pytest.raises(sk.ResumeError, match="there is no checkpoint"):
         sk.restore(model(), tmp_path)
     with pytest.raises(sk.ResumeError, match="no checkpoint is the best yet"):

@@ -47,7 +47,7 @@ dataset = tf.data.Dataset.from_tensor_slices(([[1.0, 2.0, 3.0]] * 8, [[1.0]] * 8
 try:
     train("function", on=sk.resumable(lambda epoch: dataset))
 except sk.DataError as error:
-    assert "under a distribution strategy, which asks for it, give" in str(error), error
+    assert "it; give resumable() arrays under one" in str(error), error
 else:
     raise AssertionError("a function of the epoch was taken")
 """

@@ -184,7 +184,7 @@ class Runs(RuleBasedStateMachine):
 
         def apply():
             records = [
-                retention.record(each, busy=self.run.being_read(each.name))
+                retention.record_of(each, busy=self.run.being_read(each.name))
                 for each in self.run.checkpoints()
             ]
             for name in prune(records, self.rules, now=1e9).remove:

@@ -39,7 +39,7 @@ FUNCTIONS = {
     "finite": (preflight, "find_not_finite"),
     "room": (RetentionApplier, "make_room"),
     "layouts": (Templates, "layouts"),
-    "form": (Templates, "form"),
+    "form": (Templates, "template"),
     "write": (checkpoint, "write"),
     "publish": (RunWriter, "publish"),
     "verify": (keras_savekit.verify.loader.client.LoaderClient, "verify_files"),

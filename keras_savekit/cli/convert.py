@@ -17,8 +17,6 @@ import click
 
 from keras_savekit.cli._options import COUNT, PATH
 from keras_savekit.errors import ConversionError, printable_text
-from keras_savekit.formats.registry import FORMATS, find_format, format_of
-from keras_savekit.store.atomic import make_scratch, publish_file
 
 _OUTPUTS_DIFFER = 1
 
@@ -74,6 +72,7 @@ def _convert(source: Path, target: Path, options: _Options) -> int:
     from keras_savekit.convert.ops import allow_ops
     from keras_savekit.convert.tracing import SourceOptions
     from keras_savekit.files import load_model
+    from keras_savekit.store.atomic import publish_file
 
     source_options = SourceOptions(
         options.inputs or None,
@@ -106,6 +105,8 @@ def _one_or_all(names: tuple[str, ...]) -> Any:
 @contextmanager
 def _scratch(target: Path) -> Iterator[Path]:
     """Yield the path of the new file while its outputs are compared; remove what is left there."""
+    from keras_savekit.formats.registry import FORMATS, find_format
+    from keras_savekit.store.atomic import make_scratch
 
     target = target.absolute()
     if find_format(target.name) is None:
@@ -124,6 +125,7 @@ def _scratch(target: Path) -> Iterator[Path]:
 
 def _save(model: Any, path: Path) -> None:
     from keras_savekit.files import save_model, save_weights
+    from keras_savekit.formats.registry import format_of
 
     if format_of(path).save == "weights":
         save_weights(model, path)

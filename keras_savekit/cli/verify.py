@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from keras_savekit.base.key import Key
 from keras_savekit.cli._options import directory_argument, json_option, key_env_option
 from keras_savekit.cli._output import echo_json, findings_json
 from keras_savekit.cli._runs import open_run, signing_key
@@ -29,13 +28,6 @@ from keras_savekit.errors import (
     UnverifiableError,
     printable_text,
 )
-from keras_savekit.store.checkpoint import Checkpoint
-from keras_savekit.store.checkpoint_lock import hold_shared
-from keras_savekit.store.manifest import MANIFEST, Depth, Finding, Verification, supersedes
-from keras_savekit.store.naming import CheckpointName
-from keras_savekit.store.run import CHECKPOINTS, RunDirectory, resolve_link
-from keras_savekit.store.run_writer import RunWriter
-from keras_savekit.verify.depths import unverified
 
 if TYPE_CHECKING:
     from keras_savekit.base.key import Key
@@ -130,7 +122,7 @@ def command(directory: Path, depth: Depth, key_env: str | None, as_json: bool) -
 
 
 def _targets(directory: Path) -> list[_Target]:
-    from keras_savekit.store.run import RunDirectory
+    from keras_savekit.store.run import RunDirectory, resolve_link
 
     path = resolve_link(directory.absolute()).resolve()
     if not RunDirectory(path).exists and _is_checkpoint(path):
@@ -147,13 +139,15 @@ def _targets(directory: Path) -> list[_Target]:
 
 
 def _is_checkpoint(path: Path) -> bool:
+    from keras_savekit.store.manifest import MANIFEST
+    from keras_savekit.store.naming import CheckpointName
 
     named = CheckpointName.parse(path.name) is not None
     return path.is_dir() and (named or (path / MANIFEST).exists())
 
 
 def _single_target(path: Path) -> _Target:
-    from keras_savekit.store.run import RunDirectory
+    from keras_savekit.store.run import CHECKPOINTS, RunDirectory
 
     if path.parent.name != CHECKPOINTS:
         return _Target(path)
@@ -166,7 +160,7 @@ def _single_target(path: Path) -> _Target:
 
 def _foreign(directory: Path) -> list[str]:
     """Return the names among the checkpoints of a run that are not ours."""
-    from keras_savekit.store.run import RunDirectory
+    from keras_savekit.store.run import RunDirectory, resolve_link
 
     run = RunDirectory(resolve_link(directory.absolute()).resolve())
     return run.foreign() if run.exists else []
@@ -186,7 +180,9 @@ def _verifier(depth: Depth, run: RunDirectory | None, key: Key | None) -> Iterat
 
 
 def _verify(target: _Target, verify: Verify) -> Verification:
-    from keras_savekit.store.manifest import Verification
+    from keras_savekit.store.checkpoint_lock import hold_shared
+    from keras_savekit.store.manifest import Finding, Verification
+    from keras_savekit.verify.depths import unverified
 
     now = time.time()
     error = target.error
@@ -204,6 +200,8 @@ def _verify(target: _Target, verify: Verify) -> Verification:
 
 def _record(target: _Target, verification: Verification) -> bool:
     """Record an outcome in its run; return whether that was possible."""
+    from keras_savekit.store.manifest import supersedes
+    from keras_savekit.store.run_writer import RunWriter
 
     if target.run is None or target.checkpoint is None:
         return False

@@ -50,7 +50,9 @@ class RunDirectory:
     @property
     def exists(self) -> bool:
         """Whether this is the directory of a run."""
-        return self.checkpoints_path.is_dir() or (self.path / RUN).is_file()
+        # Not of pathlib, which raises an error for a path that is too long.
+        checkpoints, info = self.checkpoints_path, self.path / RUN
+        return os.path.isdir(checkpoints) or os.path.isfile(info)  # noqa: PTH112, PTH113
 
     def scan(self) -> Scan:
         """Read all checkpoints and classify all other entries among them."""

@@ -36,7 +36,7 @@ from torture import worlds
 from torture.score import Score
 
 FULL = 8000
-HARMLESS = ("preadv", "pread", "read", "listdir", "readlink", "flock", "chmod")
+HARMLESS = ("preadv", "pread", "read", "listdir", "readlink", "flock", "chmod", "hdf5")
 SECTOR = 512
 FEW = 64  # combinations that are all tried
 Fate = Literal["there", "missing", "torn", "zeros"]
