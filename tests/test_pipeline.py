@@ -355,9 +355,10 @@ def test_what_is_known_when_the_end_waits_no_longer_is_recorded_all_the_same(tmp
 
     checks.checker.stop = stop_and_go_on
     known, unknown = Verification("bytes", 1.0), Verification("structure", 2.0)
-    checks._settle(VerificationJob("first", asked), known)
+    checks._hand_over(VerificationJob("first", asked), known)
     assert begun.wait(TIMEOUT)
-    checks._settle(VerificationJob("second", asked), unknown)  # loaded, and waiting to be recorded
+    # Loaded, and waiting to be recorded.
+    checks._hand_over(VerificationJob("second", asked), unknown)
     assert not checks.finish(lambda left: None)
     assert settled == [("first", known), ("second", unknown)]
     assert not (tmp_path / "events.jsonl").exists()

@@ -68,6 +68,8 @@ def rebuild(stored: StoredModel, *, compile: bool, safe_mode: bool) -> Any:  # n
     tensors = read_tensors(stored.directory, stored.manifest)
     with build_errors(stored.file):
         model = deserialize_model(config, safe_mode=safe_mode)
+        if not isinstance(model, keras.Model):
+            raise TypeError(f"its architecture is that of {type(model).__name__}, not of a model")
         if compile and compiled:
             model.compile_from_config(compiled)
     roles: list[Role] = ["weight"]

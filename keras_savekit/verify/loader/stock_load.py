@@ -22,7 +22,6 @@ import numpy as np
 
 from keras_savekit.base.digests import tensor_digest
 from keras_savekit.base.tensors import as_array
-from keras_savekit.errors import SavekitError
 from keras_savekit.formats.config_digest import digest
 from keras_savekit.formats.registry import format_of
 from keras_savekit.model.rebuild import StoredModel, rebuild
@@ -156,7 +155,8 @@ def _needs_code(manifest: Manifest, why: str) -> LoadResult:
 def _try_own_reader(path: Path, manifest: Manifest) -> str:
     try:
         model = rebuild(StoredModel.checkpoint(path, manifest), compile=False, safe_mode=True)
-    except SavekitError:
+    except Exception as error:  # noqa: BLE001 - any error means that it does not load
+        error_text_of(error)
         return NOT_OURS
     return OURS_DIFFERS if any(_compare(model, manifest)) else OURS
 
