@@ -50,10 +50,6 @@ EQUIVALENT = {
     "return with_epochs or horizon(policy, Moment(), 2) != NEVER": (
         "stretched intervals are as far from never as others"
     ),
-    "count = max(int((length.steps - offset) // period), MAX_SAVES)"
-    " if offset < length.steps else -1": (
-        "steps beyond the length are dropped, and more than MAX_SAVES are refused either way"
-    ),
 }
 
 

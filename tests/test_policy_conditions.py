@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from keras_savekit.base import moment
 from keras_savekit.base.moment import ExternalRequests, Moment, Tick
 from keras_savekit.errors import PolicyError
-from keras_savekit.policy.triggers.base import Length, leaves
+from keras_savekit.policy.triggers.base import Length, Requests, Response, leaves
 from keras_savekit.policy.triggers.combine import AnyOf, Not
 from keras_savekit.policy.triggers.condition import parse_condition
 from keras_savekit.policy.triggers.external import BeforeDeadline, FileRequested, Signal
@@ -370,3 +370,45 @@ def test_a_moment_with_more_names_than_any_training_has_is_refused_at_once():
         TypeAdapter(Moment).validate_python({"logs": logs})
     assert TypeAdapter(Moment).validate_python({"logs": {"loss": 1.0}}) == Moment(logs={"loss": 1})
     assert caught.value.error_count() == 1
+
+
+@pytest.mark.parametrize(
+    ("trigger", "awaited"),
+    [
+        (Every(steps=10), Requests()),
+        (Signal(names=["SIGTERM", "SIGUSR1"], grace="30s"),
+         Requests(signals=("SIGTERM", "SIGUSR1"), grace=30.0)),
+        (FileRequested(name="SAVE_NOW"), Requests(files=("SAVE_NOW",))),
+        (DEADLINE, Requests(deadlines={"env END": 1000.0})),
+    ],
+)  # fmt: skip
+def test_a_trigger_says_what_it_waits_for_from_outside(trigger, awaited):
+    assert trigger.requests({"END": "1000"}) == awaited
+
+
+CAME = {"signals": frozenset({"SIGTERM", "SIGHUP"}), "files": frozenset({"SAVE_NOW", "other"})}
+ANSWERED = frozenset({"SIGTERM"})
+
+
+@pytest.mark.parametrize(
+    ("trigger", "response"),
+    [
+        (Every(steps=10), Response()),
+        (Signal(names=["SIGTERM"]), Response(signals=ANSWERED, stop=True)),
+        (Signal(names=["SIGTERM"], then="continue"), Response(signals=ANSWERED)),
+        (Signal(names=["SIGTERM"], then="exit"), Response(signals=ANSWERED, stop=True, exit=True)),
+        (Signal(names=["SIGUSR1"], then="exit"), Response()),
+        (FileRequested(name="SAVE_NOW"), Response(files=frozenset({"SAVE_NOW"}))),
+        (FileRequested(name="LATER"), Response()),
+    ],
+)
+def test_a_trigger_answers_its_own_requests_and_no_others(trigger, response):
+    assert trigger.response(outside(**CAME)) == response
+
+
+@pytest.mark.parametrize("then", ["stop", "continue"])
+def test_a_deadline_stops_training_when_it_fires_for_it_and_only_if_it_is_told_to(then):
+    trigger = BeforeDeadline(at="env END", margin="5m", then=then)
+    near, early = (outside(deadlines={"env END": 1000.0}, wall=wall) for wall in (700, 699))
+    assert trigger.response(near) == Response(stop=then == "stop")
+    assert trigger.response(early) == Response()

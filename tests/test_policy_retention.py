@@ -210,6 +210,7 @@ def test_rules_have_several_spellings(shape, rules):
         ("best 2 loss", 'must be written like "best 2 val_loss min"'),
         ("best 2 loss mni", 'mode must be min or max, got "mni"; did you mean "min"'),
         ("all 3", 'must be written like "all"'),
+        ("every 2 big epochs", 'must be written like "every 50 epochs"'),
         (3, "write {last: 3}"),
         (True, "got true"),
         (None, "got nothing"),

@@ -792,7 +792,7 @@ def asked_of_a_broken_run(world: World, kind: Callable) -> Iterator[tuple[str, C
     good = kind(world)
     for name, ask in asked_of_a_run(world, good):
         # Where the run itself is in the way, an error of ours is as good as going on.
-        yield name, ask if name != "resume.find" else lambda ask=ask: gone_on(ask, good)
+        yield name, ask if name != "resume.select" else lambda ask=ask: gone_on(ask, good)
     for link in ("latest", "best"):
         path = world.run / link
         if path.is_symlink() and "outside" in str(path.readlink()):
