@@ -73,7 +73,7 @@ class Pipeline:
         self._duration: dict[str, float] = {}  # seconds of each plan's last save
         self._computed = 0.0  # processor seconds of the writer
         self._not_portable: set[tuple[str, str]] = set()  # plans and problems that were reported
-        self._forms = Templates()
+        self._templates = Templates()
         self._bases: dict[str, WrittenFiles | None] = {}  # known good files of each plan, to share
         self._buffer = HostBuffer(low=policy.memory == "low")
         self._writer = Worker("savekit-writer", self._write, self._save_failed, policy.limits.queue)
@@ -179,12 +179,14 @@ class Pipeline:
             name=save.name,
             reasons=save.due.reasons,
             bytes=manifest.bytes,
-            shared=sum(file.shared for file in self._forms.written.values()),
+            shared=sum(file.shared for file in self._templates.written.values()),
             waited=round(began - save.requested, 3),
             seconds=round(seconds, 3),
         )
         self._computed += time.thread_time() - computed
-        files = checkpoint_files.relocate(self._forms.written, published) if plan.reuse else None
+        files = (
+            checkpoint_files.relocate(self._templates.written, published) if plan.reuse else None
+        )
         # Waits while too many are unverified: their number on the disk is bounded.
         self._verifier.submit(VerificationJob(save.name, plan, files))
 
@@ -233,7 +235,7 @@ class Pipeline:
             with disk_errors("write the checkpoint", scratch):
                 base = self._bases.get(plan.name)
                 manifest = checkpoint_files.write(
-                    scratch, save.snapshot, purpose, self._forms, base, directory.key
+                    scratch, save.snapshot, purpose, self._templates, base, directory.key
                 )
             return manifest, directory.publish(scratch, save.name)
         except BaseException:
