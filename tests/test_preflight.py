@@ -1,9 +1,12 @@
 """Whether a snapshot is worth writing, and how much room it will take."""
 
+from types import SimpleNamespace
+
 import ml_dtypes
 import numpy as np
 import pytest
 
+from keras_savekit.base.digests import tensor_digest
 from keras_savekit.base.moment import Moment
 from keras_savekit.base.tensors import Blueprint, Snapshot, Variable
 from keras_savekit.policy.plan import Due, SavePlan
@@ -69,3 +72,17 @@ def test_a_save_to_come_is_known_to_retention_as_its_checkpoint_will_be():
     assert (found.name, found.plan, found.step, found.verified) == ("step 7 of p", "p", 7, False)
     assert (found.epoch, found.seconds, found.created, found.bytes) == (1, 2.5, 9.0, 123)
     assert found.logs == {"loss": 0.5}
+
+
+def test_weights_are_the_same_only_if_every_bit_and_their_number_are():
+    manifest = SimpleNamespace(
+        tensors=[
+            SimpleNamespace(role="weight", digest=tensor_digest(GOOD)),
+            SimpleNamespace(role="metric", digest="0"),
+            SimpleNamespace(role="weight", digest=tensor_digest(-GOOD)),
+        ]
+    )
+    assert preflight.has_same_weights(manifest, snapshot(GOOD, -GOOD))
+    assert not preflight.has_same_weights(manifest, snapshot(GOOD, GOOD))
+    assert not preflight.has_same_weights(manifest, snapshot(GOOD))
+    assert not preflight.has_same_weights(manifest, snapshot(GOOD, -GOOD, GOOD))

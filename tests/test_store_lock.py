@@ -1,5 +1,6 @@
 """One writer to a directory."""
 
+import errno
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ import threading
 import pytest
 
 from keras_savekit.errors import DirectoryError, DirectoryInUseError
+from keras_savekit.store import syscalls
 from keras_savekit.store.run_lock import RunLock
 
 HOLD = """
@@ -76,3 +78,26 @@ def test_an_unreadable_note_about_the_holder_does_not_matter(tmp_path, holder):
 def test_a_directory_that_is_not_there_cannot_be_locked(tmp_path):
     with pytest.raises(DirectoryError, match="cannot lock the directory: No such file"):
         RunLock(tmp_path / "missing").acquire()
+
+
+def without_flock(name, call, *arguments):
+    """Stands for the calls on a file system without locks."""
+    if name == "flock":
+        raise OSError(errno.EOPNOTSUPP, "not supported")
+    return call(*arguments)
+
+
+def test_without_locks_the_note_of_a_process_that_ended_is_replaced(tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout.readline() == b"held\n"
+        note = (tmp_path / ".lock.holder").read_bytes()
+        other.kill()
+        other.wait()
+    (tmp_path / ".lock.holder").write_bytes(note)
+    with syscalls.watched(without_flock), RunLock(tmp_path) as lock:
+        assert "only on this machine" in lock.limitation
+        assert (tmp_path / ".lock.holder").read_bytes() != note
+        with pytest.raises(DirectoryInUseError, match="this process"):
+            RunLock(tmp_path).acquire()
