@@ -10,6 +10,7 @@ from keras_savekit.policy.forecast import forecast
 from keras_savekit.policy.from_keras import from_keras
 from keras_savekit.policy.plan import Policy, SavePlan, decide
 from keras_savekit.policy.triggers.base import Length
+from keras_savekit.policy.triggers.schedule import Every
 from keras_savekit.policy.yaml.load import parse_policy
 
 quick = settings(deadline=None, derandomize=True, max_examples=60)
@@ -196,3 +197,20 @@ def test_what_is_wrong_with_a_callback_is_told_with_its_column(text, column):
         from_keras(text)
     (problem,) = caught.value.problems
     assert (problem.line, problem.column) == (1, column)
+
+
+@pytest.mark.parametrize(
+    ("trigger", "steps"),
+    [
+        (Every(steps=5), [5, 10, 15, 20]),
+        (Every(steps=5, offset=2), [2, 7, 12, 17]),
+        (Every(epochs=1), []),
+    ],
+)
+def test_a_trigger_foresees_its_steps_up_to_the_last_and_never_step_0(trigger, steps):
+    assert list(trigger.foreseen(Length(steps_per_epoch=10, epochs=2))) == steps
+
+
+def test_a_policy_is_written_as_people_write_it():
+    text = "directory: läufe/a\nplans:\n- {name: p, save: model, when: every 2 steps}\n"
+    assert "directory: läufe/a\n" in parse_policy(text).to_yaml()

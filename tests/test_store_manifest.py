@@ -8,10 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_store_builders import tiny_checkpoint
 
+from keras_savekit.base.key import Key
 from keras_savekit.base.moment import Moment
 from keras_savekit.errors import CheckpointError
 from keras_savekit.store.manifest import FileEntry, Finding, Manifest, TensorEntry, Verification
-from keras_savekit.store.manifest_json import read_manifest, read_verification, to_json
+from keras_savekit.store.manifest_json import (
+    is_signed,
+    is_signed_with,
+    read_manifest,
+    read_verification,
+    sign,
+    to_json,
+)
 
 laws = settings(derandomize=True, deadline=None, max_examples=50)
 texts = st.text(st.characters(codec="utf-8"), max_size=10)
@@ -122,3 +130,15 @@ def test_an_enormous_manifest_is_refused_unread(tmp_path):
         file.truncate(2**40)
     with pytest.raises(CheckpointError, match="larger than any"):
         read_manifest(tmp_path)
+
+
+def test_a_signature_is_of_one_text_and_one_key():
+    body = b'{"format": 1'
+    signed = sign(body, Key(b"a"))
+    assert signed.startswith(body)
+    assert json.loads(signed + b"}")["format"] == 1
+    assert is_signed_with(signed, Key(b"a"))
+    assert is_signed(signed)
+    assert not is_signed_with(signed, Key(b"b"))
+    assert not is_signed_with(signed.replace(b"1", b"2", 1), Key(b"a"))
+    assert not is_signed(body)
