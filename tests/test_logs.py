@@ -255,3 +255,11 @@ BITS = {"dtype": "<f4", "shape": [1], "bits": "AAAAAA=="}
 def test_a_history_with_invalid_values_is_refused(wrong):
     with pytest.raises(ValueError):  # noqa: PT011 - any of NumPy's words
         decode_logs({"x": wrong})
+
+
+def test_a_text_counts_by_its_length_and_a_short_one_is_kept():
+    longest = "a" * (log_values.MOST_VALUES * log_values._PER_TEXT)
+    read = readable_logs({"short": "b" * 100_000, "long": longest + "a" * log_values._PER_TEXT})
+    assert read.logs["short"] == "b" * 100_000
+    assert read.notes.keys() == {"long"}
+    assert readable_logs({"long": longest}).notes == {}

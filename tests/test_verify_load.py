@@ -335,3 +335,10 @@ def test_a_missing_checkpoint_is_a_finding_and_not_an_error(checker, model, tmp_
     (directory / MANIFEST).unlink()
     assert not checker.verify(directory, 0.0).good
     assert np.isfinite(checker.verify(directory, 1.0).when)
+
+
+def test_no_process_is_started_for_what_was_stopped():
+    with LoaderClient() as stopped:
+        stopped.stop("the end")
+        stopped.start()
+        assert stopped.pid is None
