@@ -141,6 +141,12 @@ def test_the_scripts_directory_is_not_on_the_path(tmp_path, monkeypatch):
     assert import_path([str(tmp_path), "/usr/lib"]) == [str(tmp_path), "/usr/lib"]
 
 
+@pytest.mark.parametrize("main", [None, type(sys)("__main__")], ids=["no module", "no file"])
+def test_a_notebook_has_no_script_whose_directory_could_be_on_the_path(monkeypatch, main):
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    assert import_path(["/usr/lib"]) == ["/usr/lib"]
+
+
 def test_needed_variables_are_passed_and_secrets_are_not():
     passed = {
         "PATH": "/bin", "HOME": "/root", "LANG": "C.UTF-8", "LC_ALL": "C", "TMPDIR": "/tmp",

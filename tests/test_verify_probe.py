@@ -66,3 +66,9 @@ def test_a_link_is_not_followed(tmp_path):
     (tmp_path / probe.PROBE).symlink_to("elsewhere")
     with pytest.raises(CheckpointError, match="cannot be read"):
         probe.read(tmp_path / probe.PROBE)
+
+
+def test_texts_of_bytes_are_a_batch_and_texts_among_other_objects_are_not():
+    assert probe.to_bytes(np.array([b"a", b"bc"], object))
+    with pytest.raises(DataError, match="not a batch of numbers or texts"):
+        probe.to_bytes(np.array([b"a", 1], object))
