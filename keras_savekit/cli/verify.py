@@ -66,7 +66,7 @@ class _Outcome:
 
     @property
     def status(self) -> str:
-        """`good`, `bad` (there is evidence of damage), or `open` (could not be verified)."""
+        """`good`, `bad` (damaged, or not signed with the key), or `open` (not verifiable)."""
         if not self.verification.good:
             return "bad"
         return "good" if self.verification.done else "open"
@@ -88,11 +88,12 @@ def command(directory: Path, depth: Depth, key_env: str | None, as_json: bool) -
     """Verify all checkpoints of the run in DIRECTORY, or the one checkpoint there.
 
     The outcome is recorded, unless a training uses the directory. "bad": there is
-    evidence of damage. "open": the checkpoint could not be verified, because the
-    system failed to read it, or because time or memory were not sufficient. The
-    exit status is 1 if any checkpoint is bad or open. "not portable": the checkpoint
-    is whole, but stock Keras does not load it as it was saved. This does not change
-    the exit status; with --json it is "portable": false.
+    evidence of damage, or the required key has not signed the checkpoint; the
+    latter is no damage and is not recorded. "open": the checkpoint could not be
+    verified, because the system failed to read it, or because time or memory were
+    not sufficient. The exit status is 1 if any checkpoint is bad or open. "not
+    portable": the checkpoint is whole, but stock Keras does not load it as it was
+    saved. This does not change the exit status; with --json it is "portable": false.
     """
     targets = _targets(directory)
     run = targets[0].run if targets else None
